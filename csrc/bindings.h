@@ -1,0 +1,45 @@
+// What the binding files share: the three operators' arguments, the checks that guard every kernel, and the one path
+// from tensors to a kernel. The bindings are the only files that include torch.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymIntArrayRef.h>
+
+#include <optional>
+#include <string>
+
+#include "algorithm.h"
+
+namespace convx {
+
+using at::Tensor;
+
+// Arguments common to the three operators, for sizes known (Int = int64_t) or symbolic (Int = c10::SymInt).
+// `result_size` is what the two operands can't tell: P Q for forward, H W for grad_input, R S for grad_weight.
+template <class Int>
+struct Geometry {
+  c10::ArrayRef<Int> stride, padding, dilation;
+  Int groups;
+  c10::ArrayRef<Int> result_size;
+  c10::string_view padding_mode;
+  bool channels_last;
+};
+
+// Checks everything a kernel relies on, raising what torch raises with a message that names what was expected and what
+// was got; returns the sizes of the result. `first` and `second` are the operands in the operator's order.
+template <class Int>
+std::vector<Int> check(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
+                       const Geometry<Int>&);
+
+// Checks, allocates the result, picks the algorithm and runs it. The caller has set the device and names its stream.
+Tensor run(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
+           const Geometry<int64_t>&, const AlgorithmList&, void* stream);
+
+// The algorithm a user forces for a primitive; empty for the automatic choice. Process-wide, because autograd may run
+// the backward on another thread than the one that asked.
+std::string forced_algorithm(Primitive);
+void force_algorithm(Primitive, const std::string& name);
+
+// True where torch's convolutions return channels_last: if either operand of the layer is laid out so.
+bool prefers_channels_last(const Tensor& input, const Tensor& weight);
+
+}  // namespace convx

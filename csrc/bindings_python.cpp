@@ -1,0 +1,126 @@
+// The module convx._C: what Python needs beside the operators themselves. Calls that skip the autograd key (the
+// Functions of convx/autograd.py are the autograd), the algorithm lists, and facts about the build.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "bindings.h"
+#include "cpu/parallel.h"
+
+namespace py = pybind11;
+using namespace convx;
+
+namespace {
+
+using WithBias = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::SymIntArrayRef,
+                        c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt, c10::SymIntArrayRef, c10::string_view,
+                        bool);
+using WithoutBias = Tensor(const Tensor&, const Tensor&, c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef,
+                           c10::SymInt, c10::SymIntArrayRef, c10::string_view, bool);
+
+template <class Signature>
+auto find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, c10::SymIntArrayRef stride,
+               c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, c10::SymInt groups,
+               c10::SymIntArrayRef output_size, const std::string& padding_mode, bool channels_last) {
+  static const auto op = find<WithBias>("convx::forward");
+  at::AutoDispatchBelowAutograd guard;
+  return op.call(input, weight, bias, stride, padding, dilation, groups, output_size, padding_mode, channels_last);
+}
+
+Tensor grad_input(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias,
+                  c10::SymIntArrayRef stride, c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
+                  c10::SymInt groups, c10::SymIntArrayRef input_size, const std::string& padding_mode,
+                  bool channels_last) {
+  static const auto op = find<WithBias>("convx::grad_input");
+  at::AutoDispatchBelowAutograd guard;
+  return op.call(grad_output, weight, bias, stride, padding, dilation, groups, input_size, padding_mode, channels_last);
+}
+
+Tensor grad_weight(const Tensor& input, const Tensor& grad_output, c10::SymIntArrayRef stride,
+                   c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, c10::SymInt groups,
+                   c10::SymIntArrayRef kernel_size, const std::string& padding_mode, bool channels_last) {
+  static const auto op = find<WithoutBias>("convx::grad_weight");
+  at::AutoDispatchBelowAutograd guard;
+  return op.call(input, grad_output, stride, padding, dilation, groups, kernel_size, padding_mode, channels_last);
+}
+
+Primitive primitive_of(const std::string& text) {
+  for (Primitive p : {Primitive::forward, Primitive::grad_input, Primitive::grad_weight})
+    if (text == name(p)) return p;
+  throw py::value_error("expected a primitive, one of forward, grad_input, grad_weight, but got '" + text + "'");
+}
+
+const AlgorithmList& list_of(const std::string& device, Primitive p) {
+  if (device == "cpu") return cpu::algorithms(p);
+#ifdef CONVX_WITH_CUDA
+  if (device == "cuda") return cuda::algorithms(p);
+#endif
+  static const AlgorithmList none;
+  return none;
+}
+
+std::vector<std::tuple<std::string, std::string, bool>> algorithms(const std::string& device,
+                                                                   const std::string& primitive) {
+  std::vector<std::tuple<std::string, std::string, bool>> rows;
+  for (const Algorithm& a : list_of(device, primitive_of(primitive)))
+    rows.emplace_back(a.name, a.summary, a.deterministic);
+  return rows;
+}
+
+// How many distinct threads a parallel loop runs on.
+int64_t parallel_threads() {
+  std::mutex mutex;
+  std::set<std::thread::id> seen;
+  parallel_for(64, 1, [&](int64_t, int64_t) {
+    std::lock_guard<std::mutex> lock(mutex);
+    seen.insert(std::this_thread::get_id());
+  });
+  return int64_t(seen.size());
+}
+
+py::dict build_info() {
+  py::dict d;
+#if defined(__clang__)
+  d["compiler"] = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+  d["compiler"] = "GCC " __VERSION__;
+#else
+  d["compiler"] = "unknown";
+#endif
+  d["cxx_standard"] = __cplusplus;
+#ifdef CONVX_WITH_CUDA
+  d["cuda"] = true;
+#else
+  d["cuda"] = false;
+#endif
+#ifdef CONVX_CUDA_ARCHS
+  d["cuda_archs"] = CONVX_CUDA_ARCHS;
+#else
+  d["cuda_archs"] = "";
+#endif
+  return d;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "convx's compiled part; see csrc/";
+  using release_gil = py::call_guard<py::gil_scoped_release>;
+  m.def("forward", forward, release_gil());
+  m.def("grad_input", grad_input, release_gil());
+  m.def("grad_weight", grad_weight, release_gil());
+  m.def("prefers_channels_last", prefers_channels_last);
+  m.def("algorithms", algorithms, py::arg("device"), py::arg("primitive"));
+  m.def("forced_algorithm", [](const std::string& p) { return forced_algorithm(primitive_of(p)); });
+  m.def("force_algorithm", [](const std::string& p, const std::string& n) { force_algorithm(primitive_of(p), n); });
+  m.def("parallel_threads", parallel_threads, release_gil());
+  m.def("build_info", build_info);
+}

@@ -1,0 +1,28 @@
+// parallel_for without torch headers: bindings_parallel.cpp hands the loop to torch's own thread pool, so
+// torch.set_num_threads and nested parallelism mean what they mean everywhere else in torch.
+#pragma once
+#include <cstdint>
+
+namespace convx {
+
+using LoopBody = void (*)(void* context, int64_t begin, int64_t end);
+void parallel_for_impl(int64_t count, int64_t grain, LoopBody body, void* context);
+
+// Calls body(begin, end) on disjoint ranges that cover [0, count). A range shorter than `grain` is not split further:
+// pass the number of iterations that is worth waking a thread for.
+template <class Body>
+void parallel_for(int64_t count, int64_t grain, Body&& body) {
+  parallel_for_impl(
+      count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
+      &body);
+}
+
+// About how many multiply-adds make a thread's wake-up worth while (some ten microseconds of scalar work).
+constexpr double kParallelWork = 32768;
+
+inline int64_t grain_for(double work_per_iteration) {
+  const double grain = kParallelWork / (work_per_iteration > 1 ? work_per_iteration : 1);
+  return grain < 1 ? 1 : int64_t(grain);
+}
+
+}  // namespace convx
