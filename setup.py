@@ -60,9 +60,7 @@ def extension():
     else:
         files.remove("csrc/bindings_cuda.cpp")
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
-    return kind(
-        "convx._C", files, define_macros=macros, extra_compile_args=flags, extra_link_args=["-fopenmp"]
-    )
+    return kind("convx._C", files, define_macros=macros, extra_compile_args=flags, extra_link_args=["-fopenmp"])
 
 
 setup(

@@ -1,0 +1,42 @@
+"""convx: readable, hand-written CPU and CUDA kernels for 2-d convolution and transposed convolution.
+
+>>> import torch, convx
+>>> layer = convx.Conv2d(3, 8, kernel_size=3, padding=1)   # as torch.nn.Conv2d
+>>> layer(torch.ones(1, 3, 5, 5)).shape
+torch.Size([1, 8, 5, 5])
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+import torch  # noqa: F401 (its libraries must be loaded before ours)
+
+from . import _C, grad  # noqa: F401 (loading _C registers the operators)
+from .algorithms import Algorithm, algorithm, algorithms
+from .convert import convert, count, revert
+from .functional import conv2d, conv_transpose2d
+from .info import show_config
+from .intercept import intercept
+from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+
+try:
+    __version__ = version("convx")
+except PackageNotFoundError:  # run from a checkout that was built in place
+    __version__ = "0.1.0+checkout"
+
+__all__ = [
+    "Algorithm",
+    "Conv2d",
+    "ConvTranspose2d",
+    "LazyConv2d",
+    "LazyConvTranspose2d",
+    "algorithm",
+    "algorithms",
+    "conv2d",
+    "conv_transpose2d",
+    "convert",
+    "count",
+    "grad",
+    "intercept",
+    "revert",
+    "show_config",
+]

@@ -96,6 +96,14 @@ py::dict build_info() {
   d["compiler"] = "unknown";
 #endif
   d["cxx_standard"] = __cplusplus;
+  py::list features;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) features.append("avx2");
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) features.append("avx512");
+#endif
+  d["cpu_features"] = features;
+  d["cpu_isa"] = "baseline";
 #ifdef CONVX_WITH_CUDA
   d["cuda"] = true;
 #else
