@@ -39,7 +39,7 @@ def _out_of_channels(t: Tensor, batch: int, groups: int = 1) -> Tensor:
 
 def _into_outputs(w: Tensor, groups: int = 1) -> Tensor:
     """A weight (B, G*k, c, R, S) to (G*B*k, c, R, S)."""
-    return _into_channels(w[:, None].flatten(3), groups)[0].unflatten(-1, w.shape[2:])
+    return w.unflatten(1, (groups, w.shape[1] // groups)).transpose(0, 1).flatten(0, 2)
 
 
 def _out_of_outputs(w: Tensor, batch: int, groups: int = 1) -> Tensor:

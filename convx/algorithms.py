@@ -66,7 +66,7 @@ def _choices(name: str | None, by_primitive: dict[str, str]) -> dict[str, str]:
 
 
 class algorithm(ContextDecorator):
-    """Forces an algorithm inside a ``with`` block (or a decorated function), as in ``with convx.algorithm("scatter"):``.
+    """Forces an algorithm in a ``with`` block (or a decorated function), as in ``with convx.algorithm("scatter"):``.
 
     A name alone holds for every primitive that has it; the others keep choosing. ``algorithm(grad_input="scatter")``
     forces one primitive only. A forced algorithm that can't do a problem raises RuntimeError with the reason.

@@ -6,7 +6,7 @@ them is another of the three. So the three Functions below name one another and 
 is again one of these calls, and ConvTranspose2d, which is ``grad_input``, needs no formula of its own.
 
 The formulas are written once and used twice: by the Functions, which eager code runs (they alone support forward mode
-and ``torch.func``), and by the operators' own autograd registration, which ``torch.compile`` and ``torch.export`` trace.
+and ``torch.func``), and by the operators' autograd registration, which ``torch.compile`` and ``torch.export`` trace.
 
 Every primitive is called as ``(first, second, [bias], stride, padding, dilation, groups, size, padding_mode,
 channels_last)``, where ``size`` is the spatial size of the result and ``channels_last`` its layout.

@@ -93,12 +93,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class LazyConv2d(nn.LazyConv2d, Conv2d):
-    """:class:`torch.nn.LazyConv2d`: a :class:`Conv2d` that takes ``in_channels`` from its first input."""
+    """:class:`torch.nn.LazyConv2d`: takes ``in_channels`` from its first input."""
 
     cls_to_become = Conv2d
 
 
 class LazyConvTranspose2d(nn.LazyConvTranspose2d, ConvTranspose2d):
-    """:class:`torch.nn.LazyConvTranspose2d`: a :class:`ConvTranspose2d` that takes ``in_channels`` from its first input."""
+    """:class:`torch.nn.LazyConvTranspose2d`: takes ``in_channels`` from its first input."""
 
     cls_to_become = ConvTranspose2d

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "bindings.h"
+#include "cpu/isa.h"
 #include "cpu/parallel.h"
 
 namespace py = pybind11;
@@ -75,6 +76,12 @@ std::vector<std::tuple<std::string, std::string, bool>> algorithms(const std::st
   return rows;
 }
 
+std::vector<std::string> cpu_isas() {
+  std::vector<std::string> names;
+  for (cpu::Isa isa : cpu::available_isas()) names.push_back(cpu::name(isa));
+  return names;
+}
+
 // How many distinct threads a parallel loop runs on.
 int64_t parallel_threads() {
   std::mutex mutex;
@@ -96,14 +103,6 @@ py::dict build_info() {
   d["compiler"] = "unknown";
 #endif
   d["cxx_standard"] = __cplusplus;
-  py::list features;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) features.append("avx2");
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) features.append("avx512");
-#endif
-  d["cpu_features"] = features;
-  d["cpu_isa"] = "baseline";
 #ifdef CONVX_WITH_CUDA
   d["cuda"] = true;
 #else
@@ -129,6 +128,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("algorithms", algorithms, py::arg("device"), py::arg("primitive"));
   m.def("forced_algorithm", [](const std::string& p) { return forced_algorithm(primitive_of(p)); });
   m.def("force_algorithm", [](const std::string& p, const std::string& n) { force_algorithm(primitive_of(p), n); });
+  m.def("cpu_isas", cpu_isas);
+  m.def("cpu_isa", [] { return std::string(cpu::name(cpu::current_isa())); });
+  m.def("force_cpu_isa", cpu::force_isa);
   m.def("parallel_threads", parallel_threads, release_gil());
   m.def("build_info", build_info);
 }

@@ -1,5 +1,6 @@
 // The CPU's algorithms, best first. A new kernel is a new file and a row here.
 #include "../algorithm.h"
+#include "engine_rows.h"
 #include "reference.h"
 #include "scatter.h"
 
@@ -8,14 +9,24 @@ namespace cpu {
 
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
+      {"pixels", "vectors across pixels, for few channels a group", why_not_engine, few_outputs, forward_pixels},
+      {"outer_product", "register tiles of outputs x channels over a packed input tile", why_not_engine, always,
+       forward_outer_product},
       {"reference", "the definition, a row at a time", can_do_all, always, forward_reference},
   };
   static const AlgorithmList grad_input = {
+      {"pixels", "vectors across pixels, for few channels a group", why_not_engine_grad_input, few_inputs,
+       grad_input_pixels},
+      {"outer_product", "the forward kernel on y, one phase of the stride at a time", why_not_engine_grad_input, always,
+       grad_input_outer_product},
       {"scatter", "each y stamps the kernel onto x, a plane to a thread", can_do_all, only_when_forced,
        grad_input_scatter},
       {"reference", "the definition in gather form, a row at a time", can_do_all, always, grad_input_reference},
   };
   static const AlgorithmList grad_weight = {
+      {"pixels", "vectors across pixels, for few channels a group", why_not_engine, small_groups, grad_weight_pixels},
+      {"outer_product", "register tiles of outputs x channels, a loop over pixels", why_not_engine, always,
+       grad_weight_outer_product},
       {"reference", "the definition, a tap at a time", can_do_all, always, grad_weight_reference},
   };
   switch (primitive) {

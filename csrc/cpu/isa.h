@@ -1,0 +1,18 @@
+// Which instruction sets this machine has and which one the kernels use. One binary carries all of them; the choice is
+// made when it runs, and CONVX_CPU_ISA=baseline|avx2|avx512 lowers it.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace convx {
+namespace cpu {
+
+enum class Isa { baseline, avx2, avx512 };
+
+const char* name(Isa);
+std::vector<Isa> available_isas();  // in ascending order; the baseline is always there
+Isa current_isa();
+void force_isa(const std::string& name);  // throws std::runtime_error if this machine lacks it; "" undoes
+
+}  // namespace cpu
+}  // namespace convx

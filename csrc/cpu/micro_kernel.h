@@ -1,0 +1,92 @@
+// The one inner loop: an outer product over registers whose left side is addressed by offsets,
+//
+//   acc[m][n] += A[a_k[k] + m] * B[k][n],   m < M,  n < NV vectors,   k < steps.
+//
+// M * NV accumulators stay in registers for the whole loop; each step loads NV vectors of B, broadcasts M scalars of A
+// and does M * NV multiply-adds. Because A is reached through the table a_k, it need not be a matrix in memory: the
+// taps of a convolution read a packed tile of the input at shifted offsets, and no im2col is ever written.
+//
+// Limit: 2 vector FMAs and 2 loads a cycle. 14 x 2 needs 14 cycles for its FMAs and 8 for its 16 loads; the 28
+// independent sums cover the FMA's latency of 4 cycles twice over. 28 sums + 2 of B + 1 broadcast = 31 of 32 registers
+// (AVX2: 6 x 2, 15 of 16).
+//
+// MR > 1 makes M of MR rows with MC neighbours each, `a_pitch` apart, for outputs too narrow to fill M from one row.
+#pragma once
+#include "vec.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+// sums is [MR * MC][NV * lanes]; with `accumulate` it is added to, else overwritten.
+template <class T, int MR, int MC, int NV>
+void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t steps, T* sums,
+                   bool accumulate) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V acc[MR * MC][NV];
+#pragma GCC unroll 32
+  for (int m = 0; m < MR * MC; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) acc[m][n] = accumulate ? load(sums + (m * NV + n) * L) : V{};
+  for (int64_t k = 0; k < steps; ++k, b += NV * L) {
+    const T* left = a + a_k[k];
+    V right[NV];
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) right[n] = load(b + n * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 32
+      for (int c = 0; c < MC; ++c) {
+        const V scalar = V{} + left[r * a_pitch + c];
+#pragma GCC unroll 4
+        for (int n = 0; n < NV; ++n) acc[r * MC + c][n] += scalar * right[n];
+      }
+  }
+#pragma GCC unroll 32
+  for (int m = 0; m < MR * MC; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) store(sums + (m * NV + n) * L, acc[m][n]);
+}
+
+template <class T>
+using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, bool);
+
+// How many rows of MC pixels make a full tile: M is at most CONVX_MAX_M, and each row costs a pointer register.
+constexpr int rows_for(int mc) {
+  const int rows = CONVX_MAX_M / mc;
+  return rows < 1 ? 1 : rows > 4 ? 4 : rows;
+}
+
+template <class T, int NV>
+OuterProduct<T> outer_product_of(int mr, int mc) {
+  switch (mc) {
+#define CONVX_WIDTH(MC)                                                    \
+  case MC:                                                                 \
+    if constexpr (MC <= CONVX_MAX_M)                                       \
+      return mr == 1              ? outer_product<T, 1, MC, NV>            \
+             : mr == rows_for(MC) ? outer_product<T, rows_for(MC), MC, NV> \
+                                  : nullptr;                               \
+    return nullptr;
+    CONVX_WIDTH(1)
+    CONVX_WIDTH(2)
+    CONVX_WIDTH(3)
+    CONVX_WIDTH(4)
+    CONVX_WIDTH(5)
+    CONVX_WIDTH(6)
+    CONVX_WIDTH(7)
+    CONVX_WIDTH(8)
+    CONVX_WIDTH(9)
+    CONVX_WIDTH(10)
+    CONVX_WIDTH(11)
+    CONVX_WIDTH(12)
+    CONVX_WIDTH(13)
+    CONVX_WIDTH(14)
+#undef CONVX_WIDTH
+  }
+  return nullptr;
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx

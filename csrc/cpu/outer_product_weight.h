@@ -1,0 +1,218 @@
+// grad_weight as outer products over registers: vectors across output channels, scalars across input channels, and the
+// loop over pixels,
+//
+//   w[k,c,r,s] = sum over pixels (n,p,q) of  x[n, c, pixel shifted by tap (r,s)] * y[n,k,p,q].
+//
+// The same micro-kernel as forward's with other index maps: a step is a pixel, A is x packed with the channels of one
+// register tile next to each other ([channel tile][image][row][column][M], so a tap is an offset and a pixel a table
+// entry), B is y packed as [pixel][NV * lanes].
+//
+// With few input channels (a network's first layer) M runs over (column tap, channel) instead: in [row][column][C] the
+// taps of one filter row are neighbours in memory anyway.
+//
+// Threads divide the results, never the pixels: there is no reduction between threads, no private copy of the gradient,
+// and each sum has one order. That order is fixed by the shape alone: pixels are cut into strips of a few hundred, each
+// strip is summed from zero and then added, which also keeps the rounding error of long sums near that of short ones.
+//
+// Estimate: the FMA roof less packing: every thread packs all of x, one copy for K / threads * R * S multiply-adds.
+#pragma once
+#include "micro_kernel.h"
+#include "tile.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+template <class T, class In>
+struct WeightGradient {
+  int64_t N, G, inputs, outputs;
+  AxisPlan rows, columns;
+  const In *x, *y;
+  In* w;
+  Strides x_strides, y_strides, w_strides;
+  bool unit_dilation;  // along a row
+};
+
+// The pixels of strip t: `images` whole images, or `rows` rows of one.
+struct Strip {
+  int64_t images, rows, per_image, count;
+
+  template <class T, class In>
+  Strip(const WeightGradient<T, In>& wg, const AxisPlan& r, const AxisPlan& c) {
+    constexpr int64_t kPixels = 384;  // enough to outweigh adding the strip's sums to the total
+    const int64_t plane = r.count * c.count;
+    images = smaller(wg.N, larger(1, kPixels / larger(plane, 1)));
+    rows = images > 1 ? r.count : smaller(r.count, larger(1, ceil_div(kPixels, c.count)));
+    per_image = ceil_div(r.count, rows);
+    count = ceil_div(wg.N, images) * per_image;
+  }
+};
+
+// What one register tile's M stands for.
+struct Channels {
+  bool across_taps;  // M runs over (column tap, channel), else over channels
+  int m, tiles;      // width of a tile, and how many there are for each tap (or for each row tap)
+  int64_t element;   // elements of A for each pixel
+  int64_t units;     // register tiles for each block of outputs
+
+  template <class T, class In>
+  explicit Channels(const WeightGradient<T, In>& wg) {
+    across_taps = wg.inputs <= CONVX_MAX_M / 2 && wg.unit_dilation && wg.columns.taps > 1;
+    const int64_t run = across_taps ? wg.inputs * wg.columns.taps : wg.inputs;
+    tiles = int(ceil_div(run, CONVX_MAX_M));
+    m = int(ceil_div(run, tiles));
+    element = across_taps ? wg.inputs : m;
+    units = int64_t(tiles) * wg.rows.taps * (across_taps ? 1 : wg.columns.taps);
+  }
+};
+
+// x for one strip. Columns run from the lowest to the highest that any tap reads; no phases here, the table of pixels
+// has the stride in it.
+template <class T, class In>
+struct StripTile {
+  const WeightGradient<T, In>& wg;
+  const Channels& ch;
+  int64_t height, width, image, plane;  // elements: image and plane (a channel tile)
+
+  StripTile(const WeightGradient<T, In>& wg, const Channels& ch, const Strip& strip) : wg(wg), ch(ch) {
+    height = (strip.rows - 1) * wg.rows.stride + wg.rows.highest() - wg.rows.lowest() + 1;
+    width = (wg.columns.count - 1) * wg.columns.stride + wg.columns.highest() - wg.columns.lowest() + 1;
+    image = height * width * ch.element;
+    plane = strip.images * image;
+  }
+  int64_t planes() const { return ch.across_taps ? 1 : ch.tiles; }
+  int64_t size() const { return planes() * plane + CONVX_MAX_M; }  // the last tile may read past its taps
+
+  // Where unit u starts: its row tap, and its column tap and channel tile or its place in the run of both.
+  int64_t offset(int64_t u) const {
+    const int64_t tile = u % ch.tiles, tap = u / ch.tiles;
+    if (ch.across_taps) return (wg.rows.offset[tap] - wg.rows.lowest()) * width * ch.element + tile * ch.m;
+    const int64_t r = tap / wg.columns.taps, s = tap % wg.columns.taps;
+    return tile * plane +
+           ((wg.rows.offset[r] - wg.rows.lowest()) * width + wg.columns.offset[s] - wg.columns.lowest()) * ch.element;
+  }
+
+  void pack(T* to, int64_t n0, int64_t images, int64_t i0, int64_t ni, int64_t g) const {
+    const int64_t v0 = wg.columns.lowest(), rows = (ni - 1) * wg.rows.stride + wg.rows.highest() - wg.rows.lowest() + 1;
+    const int64_t first = smaller(larger(0, -v0), width), last = larger(first, smaller(wg.columns.in - v0, width));
+    for (int64_t tile = 0; tile < planes(); ++tile) {
+      const int64_t c0 = tile * ch.element, channels = smaller(ch.element, wg.inputs - c0);
+      for (int64_t b = 0; b < images; ++b)
+        for (int64_t row = 0; row < rows; ++row) {
+          T* line = to + tile * plane + b * image + row * width * ch.element;
+          const int64_t h = wg.rows.source(i0 * wg.rows.stride + wg.rows.lowest() + row);
+          if (h < 0 || channels < ch.element) std::memset(line, 0, width * ch.element * sizeof(T));
+          if (h < 0) continue;
+          const In* from = wg.x + wg.x_strides(n0 + b, g * wg.inputs + c0, h, 0);
+          const int64_t sw = wg.x_strides.w, sc = wg.x_strides.c, e = ch.element;
+          for (int64_t col = 0; col < width; ++col) {
+            if (col == first) col = last;  // the inside is copied below
+            if (col >= width) break;
+            const int64_t w = wg.columns.source(v0 + col);
+            for (int64_t c = 0; c < channels; ++c) line[col * e + c] = w < 0 ? T(0) : T(from[w * sw + c * sc]);
+          }
+          if (sc == 1)
+            for (int64_t col = first; col < last; ++col)
+              for (int64_t c = 0; c < channels; ++c) line[col * e + c] = T(from[(v0 + col) * sw + c]);
+          else
+            for (int64_t c = 0; c < channels; ++c)
+              for (int64_t col = first; col < last; ++col) line[col * e + c] = T(from[(v0 + col) * sw + c * sc]);
+        }
+    }
+  }
+};
+
+// y for one strip and one block of outputs, [pixel][width]. Returns whether all of it was finite.
+template <class T, class In>
+bool pack_strip_outputs(T* to, const WeightGradient<T, In>& wg, int64_t n0, int64_t images, int64_t i0, int64_t ni,
+                        int64_t g, int64_t first, int64_t width) {
+  const int64_t count = smaller(width, wg.outputs - first), Q = wg.columns.count;
+  const Strides& s = wg.y_strides;
+  T check(0);
+  for (int64_t b = 0; b < images; ++b)
+    for (int64_t i = 0; i < ni; ++i, to += Q * width) {
+      const In* from = wg.y + s(n0 + b, g * wg.outputs + first, i0 + i, 0);
+      if (count < width) std::memset(to, 0, Q * width * sizeof(T));
+      if (s.c == 1)
+        for (int64_t j = 0; j < Q; ++j)
+          for (int64_t k = 0; k < count; ++k)
+            to[j * width + k] = T(from[j * s.w + k]), check += to[j * width + k] * T(0);
+      else
+        for (int64_t k = 0; k < count; ++k)
+          for (int64_t j = 0; j < Q; ++j)
+            to[j * width + k] = T(from[j * s.w + k * s.c]), check += to[j * width + k] * T(0);
+    }
+  return check == T(0);
+}
+
+// Writes the sums of one unit to the gradient.
+template <class T, class In>
+void store_unit(const WeightGradient<T, In>& wg, const Channels& ch, const T* sums, int64_t u, int64_t k0,
+                int64_t count, int64_t width) {
+  const int64_t tile = u % ch.tiles, tap = u / ch.tiles;
+  for (int m = 0; m < ch.m; ++m) {
+    int64_t r = tap, s, c = tile * ch.m + m;
+    if (ch.across_taps)
+      s = c / wg.inputs, c %= wg.inputs;
+    else
+      r = tap / wg.columns.taps, s = tap % wg.columns.taps;
+    if (c >= wg.inputs || s >= wg.columns.taps) continue;  // the tile's rest
+    for (int64_t k = 0; k < count; ++k) wg.w[wg.w_strides(k0 + k, c, r, s)] = In(sums[m * width + k]);
+  }
+}
+
+template <class T, class In, int NV>
+bool weight_gradient(const WeightGradient<T, In>& wg) {
+  constexpr int64_t width = NV * Vec<T>::lanes;
+  const Channels ch(wg);
+  const Strip strip(wg, wg.rows, wg.columns);
+  const StripTile<T, In> tile(wg, ch, strip);
+  const int64_t Q = wg.columns.count, pixels = strip.images * strip.rows * Q, kbs = ceil_div(wg.outputs, width);
+  Buffer<int32_t> a_k(pixels);
+  for (int64_t b = 0, k = 0; b < strip.images; ++b)
+    for (int64_t i = 0; i < strip.rows; ++i)
+      for (int64_t j = 0; j < Q; ++j)
+        a_k[k++] = int32_t(b * tile.image + (i * wg.rows.stride * tile.width + j * wg.columns.stride) * ch.element);
+
+  const OuterProduct<T> kernel = outer_product_of<T, NV>(1, ch.m);
+  // Few blocks of outputs: divide the units among the threads as well.
+  const int64_t parts = smaller(ch.units, ceil_div(8, wg.G * kbs)), unit_size = ch.m * width;
+  const double work = double(wg.N) * wg.rows.count * Q * ch.units * ch.m * width / parts / 16;
+  std::atomic<bool> finite{true};
+  parallel_for(wg.G * kbs * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+    Buffer<T> x(tile.size()), y(pixels * width), totals((end - begin) * ceil_div(ch.units, parts) * unit_size);
+    alignas(64) T sums[CONVX_MAX_M * width];
+    for (int64_t item = begin; item < end;) {
+      const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);
+      for (int64_t t = 0; t < strip.count && finite; ++t) {
+        const int64_t n0 = t / strip.per_image * strip.images, images = smaller(strip.images, wg.N - n0);
+        const int64_t i0 = t % strip.per_image * strip.rows, ni = smaller(strip.rows, wg.rows.count - i0);
+        tile.pack(x.data(), n0, images, i0, ni, g);
+        T* total = totals.data();
+        for (int64_t i = item, packed = -1; i < stop; ++i) {
+          const int64_t kb = i / parts % kbs, part = i % parts;
+          if (packed != kb && !pack_strip_outputs(y.data(), wg, n0, images, i0, ni, g, kb * width, width))
+            finite = false;
+          packed = kb;
+          for (int64_t u = part * ch.units / parts; u < (part + 1) * ch.units / parts; ++u, total += unit_size) {
+            kernel(x.data() + tile.offset(u), 0, a_k.data(), y.data(), images * ni * Q, t ? sums : total, false);
+            if (t)
+              for (int64_t e = 0; e < unit_size; ++e) total[e] += sums[e];
+          }
+        }
+      }
+      const T* total = totals.data();
+      for (int64_t i = item; i < stop && finite; ++i) {
+        const int64_t kb = i / parts % kbs, part = i % parts;
+        for (int64_t u = part * ch.units / parts; u < (part + 1) * ch.units / parts; ++u, total += unit_size)
+          store_unit(wg, ch, total, u, g * wg.outputs + kb * width, smaller(width, wg.outputs - kb * width), width);
+      }
+      item = stop;
+    }
+  });
+  return finite;
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx

@@ -1,0 +1,118 @@
+// grad_weight with the vectors across pixels, for small groups (depthwise): each weight is a dot product of two lines,
+//
+//   w[k,c,r,s] = sum over pixels f of  y[k][f] * tile[c][b_k[(r,s)] + f],
+//
+// walked as in pixels.h: y is laid out with the tile's pitch and zeros between the rows, so one offset a tap does. A
+// few taps share each load of y; their sums stay in vectors until the block ends and are then added up lane by lane in
+// one fixed order.
+//
+// A thread owns whole groups, so there is no reduction between threads. Zeros of y must not meet an infinity of x
+// between two rows: x is checked while packed, and the reference takes over.
+//
+// Limit: a load across a cache line (two slots) for each FMA: half the FMA roof.
+#pragma once
+#include "outer_product_weight.h"
+#include "pixels.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+constexpr int kDotTaps = CONVX_MAX_M > 6 ? 12 : 6;  // that many chains also cover the FMA's latency
+
+template <class T, int TAPS>
+void pixel_dots(const T* y, const T* tile, const int32_t* b_k, int64_t vectors, T* totals) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V acc[TAPS] = {};
+  for (int64_t v = 0; v < vectors; ++v) {
+    const V left = load(y + v * L);
+#pragma GCC unroll 16
+    for (int t = 0; t < TAPS; ++t) acc[t] += left * load(tile + b_k[t] + v * L);
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < TAPS; ++t) {
+    T lanes[L];
+    store(lanes, acc[t]);
+    for (int width = L / 2; width > 0; width /= 2)
+      for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+    totals[t] += lanes[0];
+  }
+}
+
+template <class T, int TAPS>
+void pixel_dots_of(int64_t taps, const T* y, const T* tile, const int32_t* b_k, int64_t vectors, T* totals) {
+  if (taps >= TAPS) return pixel_dots<T, TAPS>(y, tile, b_k, vectors, totals);
+  if constexpr (TAPS > 1) pixel_dots_of<T, TAPS - 1>(taps, y, tile, b_k, vectors, totals);
+}
+
+// True if all of a packed tile is finite.
+template <class T>
+bool all_finite(const T* p, int64_t count) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V check{};
+  int64_t i = 0;
+  for (; i + L <= count; i += L) check += load(p + i) * T(0);
+  T sum(0);
+  for (; i < count; ++i) sum += p[i] * T(0);
+  for (int l = 0; l < L; ++l) sum += check[l];
+  return sum == T(0);
+}
+
+template <class T, class In>
+bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const int64_t taps = int64_t(wg.rows.taps) * wg.columns.taps, Q = wg.columns.count;
+  const int64_t block = pixel_rows<T>(wg.rows, wg.columns, wg.inputs);
+  const TileShape shape(wg.rows, wg.columns, block, Q);
+  Buffer<int32_t> b_k(taps);
+  for (int r = 0, k = 0; r < wg.rows.taps; ++r)
+    for (int s = 0; s < wg.columns.taps; ++s) b_k[k++] = int32_t(shape.tap(wg.rows, wg.columns, r, s));
+
+  const int64_t line = ceil_div(block * shape.pitch, L) * L, tile_size = wg.inputs * shape.plane + 16 * L;
+  const int64_t filter = wg.inputs * taps;
+  const double work = double(wg.N) * wg.rows.count * Q * (filter * wg.outputs + 4 * (wg.inputs + wg.outputs)) / 8;
+  std::atomic<bool> finite{true};
+  parallel_for(wg.G, grain_for(work), [&](int64_t begin, int64_t end) {
+    Buffer<T> tile(tile_size), y(line), totals(wg.outputs * filter);
+    std::memset(tile.data(), 0, tile_size * sizeof(T));
+    for (int64_t g = begin; g < end; ++g) {
+      for (int64_t i = 0; i < wg.outputs * filter; ++i) totals[i] = T(0);
+      for (int64_t n = 0; n < wg.N; ++n)
+        for (int64_t i0 = 0; i0 < wg.rows.count; i0 += block) {
+          const int64_t ni = smaller(block, wg.rows.count - i0), length = (ni - 1) * shape.pitch + Q;
+          pack_tile<T, In>(tile.data(), shape, wg.rows, wg.columns, i0, ni, 0, Q,
+                           wg.x + wg.x_strides(n, g * wg.inputs, 0, 0), wg.x_strides, wg.inputs);
+          if (!all_finite(tile.data(), tile_size)) {
+            finite = false;
+            return;
+          }
+          for (int64_t k = 0; k < wg.outputs; ++k) {
+            std::memset(y.data(), 0, line * sizeof(T));
+            for (int64_t i = 0; i < ni; ++i) {
+              const In* from = wg.y + wg.y_strides(n, g * wg.outputs + k, i0 + i, 0);
+              T* to = y.data() + i * shape.pitch;
+              if (wg.y_strides.w == 1)
+                for (int64_t q = 0; q < Q; ++q) to[q] = T(from[q]);
+              else
+                for (int64_t q = 0; q < Q; ++q) to[q] = T(from[q * wg.y_strides.w]);
+            }
+            for (int64_t c = 0; c < wg.inputs; ++c)
+              for (int64_t t = 0; t < taps; t += kDotTaps)
+                pixel_dots_of<T, kDotTaps>(taps - t, y.data(), tile.data() + c * shape.plane, b_k.data() + t,
+                                           ceil_div(length, L), totals.data() + k * filter + c * taps + t);
+          }
+        }
+      for (int64_t k = 0, i = 0; k < wg.outputs; ++k)
+        for (int64_t c = 0; c < wg.inputs; ++c)
+          for (int r = 0; r < wg.rows.taps; ++r)
+            for (int s = 0; s < wg.columns.taps; ++s) wg.w[wg.w_strides(g * wg.outputs + k, c, r, s)] = In(totals[i++]);
+    }
+  });
+  return finite;
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx

@@ -1,0 +1,56 @@
+// Vectors of the instruction set being compiled for, as GCC/Clang vector types: arithmetic is written with operators
+// and becomes the widest instructions there are. Included by the one file of each instruction set, after its target is
+// set, and so must its includes be: everything in here lives in that instruction set's own namespace, since a template
+// shared with the baseline could be linked in its AVX-512 edition.
+#pragma once
+#ifndef CONVX_ISA
+#error "set CONVX_ISA, CONVX_VECTOR_BYTES and CONVX_MAX_M first; see outer_product_avx512.cpp"
+#endif
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+template <class T>
+struct Vec {
+  static constexpr int lanes = CONVX_VECTOR_BYTES / sizeof(T);
+  typedef T type __attribute__((vector_size(CONVX_VECTOR_BYTES)));
+  typedef T unaligned __attribute__((vector_size(CONVX_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+};
+
+template <class T>
+inline typename Vec<T>::type load(const T* p) {
+  return *reinterpret_cast<const typename Vec<T>::unaligned*>(p);
+}
+
+template <class T>
+inline void store(T* p, typename Vec<T>::type v) {
+  *reinterpret_cast<typename Vec<T>::unaligned*>(p) = v;
+}
+
+// Cache-line aligned memory that is not initialised. (std::vector would zero it, and its code is shared, see above.)
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count) {
+    const size_t bytes = (size_t(count > 0 ? count : 1) * sizeof(T) + 63) / 64 * 64;
+    data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+    if (!data_) throw std::bad_alloc();
+  }
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  T* data_;
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx
