@@ -17,6 +17,7 @@
 #pragma once
 #include "micro_kernel.h"
 #include "tile.h"
+#include "transpose.h"
 
 namespace convx {
 namespace cpu {
@@ -34,23 +35,43 @@ struct Convolution {
   int64_t bias_stride;
 
   int64_t taps() const { return int64_t(rows.taps) * columns.taps; }
+
+  // Whether the taps of one filter lie in memory as the steps go over them.
+  bool taps_in_order() const {
+    for (int t = 0; t < rows.taps; ++t)
+      if (rows.index[t] != t) return false;
+    for (int t = 0; t < columns.taps; ++t)
+      if (columns.index[t] != t) return false;
+    return (columns.taps == 1 || weight_s == 1) && (rows.taps == 1 || weight_r == columns.taps);
+  }
 };
 
 // Packs the weights of one block of outputs, [input][tap][width], zeros beyond the last output. Returns whether all
 // were finite.
 template <class T, class In>
 bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width) {
-  const int64_t count = smaller(width, cv.outputs - first);
-  T check(0);
-  for (int64_t c = 0; c < cv.inputs; ++c)
-    for (int r = 0; r < cv.rows.taps; ++r)
-      for (int s = 0; s < cv.columns.taps; ++s, to += width) {
-        const In* from = cv.weight + group * cv.weight_group + first * cv.weight_output + c * cv.weight_input +
-                         cv.rows.index[r] * cv.weight_r + cv.columns.index[s] * cv.weight_s;
-        for (int64_t k = 0; k < count; ++k) to[k] = T(from[k * cv.weight_output]), check += to[k] * T(0);
-        for (int64_t k = count; k < width; ++k) to[k] = T(0);
-      }
-  return check == T(0);
+  const int64_t count = smaller(width, cv.outputs - first), steps = cv.inputs * cv.taps();
+  const In* from = cv.weight + group * cv.weight_group + first * cv.weight_output;
+  if (cv.taps_in_order() && cv.weight_output != 1) {  // matrices to transpose: one in all, or one for each input
+    const bool one = cv.inputs == 1 || cv.weight_input == cv.taps();
+    for (int64_t c = 0; c < (one ? 1 : cv.inputs); ++c)
+      transpose<T, In>(from + c * cv.weight_input, cv.weight_output, count, one ? steps : cv.taps(),
+                       to + c * cv.taps() * width, width, width);
+  } else {
+    T* next = to;
+    for (int64_t c = 0; c < cv.inputs; ++c)
+      for (int r = 0; r < cv.rows.taps; ++r)
+        for (int s = 0; s < cv.columns.taps; ++s, next += width) {
+          const In* tap =
+              from + c * cv.weight_input + cv.rows.index[r] * cv.weight_r + cv.columns.index[s] * cv.weight_s;
+          if (cv.weight_output == 1)
+            for (int64_t k = 0; k < count; ++k) next[k] = T(tap[k]);
+          else
+            for (int64_t k = 0; k < count; ++k) next[k] = T(tap[k * cv.weight_output]);
+          for (int64_t k = count; k < width; ++k) next[k] = T(0);
+        }
+  }
+  return all_finite(to, steps * width);
 }
 
 // How a plane of results is cut into register tiles of mr x mc, and into blocks of rows x columns results.
@@ -81,18 +102,30 @@ Blocks choose_blocks(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   return b;
 }
 
+// Writes a register tile's sums, [mr][mc][width], to the result and adds the bias. `sums` is readable up to a whole
+// number of vectors of pixels.
 template <class T, class In>
-void store_results(const T* sums, int mr, int mc, int64_t width, int64_t count, In* out, const Strides& s,
-                   int64_t row_step, int64_t column_step, const T* bias) {
+void store_results(T* sums, int mr, int mc, int64_t width, int64_t count, In* out, const Strides& s, int64_t row_step,
+                   int64_t column_step, const T* bias) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const bool by_planes = std::is_same_v<T, In> && column_step == 1 && s.c != 1;
+  for (int64_t p = 0; p < int64_t(mr) * mc; ++p)
+    for (int64_t k = 0; k < width; k += L) store(sums + p * width + k, load(sums + p * width + k) + load(bias + k));
   for (int r = 0; r < mr; ++r) {
     const T* from = sums + int64_t(r) * mc * width;
     In* to = out + r * row_step;
-    if (s.c == 1) {
+    if (by_planes) {
+      if constexpr (std::is_same_v<T, In>)
+        for (int64_t k = 0; k < count; k += L)
+          for (int64_t c = 0; c < mc; c += L)
+            transpose_block(from + c * width + k, width, L, smaller(L, count - k), to + k * s.c + c, s.c,
+                            smaller(L, mc - c));
+    } else if (s.c == 1) {
       for (int c = 0; c < mc; ++c)
-        for (int64_t k = 0; k < count; ++k) to[c * column_step + k] = In(from[c * width + k] + bias[k]);
+        for (int64_t k = 0; k < count; ++k) to[c * column_step + k] = In(from[c * width + k]);
     } else {
       for (int64_t k = 0; k < count; ++k)
-        for (int c = 0; c < mc; ++c) to[k * s.c + c * column_step] = In(from[c * width + k] + bias[k]);
+        for (int c = 0; c < mc; ++c) to[k * s.c + c * column_step] = In(from[c * width + k]);
     }
   }
 }
@@ -167,7 +200,7 @@ bool convolve(const Convolution<T, In>& cv) {
   const double work = double(b.rows) * b.columns * steps * cv.outputs / parts / 16;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Buffer<T> tile(cv.inputs * shape.plane);
-    Buffer<T> partial((ceil_div(b.rows, b.mr) + 1) * b.mr * (b.columns + b.mc) * width);
+    Buffer<T> partial(((ceil_div(b.rows, b.mr) + 1) * b.mr * (b.columns + b.mc) + Vec<T>::lanes) * width);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = i / parts, part = i % parts;

@@ -18,6 +18,7 @@
 #pragma once
 #include "micro_kernel.h"
 #include "tile.h"
+#include "transpose.h"
 
 namespace convx {
 namespace cpu {
@@ -114,6 +115,8 @@ struct StripTile {
           if (sc == 1)
             for (int64_t col = first; col < last; ++col)
               for (int64_t c = 0; c < channels; ++c) line[col * e + c] = T(from[(v0 + col) * sw + c]);
+          else if (sw == 1 && e >= Vec<T>::lanes / 2)
+            transpose<T, In>(from + v0 + first, sc, channels, last - first, line + first * e, e, channels);
           else
             for (int64_t c = 0; c < channels; ++c)
               for (int64_t col = first; col < last; ++col) line[col * e + c] = T(from[(v0 + col) * sw + c * sc]);
@@ -128,21 +131,20 @@ bool pack_strip_outputs(T* to, const WeightGradient<T, In>& wg, int64_t n0, int6
                         int64_t g, int64_t first, int64_t width) {
   const int64_t count = smaller(width, wg.outputs - first), Q = wg.columns.count;
   const Strides& s = wg.y_strides;
-  T check(0);
+  T* next = to;
   for (int64_t b = 0; b < images; ++b)
-    for (int64_t i = 0; i < ni; ++i, to += Q * width) {
+    for (int64_t i = 0; i < ni; ++i) {
       const In* from = wg.y + s(n0 + b, g * wg.outputs + first, i0 + i, 0);
-      if (count < width) std::memset(to, 0, Q * width * sizeof(T));
-      if (s.c == 1)
-        for (int64_t j = 0; j < Q; ++j)
-          for (int64_t k = 0; k < count; ++k)
-            to[j * width + k] = T(from[j * s.w + k]), check += to[j * width + k] * T(0);
-      else
-        for (int64_t k = 0; k < count; ++k)
-          for (int64_t j = 0; j < Q; ++j)
-            to[j * width + k] = T(from[j * s.w + k * s.c]), check += to[j * width + k] * T(0);
+      if (s.w == 1 && (s.h == Q || ni == 1)) {  // all the strip's rows of one image are one line
+        transpose<T, In>(from, s.c, count, ni * Q, next, width, width);
+        next += ni * Q * width;
+        break;
+      }
+      for (int64_t j = 0; j < Q; ++j)
+        for (int64_t k = 0; k < width; ++k) next[j * width + k] = k < count ? T(from[j * s.w + k * s.c]) : T(0);
+      next += Q * width;
     }
-  return check == T(0);
+  return all_finite(to, images * ni * Q * width);
 }
 
 // Writes the sums of one unit to the gradient.

@@ -30,34 +30,13 @@ void pixel_dots(const T* y, const T* tile, const int32_t* b_k, int64_t vectors, 
 #pragma GCC unroll 16
     for (int t = 0; t < TAPS; ++t) acc[t] += left * load(tile + b_k[t] + v * L);
   }
-#pragma GCC unroll 16
-  for (int t = 0; t < TAPS; ++t) {
-    T lanes[L];
-    store(lanes, acc[t]);
-    for (int width = L / 2; width > 0; width /= 2)
-      for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-    totals[t] += lanes[0];
-  }
+  for (int t = 0; t < TAPS; ++t) totals[t] += sum_lanes<T>(acc[t]);
 }
 
 template <class T, int TAPS>
 void pixel_dots_of(int64_t taps, const T* y, const T* tile, const int32_t* b_k, int64_t vectors, T* totals) {
   if (taps >= TAPS) return pixel_dots<T, TAPS>(y, tile, b_k, vectors, totals);
   if constexpr (TAPS > 1) pixel_dots_of<T, TAPS - 1>(taps, y, tile, b_k, vectors, totals);
-}
-
-// True if all of a packed tile is finite.
-template <class T>
-bool all_finite(const T* p, int64_t count) {
-  using V = typename Vec<T>::type;
-  constexpr int L = Vec<T>::lanes;
-  V check{};
-  int64_t i = 0;
-  for (; i + L <= count; i += L) check += load(p + i) * T(0);
-  T sum(0);
-  for (; i < count; ++i) sum += p[i] * T(0);
-  for (int l = 0; l < L; ++l) sum += check[l];
-  return sum == T(0);
 }
 
 template <class T, class In>

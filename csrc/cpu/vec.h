@@ -41,11 +41,34 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   T* data() { return data_; }
+  const T* data() const { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
 
  private:
   T* data_;
 };
+
+// The sum of a vector's elements, always in the same order: halves onto halves.
+template <class T>
+inline T sum_lanes(typename Vec<T>::type v) {
+  T lanes[Vec<T>::lanes];
+  store(lanes, v);
+  for (int width = Vec<T>::lanes / 2; width > 0; width /= 2)
+    for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+  return lanes[0];
+}
+
+// Whether all elements are finite: zero times an infinity or a NaN is NaN.
+template <class T>
+bool all_finite(const T* p, int64_t count) {
+  constexpr int L = Vec<T>::lanes;
+  typename Vec<T>::type check{};
+  int64_t i = 0;
+  for (; i + L <= count; i += L) check += load(p + i) * T(0);
+  T sum = sum_lanes<T>(check);
+  for (; i < count; ++i) sum += p[i] * T(0);
+  return sum == T(0);
+}
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -1,0 +1,140 @@
+// Transposing copies: wherever memory's neighbours (pixels, or taps of one filter) and a kernel's neighbours (channels)
+// differ, a block of L rows of L elements is turned over in registers, instead of one element at a time.
+//
+// A square of L = 2^k vectors is transposed by k perfect shuffles: interleaving the first half of the vectors with the
+// second half rotates the bits of each element's address (row, column) by one, and after k rotations rows are columns.
+#pragma once
+#include "vec.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+// Loads and stores the first n elements of a vector only; the rest loads as zero and is not touched in memory.
+template <class T>
+struct Some {
+  static constexpr int L = Vec<T>::lanes;
+  using V = typename Vec<T>::type;
+  int64_t n;
+  explicit Some(int64_t n) : n(n) {}
+  V load(const T* p) const {
+    if (n >= L) return CONVX_ISA::load(p);
+    T lanes[L] = {};
+    std::memcpy(lanes, p, n * sizeof(T));
+    return CONVX_ISA::load(lanes);
+  }
+  void store(T* p, V v) const {
+    if (n >= L) return CONVX_ISA::store(p, v);
+    T lanes[L];
+    CONVX_ISA::store(lanes, v);
+    std::memcpy(p, lanes, n * sizeof(T));
+  }
+};
+
+#ifdef __AVX512F__
+template <>
+struct Some<float> {
+  __mmask16 mask;
+  explicit Some(int64_t n) : mask(n >= 16 ? 0xffff : (1u << n) - 1) {}
+  Vec<float>::type load(const float* p) const { return _mm512_maskz_loadu_ps(mask, p); }
+  void store(float* p, Vec<float>::type v) const { _mm512_mask_storeu_ps(p, mask, v); }
+};
+template <>
+struct Some<double> {
+  __mmask8 mask;
+  explicit Some(int64_t n) : mask(n >= 8 ? 0xff : (1u << n) - 1) {}
+  Vec<double>::type load(const double* p) const { return _mm512_maskz_loadu_pd(mask, p); }
+  void store(double* p, Vec<double>::type v) const { _mm512_mask_storeu_pd(p, mask, v); }
+};
+#endif
+
+// The two index vectors of a perfect shuffle of two vectors.
+template <class T>
+struct Interleave {
+  static constexpr int L = Vec<T>::lanes;
+  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Integer Index __attribute__((vector_size(CONVX_VECTOR_BYTES)));
+  alignas(64) Integer low[L], high[L];
+  constexpr Interleave() : low(), high() {
+    for (int i = 0; i < L; ++i) {
+      low[i] = i / 2 + i % 2 * L;
+      high[i] = L / 2 + i / 2 + i % 2 * L;
+    }
+  }
+  static const Interleave table;
+  static Index index(const Integer* p) { return *reinterpret_cast<const Index*>(p); }
+};
+template <class T>
+constexpr Interleave<T> Interleave<T>::table{};
+
+template <class T>
+inline typename Vec<T>::type shuffle(typename Vec<T>::type a, typename Vec<T>::type b,
+                                     typename Interleave<T>::Index index) {
+#if defined(__clang__)
+  typename Vec<T>::type r;
+  for (int i = 0; i < Vec<T>::lanes; ++i) r[i] = index[i] < Vec<T>::lanes ? a[index[i]] : b[index[i] - Vec<T>::lanes];
+  return r;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
+// Transposes the L vectors v in registers.
+template <class T>
+inline void transpose_square(typename Vec<T>::type* v) {
+  constexpr int L = Vec<T>::lanes;
+  const auto low = Interleave<T>::index(Interleave<T>::table.low),
+             high = Interleave<T>::index(Interleave<T>::table.high);
+#pragma GCC unroll 4
+  for (int width = 1; width < L; width *= 2) {
+    typename Vec<T>::type t[L];
+#pragma GCC unroll 8
+    for (int i = 0; i < L / 2; ++i) {
+      t[2 * i] = shuffle<T>(v[i], v[i + L / 2], low);
+      t[2 * i + 1] = shuffle<T>(v[i], v[i + L / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) v[i] = t[i];
+  }
+}
+
+// to[c][r] = from[r][c] for r < rows, c < columns (at most a vector each); each line of `to` is filled with zeros up to
+// `fill` elements. Whole rows and columns take no tests.
+template <class T>
+__attribute__((noinline)) void transpose_block(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to,
+                                               int64_t to_pitch, int64_t fill) {
+  constexpr int L = Vec<T>::lanes;
+  typename Vec<T>::type v[L];
+  const Some<T> in(columns), out(fill);
+  if (rows >= L && columns >= L) {
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) v[i] = load(from + i * from_pitch);
+    transpose_square<T>(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) out.store(to + i * to_pitch, v[i]);
+    return;
+  }
+  for (int i = 0; i < L; ++i) v[i] = i < rows ? in.load(from + i * from_pitch) : typename Vec<T>::type{};
+  transpose_square<T>(v);
+  for (int i = 0; i < columns && i < L; ++i) out.store(to + i * to_pitch, v[i]);
+}
+
+// to[c][r] = from[r][c], any sizes; each line of `to` is filled with zeros up to `fill` (at least `rows`) elements.
+template <class T, class In>
+void transpose(const In* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch,
+               int64_t fill) {
+  constexpr int64_t L = Vec<T>::lanes;
+  if constexpr (std::is_same_v<T, In>) {
+    for (int64_t r = 0; r < fill; r += L)
+      for (int64_t c = 0; c < columns; c += L)
+        transpose_block(from + r * from_pitch + c, from_pitch, smaller(L, larger(0, rows - r)), smaller(L, columns - c),
+                        to + c * to_pitch + r, to_pitch, smaller(L, fill - r));
+  } else {
+    for (int64_t r = 0; r < fill; ++r)
+      for (int64_t c = 0; c < columns; ++c) to[c * to_pitch + r] = r < rows ? T(from[r * from_pitch + c]) : T(0);
+  }
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx
