@@ -25,7 +25,9 @@ def decide_cuda() -> tuple[bool, str]:
         sys.exit(f"convx: expected CONVX_CUDA to be 0 or 1, but got {asked!r}")
     if asked == "0":
         return False, "CONVX_CUDA=0"
-    nvcc = cpp_extension.CUDA_HOME and Path(cpp_extension.CUDA_HOME, "bin", "nvcc")
+    # An nvcc outside the toolkit (a wrapper script) leads torch to a CUDA_HOME without headers.
+    home = Path(cpp_extension.CUDA_HOME or "/nonexistent")
+    nvcc = home / "bin" / "nvcc" if (home / "include" / "cuda_runtime.h").exists() else None
     if asked == "1":
         if torch.version.cuda is None or not (nvcc and nvcc.exists()):
             sys.exit(
@@ -36,7 +38,7 @@ def decide_cuda() -> tuple[bool, str]:
     if torch.version.cuda is None:
         return False, "this torch is built without CUDA"
     if not (nvcc and nvcc.exists()):
-        return False, "no nvcc found (set CUDA_HOME)"
+        return False, f"no CUDA toolkit in {cpp_extension.CUDA_HOME} (set CUDA_HOME)"
     if not torch.cuda.is_available() and "TORCH_CUDA_ARCH_LIST" not in os.environ:
         return False, "no GPU here and no TORCH_CUDA_ARCH_LIST"
     return True, f"torch has CUDA {torch.version.cuda} and nvcc is {nvcc}"

@@ -14,10 +14,10 @@ namespace convx {
 struct Algorithm {
   const char* name;
   const char* summary;  // one line for listings
-  // Why this algorithm can't do the problem; nullptr if it can.
-  const char* (*why_not)(const ConvProblem&, DType);
+  // Why this algorithm can't do the problem (its sizes, its dtype, its memory layouts); nullptr if it can.
+  const char* (*why_not)(const ConvProblem&, const Operands&);
   // Of the problems it can do, is it the right one for this?
-  bool (*preferred)(const ConvProblem&, DType);
+  bool (*preferred)(const ConvProblem&, const Operands&);
   void (*run)(const ConvProblem&, const Operands&);
   bool deterministic = true;
 };
@@ -25,13 +25,14 @@ struct Algorithm {
 using AlgorithmList = std::vector<Algorithm>;
 
 // Predicates that several rows share.
-inline const char* can_do_all(const ConvProblem&, DType) { return nullptr; }
-inline bool always(const ConvProblem&, DType) { return true; }
-inline bool only_when_forced(const ConvProblem&, DType) { return false; }
+inline const char* can_do_all(const ConvProblem&, const Operands&) { return nullptr; }
+inline bool always(const ConvProblem&, const Operands&) { return true; }
+inline bool only_when_forced(const ConvProblem&, const Operands&) { return false; }
 
 // The row to run. `forced` is a name, or empty for the automatic choice; a name that this list lacks leaves the choice
 // automatic (a name may belong to one primitive only). Throws std::runtime_error if a forced row can't do the problem.
-const Algorithm& select(const AlgorithmList&, Primitive, const ConvProblem&, DType, const std::string& forced);
+const Algorithm& select(const AlgorithmList&, Primitive, const ConvProblem&, const Operands&,
+                        const std::string& forced);
 
 namespace cpu {
 const AlgorithmList& algorithms(Primitive);

@@ -57,12 +57,6 @@ Forced& forced() {
   return f;
 }
 
-// The operators: a name, its two operands in order, and what it is told of the result.
-#define CONVX_GEOMETRY(INTS, INT)                                                                        \
-  INTS stride, INTS padding, INTS dilation, INT groups, INTS result_size, c10::string_view padding_mode, \
-      bool channels_last
-#define CONVX_PACK {stride, padding, dilation, groups, result_size, padding_mode, channels_last}
-
 Tensor meta(Primitive p, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
             const Geometry<c10::SymInt>& g) {
   return at::empty_symint(check(p, first, second, bias, g), first.options(), format(g.channels_last));
@@ -123,7 +117,7 @@ Tensor run(Primitive primitive, const Tensor& first, const Tensor& second, const
   if (bias) operands.bias = bias->const_data_ptr(), operands.bias_stride = bias->stride(0);
   operands.stream = stream;
 
-  const Algorithm& algorithm = select(list, primitive, problem, operands.dtype, forced_algorithm(primitive));
+  const Algorithm& algorithm = select(list, primitive, problem, operands, forced_algorithm(primitive));
   if (!algorithm.deterministic)
     at::globalContext().alertNotDeterministic(c10::str("convx ", name(primitive), " '", algorithm.name, "'"));
   algorithm.run(problem, operands);

@@ -24,6 +24,12 @@ struct Geometry {
   bool channels_last;
 };
 
+// The same arguments as an operator's parameter list, and packed: the dispatcher wants them one by one.
+#define CONVX_GEOMETRY(INTS, INT)                                                                        \
+  INTS stride, INTS padding, INTS dilation, INT groups, INTS result_size, c10::string_view padding_mode, \
+      bool channels_last
+#define CONVX_PACK {stride, padding, dilation, groups, result_size, padding_mode, channels_last}
+
 // Checks everything a kernel relies on, raising what torch raises with a message that names what was expected and what
 // was got; returns the sizes of the result. `first` and `second` are the operands in the operator's order.
 template <class Int>

@@ -27,7 +27,7 @@ const char* operator_name(Primitive p) {
 
 void check_tensors(Primitive primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias) {
   const char* op = operator_name(primitive);
-  const char* first_name = primitive == Primitive::grad_weight ? "Input" : "Input";
+  const char* first_name = "Input";  // of the layer: grad_input is ConvTranspose2d
   const char* second_name = primitive == Primitive::grad_weight ? "grad_output" : "weight";
   auto check_pair = [&](const Tensor& t, const char* name) {
     TORCH_CHECK(first.layout() == at::kStrided && t.layout() == at::kStrided, op, ": ", first_name, " type (",

@@ -9,12 +9,16 @@ namespace cpu {
 
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
+      {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
+       always, forward_in_place},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, few_outputs, forward_pixels},
       {"outer_product", "register tiles of outputs x channels over a packed input tile", why_not_engine, always,
        forward_outer_product},
       {"reference", "the definition, a row at a time", can_do_all, always, forward_reference},
   };
   static const AlgorithmList grad_input = {
+      {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_grad_input,
+       always, grad_input_in_place},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine_grad_input, few_inputs,
        grad_input_pixels},
       {"outer_product", "the forward kernel on y, one phase of the stride at a time", why_not_engine_grad_input, always,
@@ -24,6 +28,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"reference", "the definition in gather form, a row at a time", can_do_all, always, grad_input_reference},
   };
   static const AlgorithmList grad_weight = {
+      {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
+       always, grad_weight_in_place},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, small_groups, grad_weight_pixels},
       {"outer_product", "register tiles of outputs x channels, a loop over pixels", why_not_engine, always,
        grad_weight_outer_product},

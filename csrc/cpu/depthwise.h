@@ -43,17 +43,25 @@ struct LineTaps {
         mask(vectors * taps) {
     for (int64_t t = 0; t < taps; ++t) offset[t] = r.offset[t / c.taps] * c.in + c.offset[t % c.taps];
     std::memset(mask.data(), 0, vectors * taps * sizeof(uint16_t));
-    for (int64_t f = 0; f < size; ++f)
-      for (int64_t t = 0; t < taps; ++t) {
-        const int64_t h = f / c.count + r.offset[t / c.taps], w = f % c.count + c.offset[t % c.taps];
-        if (h >= 0 && h < r.in && w >= 0 && w < c.in)
-          mask[(f / L / NV * taps + t) * NV + f / L % NV] |= uint16_t(1u << f % L);
-      }
+    for (int64_t t = 0; t < taps; ++t) {  // in each row, the outputs whose tap is inside are one run
+      const int64_t dh = r.offset[t / c.taps], dw = c.offset[t % c.taps];
+      const int64_t q0 = larger(0, -dw), q1 = smaller(c.count, c.in - dw);
+      for (int64_t p = larger(0, -dh); p < smaller(r.count, r.in - dh); ++p) set(t, p * c.count + q0, p * c.count + q1);
+    }
   }
 
   uint16_t present(int64_t vector) const {  // lanes that are outputs at all
     const int64_t left = size - vector * L;
-    return left >= L ? uint16_t((1u << (L - 1) << 1) - 1) : left <= 0 ? uint16_t(0) : uint16_t((1u << left) - 1);
+    return left >= L ? uint16_t((1u << L) - 1) : left <= 0 ? uint16_t(0) : uint16_t((1u << left) - 1);
+  }
+
+ private:
+  void set(int64_t t, int64_t first, int64_t last) {
+    while (first < last) {
+      const int64_t v = first / L, stop = smaller(last, (v + 1) * L);
+      mask[(v / NV * taps + t) * NV + v % NV] |= uint16_t((1u << (stop - v * L)) - (1u << (first - v * L)));
+      first = stop;
+    }
   }
 };
 
@@ -62,8 +70,8 @@ template <class T>
 void convolve_line(const T* x, const T* w, T bias, T* y, const LineTaps<T>& lt) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes, NV = LineTaps<T>::NV;
-  const uint16_t* mask = const_cast<LineTaps<T>&>(lt).mask.data();
-  const int64_t* offset = const_cast<LineTaps<T>&>(lt).offset.data();
+  const uint16_t* mask = lt.mask.data();
+  const int64_t* offset = lt.offset.data();
   for (int64_t v = 0; v < lt.vectors; v += NV) {
     V acc[NV];
 #pragma GCC unroll 8
@@ -84,8 +92,8 @@ template <class T, int TAPS>
 void line_dots(const T* x, const T* y, T* totals, int64_t t0, const LineTaps<T>& lt) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes, NV = LineTaps<T>::NV;
-  const uint16_t* mask = const_cast<LineTaps<T>&>(lt).mask.data() + t0 * NV;
-  const int64_t* offset = const_cast<LineTaps<T>&>(lt).offset.data() + t0;
+  const uint16_t* mask = lt.mask.data() + t0 * NV;
+  const int64_t* offset = lt.offset.data() + t0;
   V acc[TAPS] = {};
   for (int64_t v = 0; v * L < lt.size; ++v) {
     const V left = load_masked(lt.present(v), y + v * L);

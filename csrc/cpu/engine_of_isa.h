@@ -1,7 +1,11 @@
 // The body of engine_baseline.cpp, engine_avx2.cpp and engine_avx512.cpp: instantiates every kernel for the instruction
 // set that the including file has set up, and fills its table.
 #pragma once
+#ifdef __AVX512F__
+#include "depthwise.h"
+#else
 #include "plans.h"
+#endif
 
 namespace convx {
 namespace cpu {
@@ -43,10 +47,18 @@ constexpr Engine::Primitives primitives() {
   return {forward_any<Kernels>, grad_input_any<Kernels>, grad_weight_any<Kernels>};
 }
 
+constexpr Engine::Primitives in_place() {
+#ifdef __AVX512F__
+  return primitives<InPlace>();
+#else
+  return {nullptr, nullptr, nullptr};
+#endif
+}
+
 }  // namespace
 
 extern const Engine engine;
-const Engine engine = {primitives<AcrossChannels>(), primitives<AcrossPixels>()};
+const Engine engine = {primitives<AcrossChannels>(), primitives<AcrossPixels>(), in_place()};
 
 }  // namespace CONVX_ISA
 }  // namespace cpu

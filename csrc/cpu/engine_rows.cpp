@@ -43,21 +43,50 @@ void grad_weight_pixels(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().pixels.grad_weight(pb, o)) grad_weight_reference(pb, o);
 }
 
-const char* why_not_engine(const ConvProblem& pb, DType dtype) {
-  if (dtype == DType::int64) return "it computes in floating point";
+void forward_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.forward(pb, o); }
+
+void grad_input_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.grad_input(pb, o); }
+
+void grad_weight_in_place(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().in_place.grad_weight(pb, o)) grad_weight_reference(pb, o);
+}
+
+const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
+  if (o.dtype == DType::int64) return "it computes in floating point";
   if (pb.R > 64 || pb.S > 64) return "its tables hold at most 64 taps along an axis";
   return nullptr;
 }
 
-const char* why_not_engine_grad_input(const ConvProblem& pb, DType dtype) {
+const char* why_not_engine_grad_input(const ConvProblem& pb, const Operands& o) {
   if (!pb.is_zero_padded()) return "an input element read through the padding belongs to several phases";
-  return why_not_engine(pb, dtype);
+  return why_not_engine(pb, o);
+}
+
+// For one channel a group on the side that is summed over (`inputs`), and planes that are lines of equal length.
+const char* why_not_in_place(const ConvProblem& pb, const Operands& o, int64_t inputs) {
+  if (!current_engine().in_place.forward) return "it needs the masks of AVX-512";
+  if (inputs != 1) return "it is for depthwise layers: one channel a group";
+  if (!pb.is_unit_stride() || pb.W != pb.Q) return "it needs stride 1 and as many output as input columns";
+  if (!pb.is_zero_padded()) return "it skips the padding, so it can't read other modes' values there";
+  if (o.x.strides.w != 1 || o.x.strides.h != pb.W || o.y.strides.w != 1 || o.y.strides.h != pb.Q)
+    return "it needs contiguous planes";
+  return why_not_engine(pb, o);
+}
+
+const char* why_not_in_place_forward(const ConvProblem& pb, const Operands& o) {
+  return why_not_in_place(pb, o, pb.channels_per_group());
+}
+
+const char* why_not_in_place_grad_input(const ConvProblem& pb, const Operands& o) {
+  return why_not_in_place(pb, o, pb.outputs_per_group());
 }
 
 // Across channels, a group's outputs share vectors: below half a vector of 16 more than half the lanes idle.
-bool few_outputs(const ConvProblem& pb, DType) { return pb.outputs_per_group() <= 4; }
-bool few_inputs(const ConvProblem& pb, DType) { return pb.channels_per_group() <= 4; }
-bool small_groups(const ConvProblem& pb, DType) { return pb.outputs_per_group() * pb.channels_per_group() <= 8; }
+bool few_outputs(const ConvProblem& pb, const Operands&) { return pb.outputs_per_group() <= 4; }
+bool few_inputs(const ConvProblem& pb, const Operands&) { return pb.channels_per_group() <= 4; }
+bool small_groups(const ConvProblem& pb, const Operands&) {
+  return pb.outputs_per_group() * pb.channels_per_group() <= 8;
+}
 
 }  // namespace cpu
 }  // namespace convx

@@ -1,4 +1,4 @@
-// The engine's entries for the algorithm list; see outer_product.h and pixels.h for the methods.
+// The engine's entries for the algorithm list; see outer_product.h, pixels.h and depthwise.h for the methods.
 #pragma once
 #include "../problem.h"
 
@@ -11,13 +11,18 @@ void grad_weight_outer_product(const ConvProblem&, const Operands&);
 void forward_pixels(const ConvProblem&, const Operands&);
 void grad_input_pixels(const ConvProblem&, const Operands&);
 void grad_weight_pixels(const ConvProblem&, const Operands&);
+void forward_in_place(const ConvProblem&, const Operands&);
+void grad_input_in_place(const ConvProblem&, const Operands&);
+void grad_weight_in_place(const ConvProblem&, const Operands&);
 
-const char* why_not_engine(const ConvProblem&, DType);
-const char* why_not_engine_grad_input(const ConvProblem&, DType);
+const char* why_not_engine(const ConvProblem&, const Operands&);
+const char* why_not_engine_grad_input(const ConvProblem&, const Operands&);
+const char* why_not_in_place_forward(const ConvProblem&, const Operands&);
+const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
 
-bool few_outputs(const ConvProblem&, DType);
-bool few_inputs(const ConvProblem&, DType);
-bool small_groups(const ConvProblem&, DType);
+bool few_outputs(const ConvProblem&, const Operands&);
+bool few_inputs(const ConvProblem&, const Operands&);
+bool small_groups(const ConvProblem&, const Operands&);
 
 }  // namespace cpu
 }  // namespace convx

@@ -1,0 +1,95 @@
+// What Python calls (library.py): the CUDA algorithm list on the emulator, through a C interface of plain arrays.
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <string>
+
+#include "../../csrc/algorithm.h"
+#include "../../csrc/cuda/launch.h"
+
+using namespace convx;
+
+namespace {
+
+Strides strides(const int64_t* s) { return {s[0], s[1], s[2], s[3]}; }
+
+ConvProblem problem_of(const int64_t* v) {
+  ConvProblem pb;
+  pb.N = v[0], pb.C = v[1], pb.H = v[2], pb.W = v[3], pb.K = v[4], pb.R = v[5], pb.S = v[6];
+  pb.P = v[7], pb.Q = v[8], pb.G = v[9], pb.stride_h = v[10], pb.stride_w = v[11];
+  pb.pad_h = v[12], pb.pad_w = v[13], pb.dilation_h = v[14], pb.dilation_w = v[15];
+  pb.padding_mode = PaddingMode(v[16]);
+  return pb;
+}
+
+// Runs f and returns 0, or puts what it throws into `message` and returns 1.
+template <class F>
+int guarded(char* message, int64_t message_bytes, F&& f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::exception& e) {
+    strncpy(message, e.what(), message_bytes - 1);
+    return 1;
+  }
+}
+
+// Ends in whatever state the barriers of a wrong kernel leave it in.
+void half_of_the_threads_wait() {
+  if (threadIdx.x % 2) __syncthreads();
+}
+void threads_wait_apart() {
+  if (threadIdx.x % 2)
+    __syncthreads();
+  else
+    __syncthreads();
+}
+
+}  // namespace
+
+extern "C" {
+
+// "name<tab>deterministic<newline>" for each row of a primitive.
+void emulated_algorithms(int primitive, char* text, int64_t text_bytes) {
+  std::string s;
+  for (const Algorithm& a : cuda::algorithms(Primitive(primitive)))
+    s += std::string(a.name) + '\t' + (a.deterministic ? "1" : "0") + '\n';
+  strncpy(text, s.c_str(), text_bytes - 1);
+}
+
+// How the launches that follow are run; see emulator::Settings.
+void emulated_settings(int order, uint64_t seed, int64_t max_blocks, int dropped_line) {
+  emulator::settings = {emulator::Order(order), seed, max_blocks, dropped_line};
+}
+
+// Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: of
+// x, w and y, strides four to a tensor.
+int emulated_run(int primitive, const char* algorithm, int dtype, const int64_t* problem, void* const* data,
+                 const int64_t* all_strides, const void* bias, int64_t bias_stride, char* message,
+                 int64_t message_bytes) {
+  return guarded(message, message_bytes, [&] {
+    const ConvProblem pb = problem_of(problem);
+    Operands o;
+    o.dtype = DType(dtype);
+    o.x = {data[0], strides(all_strides)};
+    o.w = {data[1], strides(all_strides + 4)};
+    o.y = {data[2], strides(all_strides + 8)};
+    o.bias = bias, o.bias_stride = bias_stride;
+    select(cuda::algorithms(Primitive(primitive)), Primitive(primitive), pb, o, algorithm).run(pb, o);
+  });
+}
+
+// The lines of the barriers that the kernels have waited at since the last call; returns how many there are.
+int64_t emulated_barrier_lines(int* lines, int64_t most) { return int64_t(emulator::take_barrier_lines(lines, most)); }
+
+// A kernel whose threads part at a barrier, in one of two ways: the emulator must refuse both.
+int emulated_divergence(int wait_apart, char* message, int64_t message_bytes) {
+  return guarded(message, message_bytes, [&] {
+    if (wait_apart)
+      cuda::launch("threads_wait_apart", threads_wait_apart, {1, dim3(32)}, nullptr);
+    else
+      cuda::launch("half_of_the_threads_wait", half_of_the_threads_wait, {1, dim3(32)}, nullptr);
+  });
+}
+
+}  // extern "C"

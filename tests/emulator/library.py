@@ -1,0 +1,132 @@
+"""The CUDA kernels of csrc/cuda, compiled as plain C++ against the emulator beside this file, for tests to call.
+
+Like exact.call, but on the emulator: tensors on the CPU, and an algorithm of the CUDA list by its name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from problems import PADDING_MODES, Problem
+
+ROOT = Path(__file__).parent.parent.parent
+HERE = ROOT / "tests" / "emulator"
+SOURCES = [
+    *sorted(HERE.glob("*.cpp")),
+    *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
+    ROOT / "csrc" / "algorithm.cpp",
+    ROOT / "csrc" / "problem.cpp",
+]
+PRIMITIVES = ("forward", "grad_input", "grad_weight")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)  # as in csrc/problem.h
+ORDERS = ("ascending", "descending", "shuffled")
+ALL_BLOCKS = 2**30
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """Compiled once for each state of the sources; a few seconds."""
+    command = [*COMPILER.split(), "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+    command += [f"-I{HERE}", "-x", "c++", *map(str, SOURCES)]
+    key = hashlib.sha256(" ".join(command).encode())
+    for folder in (HERE, ROOT / "csrc", ROOT / "csrc" / "cuda"):
+        for file in sorted(f for f in folder.iterdir() if f.is_file()):
+            key.update(file.name.encode() + file.read_bytes())
+    built = ROOT / "build" / "emulator" / f"{key.hexdigest()[:16]}.so"
+    if not built.exists():
+        built.parent.mkdir(parents=True, exist_ok=True)
+        for old in built.parent.glob("*.so"):
+            old.unlink(missing_ok=True)
+        half_done = built.with_suffix(f".{os.getpid()}")
+        subprocess.run([*command, "-o", str(half_done)], check=True)
+        half_done.replace(built)
+    return ctypes.CDLL(str(built))
+
+
+@lru_cache(maxsize=1)
+def algorithms() -> dict[str, dict[str, bool]]:
+    """{primitive: {algorithm: deterministic}}, in the order of choice."""
+    lists = {}
+    for i, primitive in enumerate(PRIMITIVES):
+        text = ctypes.create_string_buffer(4096)
+        library().emulated_algorithms(i, text, ctypes.c_int64(len(text)))
+        rows = (line.split("\t") for line in text.value.decode().splitlines())
+        lists[primitive] = {name: deterministic == "1" for name, deterministic in rows}
+    return lists
+
+
+def configure(order: str = "ascending", seed: int = 1, max_blocks: int = ALL_BLOCKS, dropped_line: int = 0) -> None:
+    """The order of threads, the largest grid, and the line of a barrier to leave out, for all runs that follow."""
+    library().emulated_settings(ORDERS.index(order), ctypes.c_uint64(seed), ctypes.c_int64(max_blocks), dropped_line)
+
+
+def _guarded(function, *arguments) -> None:
+    message = ctypes.create_string_buffer(2048)
+    if function(*arguments, message, ctypes.c_int64(len(message))):
+        raise RuntimeError(message.value.decode())
+
+
+def _longs(values):
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def run_into(result, primitive: str, algorithm: str, first, second, bias, problem: Problem) -> None:
+    """Fills `result`, of any strides. `algorithm` may be "" for the automatic choice."""
+    assert algorithm == "" or algorithm in algorithms()[primitive]
+    x, w, y = {
+        "forward": (first, second, result),
+        "grad_input": (result, second, first),
+        "grad_weight": (first, result, second),
+    }[primitive]
+    p = problem
+    numbers = (p.N, p.C, p.H, p.W, p.K, p.R, p.S, p.P, p.Q, p.G, *p.stride, *p.padding, *p.dilation)
+    _guarded(
+        library().emulated_run,
+        PRIMITIVES.index(primitive),
+        algorithm.encode(),
+        DTYPES.index(result.dtype),
+        _longs((*numbers, PADDING_MODES.index(p.mode))),
+        (ctypes.c_void_p * 3)(x.data_ptr(), w.data_ptr(), y.data_ptr()),
+        _longs((*x.stride(), *w.stride(), *y.stride())),
+        None if bias is None else ctypes.c_void_p(bias.data_ptr()),
+        ctypes.c_int64(0 if bias is None else bias.stride(0)),
+    )
+
+
+def call(primitive: str, algorithm: str, first, second, bias, problem: Problem, channels_last: bool = False):
+    """The result in new memory, which is full of NaN before and has a margin that must stay so."""
+    margin = 64
+    shape = problem.shapes(primitive)[2]
+    count = torch.Size(shape).numel()
+    storage = torch.full((count + 2 * margin,), float("nan"), dtype=first.dtype)
+    bits = storage.view(torch.uint8).clone()
+    order = (0, 2, 3, 1) if channels_last else (0, 1, 2, 3)
+    result = storage[margin : margin + count].view([shape[d] for d in order])
+    if channels_last:
+        result = result.permute(0, 3, 1, 2)
+    if count:  # as csrc/bindings.cpp: nothing is launched for an empty result
+        run_into(result, primitive, algorithm, first, second, bias, problem)
+    after, edge = storage.view(torch.uint8), margin * storage.element_size()
+    assert torch.equal(after[:edge], bits[:edge]), f"{problem}: written to before the result"
+    assert torch.equal(after[len(after) - edge :], bits[len(bits) - edge :]), f"{problem}: written to after the result"
+    return result
+
+
+def barrier_lines() -> list[int]:
+    """The lines of the __syncthreads() that kernels have waited at since the last call."""
+    lines = (ctypes.c_int * 64)()
+    return list(lines[: library().emulated_barrier_lines(lines, ctypes.c_int64(64))])
+
+
+def run_divergent_kernel(wait_apart: bool) -> None:
+    """A kernel in which half of the threads pass a barrier that the others wait at, or wait at another one."""
+    _guarded(library().emulated_divergence, int(wait_apart))

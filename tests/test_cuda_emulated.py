@@ -1,0 +1,197 @@
+"""The CUDA kernels on a machine without a GPU: the same source, run thread by thread on the emulator (emulator/).
+
+Exact integers over every algorithm, dtype, problem, padding mode and layout, as in test_exact.py; and what only an
+emulator can ask: is the result the same in whatever order the threads run, and is every barrier needed?
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from emulator import library as emulator
+from exact import assert_exact, draw_integers, judge, numpy_of
+from memory import BIASES, LAYOUTS, storage_bytes
+from problems import PADDING_MODES, UGLY, Problem, with_modes
+from sampling import covering
+
+if emulator.COMPILER is None:
+    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+ALGORITHMS = [(p, a) for p, rows in emulator.algorithms().items() for a in rows]
+
+
+def dtypes_of(algorithm):
+    return FLOATING[:2] if algorithm == "scatter_atomic" else FLOATING  # no atomic addition of 16 bits
+
+
+ROWS = [(p, a, dtype) for p, a in ALGORITHMS for dtype in dtypes_of(a)]
+
+# More than one tile of grad_input_scatter along either axis, more outputs than threads in a block; and outputs that
+# come to an end before they reach the input.
+EXTRA = {
+    "beyond-a-tile": Problem(1, 2, 37, 66, 2, 3, 2, (2, 1), (1, 0), (2, 1), G=2),
+    "beyond-two-tiles": Problem(1, 1, 65, 33, 2, 2, 3, (1, 2), (3, 2), (1, 2)),
+    "outputs-in-padding": Problem(1, 2, 4, 4, 3, 2, 1, padding=(4, 4), P=1, Q=2),
+}
+PROBLEMS = with_modes(UGLY | EXTRA)
+MAX_BLOCKS = (emulator.ALL_BLOCKS, 2)  # all that a launch asks for, or so few that threads must stride over their work
+
+
+def _cases():
+    """(primitive, algorithm, problem, its dtypes and variations), one test each."""
+    factors = (ROWS, PROBLEMS, LAYOUTS, LAYOUTS, BIASES, (False, True), emulator.ORDERS, MAX_BLOCKS)
+    cases = {}
+    for (primitive, algorithm, dtype), name, *variation in covering(*factors):
+        cases.setdefault((primitive, algorithm, name), []).append((dtype, *variation))
+    return [
+        pytest.param(primitive, algorithm, PROBLEMS[name], variations, id=f"{primitive}-{algorithm}-{name}")
+        for (primitive, algorithm, name), variations in cases.items()
+    ]
+
+
+@pytest.fixture(autouse=True)
+def default_configuration():
+    emulator.configure()
+    yield
+    emulator.configure()
+
+
+@pytest.mark.parametrize("primitive, algorithm, problem, variations", _cases())
+def test_every_algorithm(primitive, algorithm, problem, variations):
+    for dtype, layout_1, layout_2, bias, channels_last, order, max_blocks in variations:
+        what = f"{dtype} {problem} of {layout_1} and {layout_2} with bias {bias}, {order}, at most {max_blocks} blocks"
+        first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (layout_1, layout_2), bias)
+        operands = [t for t in (first, second, b) if t is not None]
+        before = [storage_bytes(t) for t in operands]
+        emulator.configure(order, max_blocks=max_blocks)
+        actual = emulator.call(primitive, algorithm, first, second, b, problem, channels_last)
+        assert_exact(actual, expected, what)
+        for t, bytes_before in zip(operands, before, strict=True):
+            assert storage_bytes(t) == bytes_before, f"{what}: an operand was written to"
+
+
+def draw_reals(primitive, problem, dtype):
+    generator = torch.Generator().manual_seed(3)
+    shape_1, shape_2, shape_out = problem.shapes(primitive)
+    first, second = (torch.randn(s, generator=generator, dtype=torch.float64) for s in (shape_1, shape_2))
+    bias = torch.randn(shape_out[1], generator=generator, dtype=torch.float64)
+    return first.to(dtype), second.to(dtype), None if primitive == "grad_weight" else bias.to(dtype)
+
+
+def results_by_order(primitive, algorithm, problem, dtype, **settings):
+    """The result's bytes for threads in ascending, descending and two shuffled orders."""
+    operands = draw_reals(primitive, problem, dtype)
+    results = {}
+    for order, seed in (("ascending", 0), ("descending", 0), ("shuffled", 1), ("shuffled", 2)):
+        emulator.configure(order, seed, **settings)
+        result = emulator.call(primitive, algorithm, *operands, problem)
+        results[order, seed] = result.contiguous().view(torch.uint8)
+    return results
+
+
+def differing_orders(results):
+    first, *others = results.values()
+    return [key for key, r in zip(list(results)[1:], others, strict=True) if not torch.equal(first, r)]
+
+
+REAL = Problem(1, 4, 33, 12, 8, 3, 2, (2, 1), (1, 0), (2, 1), G=2)
+# Several outputs read one input through the padding, by the same tap: rows of a replicated edge, say.
+CROWDED = Problem(1, 4, 7, 6, 4, 3, 3, (1, 1), (4, 3), (2, 1), G=2)
+DETERMINISTIC = [(p, a, d) for p, a, d in ROWS if emulator.algorithms()[p][a]]
+
+
+@pytest.mark.parametrize("mode", PADDING_MODES)
+@pytest.mark.parametrize("primitive, algorithm, dtype", DETERMINISTIC)
+def test_same_bits_in_every_order(primitive, algorithm, dtype, mode):
+    for problem in (REAL, CROWDED):
+        results = results_by_order(primitive, algorithm, replace(problem, mode=mode), dtype)
+        assert not differing_orders(results), problem
+
+
+@pytest.mark.parametrize("dtype", FLOATING[:2])
+def test_the_order_shows_in_what_is_not_deterministic(dtype):
+    """Atomics add in the order of arrival: were it not seen here, the test above would prove nothing."""
+    assert not emulator.algorithms()["grad_input"]["scatter_atomic"]
+    assert differing_orders(results_by_order("grad_input", "scatter_atomic", REAL, dtype))
+
+
+def test_every_barrier_is_needed():
+    """Without any one of its barriers, scatter gives sums that are wrong or that depend on the order of threads."""
+    problem = replace(REAL, mode="reflect")
+    emulator.barrier_lines()
+    right = results_by_order("grad_input", "scatter", problem, torch.float64)
+    lines = emulator.barrier_lines()
+    assert len(lines) == 2, f"scatter.cuh has other barriers than this test knows, at lines {lines}"
+    for line in lines:
+        broken = results_by_order("grad_input", "scatter", problem, torch.float64, dropped_line=line)
+        assert any(not torch.equal(broken[key], right[key]) for key in right), f"line {line} makes no difference"
+
+
+@pytest.mark.parametrize("wait_apart, message", ((False, "ended while others wait"), (True, "wait at lines")))
+def test_a_divergent_barrier_is_refused(wait_apart, message):
+    with pytest.raises(RuntimeError, match=message):
+        emulator.run_divergent_kernel(wait_apart)
+    first, second, bias, expected = draw_integers("grad_input", UGLY["plain"], torch.float32)
+    actual = emulator.call("grad_input", "scatter", first, second, bias, UGLY["plain"])
+    assert_exact(actual, expected, "the emulator after a divergence")
+
+
+@pytest.mark.parametrize("primitive, algorithm, dtype", ROWS)
+def test_skipped_taps_are_skipped(primitive, algorithm, dtype):
+    """Infinity and NaN stay where the definition puts them: padding and stride gaps are no multiplication by zero."""
+    problem = Problem(1, 2, 7, 9, 2, 3, 3, (2, 2), (1, 1), G=2)
+    first, second, bias, _ = draw_integers(primitive, problem, dtype, bias="contiguous")
+    first, second = first.clone(), second.clone()
+    if primitive == "grad_weight":  # the corner meets only the taps that reach it
+        second[0, 0, 0, 0], second[0, 1, 0, 0] = float("inf"), float("nan")
+    else:  # of every three taps along an axis, one reads the padding at the edge, or falls between outputs
+        second[0, 0, 0, 0], second[1, 0, 0, 0] = float("inf"), float("nan")
+    with np.errstate(invalid="ignore"):
+        expected = judge(primitive, *(numpy_of(t) for t in (first, second, bias)), problem)
+    actual = numpy_of(emulator.call(primitive, algorithm, first, second, bias, problem))
+    finite = np.isfinite(expected)
+    assert 0.2 < finite.mean() < 1 and np.isinf(expected).any() and np.isnan(expected).any()
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("primitive, algorithm", ALGORITHMS)
+def test_addresses_beyond_32_bits(primitive, algorithm):
+    """Images more than 2^31 elements apart in memory; only the pages that are touched take any."""
+    problem = Problem(2, 2, 5, 4, 3, 3, 2, (2, 1), (1, 0))
+    first, second, bias, expected = draw_integers(primitive, problem, torch.float32, bias="contiguous")
+    far = 2**31 + 8
+    try:
+        memory = [torch.empty(far + 64 * 1024 // 4, dtype=torch.float32) for _ in range(2)]
+    except RuntimeError:
+        pytest.skip("no 16 GiB of address space to be had")
+    shape_1, shape_2, shape_out = problem.shapes(primitive)
+    images = [shape_1, shape_2] if primitive == "grad_weight" else [shape_1, shape_out]
+    apart = [m.as_strided(s, (far, s[2] * s[3], s[3], 1)) for m, s in zip(memory, images, strict=True)]
+    apart[0].copy_(first)
+    if primitive == "grad_weight":
+        apart[1].copy_(second)
+        actual = emulator.call(primitive, algorithm, *apart, None, problem)
+    else:
+        actual = apart[1].fill_(float("nan"))
+        emulator.run_into(actual, primitive, algorithm, apart[0], second, bias, problem)
+    assert_exact(actual, expected, problem)
+
+
+def test_the_reference_is_last_and_chosen():
+    for primitive, rows in emulator.algorithms().items():
+        assert list(rows)[-1] == "reference"
+        operands = draw_reals(primitive, REAL, torch.float64)
+        chosen = emulator.call(primitive, "", *operands, REAL)
+        assert torch.equal(chosen, emulator.call(primitive, "reference", *operands, REAL))
+
+
+@pytest.mark.parametrize("primitive, algorithm", ALGORITHMS)
+def test_what_an_algorithm_cannot_do_it_refuses(primitive, algorithm):
+    shape_1, shape_2, shape_out = REAL.shapes(primitive)
+    for dtype in {*emulator.DTYPES} - {*dtypes_of(algorithm)}:
+        first, second, result = (torch.ones(s, dtype=dtype) for s in (shape_1, shape_2, shape_out))
+        name = str(dtype)[6:]
+        with pytest.raises(RuntimeError, match=f"'{algorithm}' was forced but can't do {primitive} of {name} N1 C4"):
+            emulator.run_into(result, primitive, algorithm, first, second, None, REAL)
