@@ -66,6 +66,28 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_forward(first, second)
 
 
+def _wanted(ctx: Any, i: int) -> bool:
+    """Whether the gradient of tensor input i is wanted: it requires one, and this backward was asked for it
+    (``torch.autograd.grad(y, w)`` need not compute x's)."""
+    return ctx.needs_input_grad[i] and _C.should_compute(i)
+
+
+def _bias_gradient(y: Tensor) -> Tensor:
+    """The sum of y over all but its channels, in an order that doesn't depend on the number of threads.
+
+    torch divides a sum among threads by its results. Only a single result it divides by its terms, so a single
+    channel is first summed to a fixed number of parts.
+    """
+    if y.shape[1] != 1:
+        return y.sum((0, 2, 3))
+    parts = 1024
+    flat = y.reshape(-1)
+    flat = flat.float() if y.dtype in (torch.float16, torch.bfloat16) else flat
+    even = flat.shape[0] // parts * parts
+    total = flat[:even].reshape(parts, -1).sum(1).sum() + flat[even:].sum()
+    return total.to(y.dtype)[None]
+
+
 def _in_forward_mode() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
@@ -78,9 +100,9 @@ def _forward_backward(p, ctx, y):
         return (None,) * 10
     x, w = ctx.saved_tensors
     g, (x_size, w_size) = ctx.geometry, ctx.sizes
-    grad_x = p.grad_input(y, w, None, *g.args(x_size)) if ctx.needs_input_grad[0] else None
-    grad_w = p.grad_weight(x, y, *g.args(w_size)) if ctx.needs_input_grad[1] else None
-    grad_bias = y.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+    grad_x = p.grad_input(y, w, None, *g.args(x_size)) if _wanted(ctx, 0) else None
+    grad_w = p.grad_weight(x, y, *g.args(w_size)) if _wanted(ctx, 1) else None
+    grad_bias = _bias_gradient(y) if _wanted(ctx, 2) else None
     return grad_x, grad_w, grad_bias, *(None,) * 7
 
 
@@ -89,9 +111,9 @@ def _grad_input_backward(p, ctx, x):
         return (None,) * 10
     y, w = ctx.saved_tensors
     g, (y_size, w_size) = ctx.geometry, ctx.sizes
-    grad_y = p.forward(x, w, None, *g.args(y_size)) if ctx.needs_input_grad[0] else None
-    grad_w = p.grad_weight(x, y, *g.args(w_size)) if ctx.needs_input_grad[1] else None
-    grad_bias = x.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+    grad_y = p.forward(x, w, None, *g.args(y_size)) if _wanted(ctx, 0) else None
+    grad_w = p.grad_weight(x, y, *g.args(w_size)) if _wanted(ctx, 1) else None
+    grad_bias = _bias_gradient(x) if _wanted(ctx, 2) else None
     return grad_y, grad_w, grad_bias, *(None,) * 7
 
 
@@ -100,8 +122,8 @@ def _grad_weight_backward(p, ctx, w):
         return (None,) * 9
     x, y = ctx.saved_tensors
     g, (x_size, y_size) = ctx.geometry, ctx.sizes
-    grad_x = p.grad_input(y, w, None, *g.args(x_size)) if ctx.needs_input_grad[0] else None
-    grad_y = p.forward(x, w, None, *g.args(y_size)) if ctx.needs_input_grad[1] else None
+    grad_x = p.grad_input(y, w, None, *g.args(x_size)) if _wanted(ctx, 0) else None
+    grad_y = p.forward(x, w, None, *g.args(y_size)) if _wanted(ctx, 1) else None
     return grad_x, grad_y, *(None,) * 7
 
 

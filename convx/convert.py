@@ -70,6 +70,9 @@ def _swap(model: nn.Module, new_class: Callable[[type], type | None]) -> tuple[i
         if not isinstance(module, _TORCHS):
             continue
         old = type(module)
+        if {"forward", "_conv_forward"} & vars(module).keys():  # somebody replaced them on the object
+            left.append((name or "(the model itself)", old.__qualname__))
+            continue
         new = _parametrized(old, new_class) if parametrize.is_parametrized(module) else new_class(old)
         if new is None:
             left.append((name or "(the model itself)", old.__qualname__))

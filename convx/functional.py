@@ -57,20 +57,41 @@ def _as_index(value, name: str, caller: str) -> int:
         raise TypeError(f"{caller}(): argument '{name}' must be tuple of ints, not {type(value).__name__}") from None
 
 
+def _groups(value, caller: str) -> int:
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{caller}(): argument 'groups' must be int, not {type(value).__name__}") from None
+
+
+def _crop(input: Tensor, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Negative padding cuts the input off, in the padding modes other than zeros (there torch refuses it)."""
+    for axis, p in zip((-2, -1), padding, strict=True):
+        if p < 0:
+            size = input.shape[axis]
+            input = input.narrow(axis, min(-p, size), max(size + 2 * p, 0))
+    return input, (max(padding[0], 0), max(padding[1], 0))
+
+
 def _check_operands(caller: str, input, weight, bias) -> None:
     for position, (name, t) in enumerate((("input", input), ("weight", weight), ("bias", bias)), 1):
         if not isinstance(t, Tensor) and not (t is None and name == "bias"):
             raise TypeError(
                 f"{caller}(): argument '{name}' (position {position}) must be Tensor, not {type(t).__name__}"
             )
+        if t is not None and t.layout is not torch.strided:
+            raise RuntimeError(f"{caller}: expected {name} to be a dense (strided) tensor, but got layout {t.layout}")
     if input.dim() not in (3, 4):
         raise RuntimeError(
             f"Expected 3D (unbatched) or 4D (batched) input to {caller}, but got input of size: {list(input.shape)}"
         )
     if weight.dim() != 4:
         raise RuntimeError(
-            f"Expected 4-dimensional weight for 2-dimensional convolution, but got {weight.dim()}-dimensional "
-            f"weight of size {list(weight.shape)} instead"
+            f"Expected {weight.dim()}-dimensional input for {weight.dim()}-dimensional weight {list(weight.shape)}, "
+            f"but got {input.dim()}-dimensional input of size {list(input.shape)} instead. "
+            f"Expected 4-dimensional weight for {caller}"
         )
 
 
@@ -120,10 +141,10 @@ def _complex(primitive, first: Tensor, second: Tensor, bias: Tensor | None, *arg
         )
     a, b = torch.view_as_real(first.resolve_conj()).unbind(-1)
     c, d = torch.view_as_real(second.resolve_conj()).unbind(-1)
-    real = primitive(a, c, None, *args) - primitive(b, d, None, *args)
-    imaginary = primitive(a, d, None, *args) + primitive(b, c, None, *args)
-    result = torch.complex(real, imaginary)
-    return result if bias is None else result + bias[:, None, None]
+    bias = (None, None) if bias is None else torch.view_as_real(bias.resolve_conj()).unbind(-1)
+    real = primitive(a, c, bias[0], *args) - primitive(b, d, None, *args)
+    imaginary = primitive(a, d, bias[1], *args) + primitive(b, c, None, *args)
+    return torch.complex(real, imaginary)
 
 
 def conv2d(
@@ -183,7 +204,9 @@ def conv2d(
         wide = (t if t is None else t.long() for t in (input, weight, bias))
         return conv2d(*wide, stride, padding, dilation, groups, padding_mode=padding_mode).to(dtype)
 
-    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+    stride, dilation, groups = pair(stride, "stride"), pair(dilation, "dilation"), _groups(groups, "conv2d")
+    if padding_mode != "zeros" and not isinstance(padding, str):
+        input, padding = _crop(input, pair(padding, "padding"))
     (h, w), (r, s) = input.shape[2:], weight.shape[2:]
     span_h, span_w = dilation[0] * (r - 1), dilation[1] * (s - 1)
     if isinstance(padding, str):
@@ -276,6 +299,7 @@ def conv_transpose2d(
         batched = conv_transpose2d(input.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation)
         return batched.squeeze(0)
     _check_not_empty(input)
+    groups = _groups(groups, caller)
     stride, dilation = pair(stride, "stride", caller), pair(dilation, "dilation", caller)
     padding, extra = pair(padding, "padding", caller), pair(output_padding, "output_padding", caller)
     _check_output_padding(extra, stride, dilation)

@@ -1,0 +1,60 @@
+"""What every test file shares: which devices, dtypes, algorithms and instruction sets there are, and a fixed start.
+
+The default run takes a covering sample of the large cross products (sampling.py); CONVX_TEST_EXHAUSTIVE=1 takes
+them whole.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# For examples/, and for a convx built in place; behind an installed one.
+sys.path.append(str(Path(__file__).parent.parent))
+
+import convx
+
+EXHAUSTIVE = os.environ.get("CONVX_TEST_EXHAUSTIVE", "0") not in ("", "0")
+THREADS = 2  # enough for what goes wrong between threads
+
+PRIMITIVES = ("forward", "grad_input", "grad_weight")
+DEVICES = ["cpu"]
+if torch.cuda.is_available() and convx.algorithms("forward", "cuda"):
+    DEVICES.append("cuda")
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+DTYPES = {
+    "cpu": (*FLOATING, torch.int64),
+    "cuda": FLOATING,
+}  # what has kernels of its own; the rest is composed
+
+# Every (device, primitive, algorithm) there is, in the order of choice.
+ALGORITHMS = [(d, p, a.name) for d in DEVICES for p in PRIMITIVES for a in convx.algorithms(p, d)]
+
+# Instruction sets that this machine can run; convx._C.force_cpu_isa switches, CONVX_CPU_ISA does so for a whole process.
+INSTRUCTION_SETS = list(convx._C.cpu_isas()) if hasattr(convx._C, "cpu_isas") else []
+
+
+def pytest_report_header():
+    isas = ", ".join(INSTRUCTION_SETS) or "baseline"
+    return (
+        f"convx on {', '.join(DEVICES)}; torch {torch.__version__}, {THREADS} threads; instruction sets: {isas}; "
+        f"{'exhaustive' if EXHAUSTIVE else 'a covering sample (CONVX_TEST_EXHAUSTIVE=1 for all)'}"
+    )
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def fixed_start():
+    """The same seed and thread count for each test, whatever ran before it; and no algorithm left forced."""
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    forced = [convx._C.forced_algorithm(p) for p in PRIMITIVES]
+    yield
+    assert forced == [convx._C.forced_algorithm(p) for p in PRIMITIVES], "the test left an algorithm forced"
