@@ -83,8 +83,8 @@ def _bias_gradient(y: Tensor) -> Tensor:
     parts = 1024
     flat = y.reshape(-1)
     flat = flat.float() if y.dtype in (torch.float16, torch.bfloat16) else flat
-    even = flat.shape[0] // parts * parts
-    total = flat[:even].reshape(parts, -1).sum(1).sum() + flat[even:].sum()
+    each = flat.shape[0] // parts
+    total = flat[: parts * each].reshape(parts, each).sum(1).sum() + flat[parts * each :].sum()
     return total.to(y.dtype)[None]
 
 

@@ -75,9 +75,9 @@ void convolve_line(const T* x, const T* w, T bias, T* y, const LineTaps<T>& lt) 
   for (int64_t v = 0; v < lt.vectors; v += NV) {
     V acc[NV];
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) acc[n] = V{} + bias;
+    for (int n = 0; n < NV; ++n) acc[n] = splat<T>(bias);
     for (int64_t t = 0; t < lt.taps; ++t, mask += NV) {
-      const V weight = V{} + w[t];
+      const V weight = splat<T>(w[t]);
       const T* from = x + v * L + offset[t];
 #pragma GCC unroll 8
       for (int n = 0; n < NV; ++n) acc[n] = add_product(mask[n], V(load_masked(mask[n], from + n * L)), weight, acc[n]);

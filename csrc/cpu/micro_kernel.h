@@ -38,7 +38,7 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 32
       for (int c = 0; c < MC; ++c) {
-        const V scalar = V{} + left[r * a_pitch + c];
+        const V scalar = splat<T>(left[r * a_pitch + c]);
 #pragma GCC unroll 4
         for (int n = 0; n < NV; ++n) acc[r * MC + c][n] += scalar * right[n];
       }

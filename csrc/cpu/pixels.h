@@ -30,7 +30,7 @@ void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t 
     for (int n = 0; n < NV; ++n) right[n] = load(from + n * L);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const V scalar = V{} + weights[m];
+      const V scalar = splat<T>(weights[m]);
 #pragma GCC unroll 16
       for (int n = 0; n < NV; ++n) acc[m][n] += scalar * right[n];
     }

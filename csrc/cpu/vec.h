@@ -28,6 +28,13 @@ inline void store(T* p, typename Vec<T>::type v) {
   *reinterpret_cast<typename Vec<T>::unaligned*>(p) = v;
 }
 
+// All elements x, as a broadcast. Without fast-math V{} + x would be an addition, since 0 + -0 is not -0, on the very
+// ports that the multiply-adds need; x - 0 is x for every x, and compilers know.
+template <class T>
+inline typename Vec<T>::type splat(T x) {
+  return x - typename Vec<T>::type{};
+}
+
 // Cache-line aligned memory that is not initialised. (std::vector would zero it, and its code is shared, see above.)
 template <class T>
 class Buffer {
