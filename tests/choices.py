@@ -21,8 +21,8 @@ def choices(device: str, primitive: str) -> list[tuple[str, str | None]]:
     found = []
     for a_device, a_primitive, algorithm in ALGORITHMS:
         if (a_device, a_primitive) == (device, primitive):
-            vectors = INSTRUCTION_SETS if device == "cpu" and algorithm not in LITERAL else []
-            found += [(algorithm, isa) for isa in vectors or [None]]
+            vectors = device == "cpu" and algorithm not in LITERAL
+            found += [(algorithm, isa) for isa in (INSTRUCTION_SETS if vectors else [None])]
     return found
 
 

@@ -25,24 +25,20 @@ if torch.cuda.is_available() and convx.algorithms("forward", "cuda"):
     DEVICES.append("cuda")
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-DTYPES = {
-    "cpu": (*FLOATING, torch.int64),
-    "cuda": FLOATING,
-}  # what has kernels of its own; the rest is composed
+# What has kernels of its own; the other dtypes are composed of these.
+DTYPES = {"cpu": (*FLOATING, torch.int64), "cuda": FLOATING}
 
 # Every (device, primitive, algorithm) there is, in the order of choice.
 ALGORITHMS = [(d, p, a.name) for d in DEVICES for p in PRIMITIVES for a in convx.algorithms(p, d)]
 
-# Instruction sets that this machine can run; convx._C.force_cpu_isa switches, CONVX_CPU_ISA does so for a whole process.
-INSTRUCTION_SETS = list(convx._C.cpu_isas()) if hasattr(convx._C, "cpu_isas") else []
+# Instruction sets that this machine can run, lowest first.
+INSTRUCTION_SETS = convx._C.cpu_isas()
 
 
 def pytest_report_header():
-    isas = ", ".join(INSTRUCTION_SETS) or "baseline"
-    return (
-        f"convx on {', '.join(DEVICES)}; torch {torch.__version__}, {THREADS} threads; instruction sets: {isas}; "
-        f"{'exhaustive' if EXHAUSTIVE else 'a covering sample (CONVX_TEST_EXHAUSTIVE=1 for all)'}"
-    )
+    size = "exhaustive" if EXHAUSTIVE else "a covering sample (CONVX_TEST_EXHAUSTIVE=1 for all)"
+    isas = ", ".join(INSTRUCTION_SETS)
+    return f"convx on {', '.join(DEVICES)}; {THREADS} threads; instruction sets: {isas}; {size}"
 
 
 @pytest.fixture(params=DEVICES)

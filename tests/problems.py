@@ -155,6 +155,16 @@ UGLY = {
     "depthwise-stride": Problem(2, 5, 9, 8, 5, 3, 2, (2, 1), (1, 0), G=5),
     "depthwise-multiplied": Problem(2, 3, 7, 6, 9, 3, 3, padding=(1, 1), dilation=(1, 2), G=3),
     "depthwise-merging": Problem(2, 6, 7, 6, 3, 2, 3, (1, 2), (1, 1), G=3),
+    "depthwise-wide": Problem(2, 3, 5, 37, 3, 3, 5, padding=(1, 2), G=3),
+    "depthwise-7x7": Problem(1, 4, 12, 19, 4, 7, 7, padding=(3, 3), G=4),
+    "depthwise-narrow": Problem(3, 4, 9, 2, 4, 5, 3, padding=(2, 1), G=4),
+    "depthwise-dilated": Problem(2, 3, 9, 21, 3, 3, 3, padding=(3, 2), dilation=(3, 2), G=3),
+    "depthwise-one-row-kernel": Problem(2, 3, 6, 17, 6, 1, 5, padding=(0, 2), G=3),
+    "depthwise-cut-rows": Problem(1, 3, 9, 18, 3, 4, 3, padding=(1, 1), G=3),
+    "depthwise-row-stride": Problem(1, 3, 9, 18, 3, 3, 3, (2, 1), (1, 1), G=3),
+    "merging-same": Problem(2, 6, 7, 17, 3, 3, 3, padding=(1, 1), G=3),
+    "from-one-channel": Problem(2, 1, 9, 19, 8, 3, 3, padding=(1, 1)),
+    "to-one-channel": Problem(2, 8, 9, 19, 1, 3, 3, padding=(1, 1)),
     "same-even": Problem(2, 3, 7, 6, 4, 2, 4, padding=(0, 1), P=7, Q=6),
     "same-even-dilated": Problem(1, 2, 9, 9, 3, 4, 2, padding=(4, 1), dilation=(3, 3), P=9, Q=9),
     "output-padding": Problem(2, 4, 10, 8, 3, 3, 3, (3, 2), (1, 1), P=3, Q=4),
@@ -207,6 +217,9 @@ def random_problem(seed: int, largest: int = 150_000) -> Problem:
             "dilation": (rng.choice((1, 1, 2, size(6))), rng.choice((1, 1, 2, size(6)))),
             "G": groups,
         }
+        if rng.random() < 0.2:  # as many outputs as inputs, as in most networks
+            same = [d * (k - 1) // 2 for d, k in zip(problem["dilation"], kernel, strict=True)]
+            problem |= {"stride": (1, 1), "padding": tuple(same)}
         p = Problem(**problem)
         if rng.random() < 0.2:  # depthwise
             p = replace(p, G=p.C, K=p.C * rng.choice((1, 1, 2)))

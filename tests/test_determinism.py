@@ -106,18 +106,25 @@ def test_layers_forward_and_backward(device, dtype, name):
             assert same_bits(a, b), f"tensor {i} has other bits on {threads} threads"
 
 
-def test_a_sample_alone_through_the_layers(device):
-    p = PROBLEMS["dense"]
-    conv = convx.Conv2d(p.C, p.K, (p.R, p.S), padding=p.padding).to(device)
-    x = torch.randn(p.x_shape, device=device, requires_grad=True)
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("memory_format", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+def test_a_sample_alone_through_the_layer(device, dtype, memory_format, name):
+    """The automatic choice too must not depend on the batch: output and input gradient of a sample, unbatched."""
+    p = PROBLEMS[name]
+    stride, padding, dilation, groups = p.geometry
+    conv = convx.Conv2d(p.C, p.K, (p.R, p.S), stride, padding, dilation, groups, padding_mode=p.mode)
+    conv = conv.to(device, dtype, memory_format=memory_format)
+    x = torch.randn(p.x_shape).to(device, dtype, memory_format=memory_format).requires_grad_()
     y = conv(x)
     cotangent = torch.randn_like(y)
-    y.backward(cotangent)
-    for n in range(p.N):
-        alone = x.detach()[n].requires_grad_()  # unbatched
+    (grad_x,) = torch.autograd.grad(y, x, cotangent)
+    for n in (0, p.N // 2, p.N - 1):
+        alone = x.detach()[n].requires_grad_()
         out = conv(alone)
-        out.backward(cotangent[n])
-        assert same_bits(out, y[n]) and same_bits(alone.grad, x.grad[n])
+        (grad,) = torch.autograd.grad(out, alone, cotangent[n])
+        assert same_bits(out, y[n]), f"output of sample {n}"
+        assert same_bits(grad, grad_x[n]), f"input gradient of sample {n}"
 
 
 def test_torch_accepts_every_default_as_deterministic(device):

@@ -19,6 +19,7 @@ from sampling import covering
 ROWS = [(d, p, dtype) for d in DEVICES for p in PRIMITIVES for dtype in DTYPES[d]]
 PROBLEMS = with_modes(UGLY)
 VARIATIONS = list(product(LAYOUTS, LAYOUTS, BIASES, (False, True)))
+ORDINARY = ("contiguous", "contiguous", "contiguous", False)  # of every problem: some kernels take nothing else
 
 
 def _cases() -> list:
@@ -28,7 +29,7 @@ def _cases() -> list:
     else:
         cases = {}
         for row, name, *variation in covering(ROWS, PROBLEMS, LAYOUTS, LAYOUTS, BIASES, (False, True)):
-            cases.setdefault((row, name), []).append(variation)
+            cases.setdefault((row, name), [ORDINARY]).append(variation)
     return [
         pytest.param(*row, PROBLEMS[name], variations, id="-".join((*row[:2], str(row[2])[6:], name)))
         for (row, name), variations in cases.items()

@@ -6,10 +6,10 @@ from itertools import product
 
 import pytest
 import torch
-from examples.seeds import CASES
 from problems import fitting
 
 import convx
+from examples.seeds import CASES
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -1,0 +1,131 @@
+"""convx beside torch, layer by layer, and what each class of layers comes to.
+
+    python -m benchmarks.run                                   all shapes, float32, on the CPU
+    python -m benchmarks.run --dtype bfloat16 --classes depthwise "transposed, dense" --save
+    python -m benchmarks.run --device cuda --layout best --primitive grad_weight
+
+Both sides run in turns in one process on the same tensors (timing.py); every result is checked against the definition
+in float64 before its time counts (check.py). Every row is printed, won or lost; --save keeps them with the machine and
+the commit in benchmarks/results/, and `python -m benchmarks.report FILE` prints them again.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from . import check, report
+from .computations import (
+    COMPUTATIONS,
+    DTYPES,
+    LAYOUTS,
+    convx_call,
+    in_layout,
+    make_operands,
+    primitive_of,
+    torch_backend,
+    torch_call,
+)
+from .shapes import CLASSES, Shape, load
+from .timing import interleaved
+
+
+def measure(
+    shape: Shape, computation: str, dtype: str = "float32", device: str = "cpu", layout: str = "contiguous",
+    seconds: float = 0.5,
+) -> dict:  # fmt: skip
+    """One row: both sides' times for one computation of one layer, and whether convx's result is right.
+
+    layout='best' times each side in both layouts and takes its better one.
+    """
+    operands = make_operands(shape, DTYPES[dtype], device)
+    layouts = list(LAYOUTS) if layout == "best" else [layout]
+    laid_out = {name: in_layout(operands, name) for name in layouts}
+    calls = {("torch", name): torch_call(shape, computation, o) for name, o in laid_out.items()}
+    calls |= {("convx", name): convx_call(shape, computation, o, name) for name, o in laid_out.items()}
+    timings = interleaved(calls, device, seconds)
+    torch_layout, convx_layout = (min(layouts, key=lambda n: timings[side, n].median) for side in ("torch", "convx"))
+    ours, theirs = timings["convx", convx_layout], timings["torch", torch_layout]
+    error, torch_error, right = check.errors(shape, computation, operands, ours.result, theirs.result)
+    return {
+        "shape": shape.name,
+        "set": shape.set,
+        "class": shape.class_name,
+        "problem": shape.problem,
+        "computation": computation,
+        "primitive": primitive_of(shape, computation),
+        "gflop": shape.gflop,
+        "convx_layout": convx_layout,
+        "torch_layout": torch_layout,
+        "torch_backend": torch_backend(shape, laid_out[torch_layout]),
+        "torch_ms": theirs.median * 1e3,
+        "convx_ms": ours.median * 1e3,
+        "torch_first_ms": theirs.first * 1e3,
+        "convx_first_ms": ours.first * 1e3,
+        "rounds": ours.rounds,
+        "ratio": theirs.median / ours.median,
+        "error": error,
+        "torch_error": torch_error,
+        "right": right,
+    }
+
+
+def rows_of(options: argparse.Namespace) -> Iterator[dict]:
+    for shape in load(options.classes, options.shapes):
+        small = shape.at_most(options.max_gflop)
+        if small is None:
+            print(f"{shape.name[:27]:<28}left out: one sample is {shape.gflop / shape.N:.1f} GFLOP")
+            continue
+        for computation in options.primitive:
+            yield measure(small, computation, options.dtype, options.device, options.layout, options.seconds)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=__doc__.split("\n\n")[0], epilog=f"classes: {'; '.join(CLASSES)}"
+    )
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--dtype", choices=DTYPES, default="float32")
+    add(
+        "--primitive", nargs="+", choices=COMPUTATIONS, default=list(COMPUTATIONS), metavar="NAME",
+        help="forward, grad_input, grad_weight: of the layer, so a transposed layer's forward is the primitive "
+        "grad_input, and its grad_input the primitive forward",
+    )  # fmt: skip
+    add("--classes", nargs="+", choices=CLASSES, metavar="CLASS", help="see below; all by default")
+    add("--shapes", nargs="+", metavar="NAME", help="names from benchmarks/shapes/; all by default")
+    add(
+        "--max-gflop",
+        type=float,
+        default=2.0,
+        help="batches are halved until a call is at most this much (2); left out where one sample is 4 times that",
+    )
+    add("--layout", choices=(*LAYOUTS, "best"), default="contiguous", help="best: each side in its better one")
+    add("--seconds", type=float, default=0.5, help="how long the rounds of one row last, three rounds at least (0.5)")
+    add("--threads", type=int, default=2, help="of the CPU (2)")
+    add("--save", action="store_true", help="keep the rows in benchmarks/results/")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU that torch can use")
+    return options
+
+
+def main() -> int:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    about = report.about(options)
+    print(report.heading(about))
+    print(report.row_heading())
+    rows = []
+    for row in rows_of(options):
+        rows.append(row)
+        print(report.row_line(row), flush=True)
+    print(report.summary(rows))
+    if options.save:
+        print(f"saved: {report.save(about, rows)}")
+    return 0 if all(row["right"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

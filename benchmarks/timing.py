@@ -1,0 +1,58 @@
+"""Times several callables against one another: in turns, in one process, the first call apart, the median of the rest.
+
+In turns, because a machine's clock and its neighbours drift: what one callable meets, the others meet in the same
+second.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Timing(NamedTuple):
+    first: float  # seconds of the first call: what is set up, compiled or chosen on the way is in it
+    median: float  # seconds of a later one
+    rounds: int
+    result: Any  # what the first call returned
+
+
+def _seconds(call: Callable[[], Any], calls: int, device: str) -> tuple[float, Any]:
+    """Seconds of one call, averaged over `calls` in a row, and the last one's result."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(calls):
+            result = call()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3 / calls, result
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = call()
+    return (time.perf_counter() - start) / calls, result
+
+
+def interleaved(
+    callables: dict[str, Callable[[], Any]], device: str, seconds: float = 0.5, rounds: tuple[int, int] = (3, 200)
+) -> dict[str, Timing]:
+    """Runs all callables in turns: at least rounds[0] times, then until `seconds` are over or rounds[1] are done."""
+    with torch.no_grad():
+        first = {name: _seconds(call, 1, device) for name, call in callables.items()}
+        # On a GPU a call returns before its work is done: many in a row, or the launch would be what is timed.
+        warm = {name: _seconds(call, 1, device)[0] for name, call in callables.items()}
+        calls = {name: max(1, min(50, int(2e-3 / warm[name]))) if device == "cuda" else 1 for name in callables}
+        times: dict[str, list[float]] = {name: [] for name in callables}
+        started = time.perf_counter()
+        for done in range(1, rounds[1] + 1):
+            for name, call in callables.items():
+                times[name].append(_seconds(call, calls[name], device)[0])
+            if done >= rounds[0] and time.perf_counter() - started > seconds:
+                break
+    return {
+        name: Timing(first[name][0], statistics.median(times[name]), len(times[name]), first[name][1])
+        for name in callables
+    }
