@@ -88,6 +88,29 @@ struct Accumulator<int64_t> {
   using type = uint64_t;
 };
 
+// float64 has no wider type to be summed in, so its sum carries along what each addition rounds off (Knuth, The Art of
+// Computer Programming 2, 4.2.2, theorem B), and the reference's own rounding is nearly the output's alone there too.
+struct CompensatedSum {
+  double sum = 0, lost = 0;
+  CONVX_HD CompensatedSum& operator+=(double v) {
+    const double s = sum + v, from_v = s - sum;
+    lost += (sum - (s - from_v)) + (v - from_v);
+    sum = s;
+    return *this;
+  }
+  CONVX_HD operator double() const { return sum - sum == 0 ? sum + lost : sum; }  // nothing is lost of an infinity
+};
+
+// A running sum of Accumulator<T>::type.
+template <class T>
+struct Sum {
+  using type = typename Accumulator<T>::type;
+};
+template <>
+struct Sum<double> {
+  using type = CompensatedSum;
+};
+
 template <class T>
 CONVX_HD inline typename Accumulator<T>::type widen(T v) {
   return static_cast<typename Accumulator<T>::type>(v);

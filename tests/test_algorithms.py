@@ -10,8 +10,8 @@ import pytest
 import torch
 from choices import call, choices, forced
 from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, PRIMITIVES
-from exact import draw_integers
-from problems import UGLY, Problem
+from exact import assert_exact, draw_integers
+from problems import UGLY
 
 import convx
 
@@ -80,25 +80,27 @@ def test_each_algorithm_can_do_something(device, primitive):
         assert any(isa in told for isa in missing), f"{algorithm} refuses everything: {set(reasons[algorithm])}"
 
 
-def test_forcing_takes_effect():
-    """scatter and reference add in different orders, so on real numbers their bits differ, and forcing shows."""
-    problem = Problem(1, 3, 33, 35, 29, 5, 5)
-    generator = torch.Generator().manual_seed(0)
-    shapes = problem.shapes("grad_input")[:2]
-    operands = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_forcing_takes_effect(primitive):
+    """Seen by kernels that refuse int64: forced, each says so; the reference forced inside, or none forced, does it."""
+    problem = UGLY["plain"]
+    first, second, bias, expected = draw_integers(primitive, problem, torch.int64)
 
     def run():
-        return torch.ops.convx.grad_input(*operands, None, *problem.args("grad_input"))
+        assert_exact(call(primitive, first, second, bias, problem), expected, problem)
 
-    with convx.algorithm("scatter"):
-        scatter = run()
-    with convx.algorithm("reference"):
-        reference = run()
-        with convx.algorithm(grad_input="scatter"):
-            assert torch.equal(run(), scatter)
-        assert torch.equal(run(), reference)
-    assert not torch.equal(scatter, reference), "this problem can't tell them apart"
-    torch.testing.assert_close(scatter, reference)
+    picky = 0
+    for name in [row.name for row in convx.algorithms(primitive)]:
+        with convx.algorithm(**{primitive: name}):
+            try:
+                run()
+            except RuntimeError as error:
+                picky += 1
+                assert f"algorithm '{name}' was forced" in str(error)
+            with convx.algorithm("reference"):
+                run()
+        run()
+    assert picky, "nothing was seen"
 
 
 def test_by_name():

@@ -80,6 +80,26 @@ def test_same_bits(row, name):
                 raise
 
 
+@pytest.mark.parametrize("special", (float("inf"), float("nan")), ids=str)
+@pytest.mark.parametrize("name", [name for name, p in PROBLEMS.items() if p.N > 1])
+@pytest.mark.parametrize("row", [r for r in ROWS if r[1] != "grad_weight"], ids=lambda r: "-".join(filter(None, r)))
+def test_an_infinite_neighbour_changes_nothing(row, name, special):
+    """A sample beside one with an infinity or NaN has the same bits as alone, whatever path they make a kernel take."""
+    (device, primitive, algorithm, isa), problem = row, PROBLEMS[name]
+    first, second, bias = draw(primitive, problem, torch.float32, device)
+    first[0, 0, 1, 1] = special
+    try:
+        with forced(primitive, algorithm, isa):
+            together = call(primitive, first, second, bias, problem)
+            alone = call(primitive, first[1:2], second, bias, problem)
+    except RuntimeError as error:
+        if "was forced but can't do" not in str(error):
+            raise
+        return
+    assert not together[0].isfinite().all()
+    assert same_bits(together[1:2], alone), f"{algorithm} of {problem}"
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_layers_forward_and_backward(device, dtype, name):

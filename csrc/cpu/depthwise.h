@@ -73,21 +73,26 @@ void convolve_line(const T* x, const T* w, T bias, T* y, const LineTaps<T>& lt) 
   const uint16_t* mask = lt.mask.data();
   const int64_t* offset = lt.offset.data();
   for (int64_t v = 0; v < lt.vectors; v += NV) {
-    V acc[NV];
+    V acc[NV], parts[NV];  // the sum of the chain so far, and of those before it
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) acc[n] = splat<T>(bias);
+    for (int n = 0; n < NV; ++n) acc[n] = V{}, parts[n] = splat<T>(bias);
     for (int64_t t = 0; t < lt.taps; ++t, mask += NV) {
+      if (t % kChain<T> == kChain<T> - 1) {
+#pragma GCC unroll 8
+        for (int n = 0; n < NV; ++n) parts[n] += acc[n], acc[n] = V{};
+      }
       const V weight = splat<T>(w[t]);
       const T* from = x + v * L + offset[t];
 #pragma GCC unroll 8
       for (int n = 0; n < NV; ++n) acc[n] = add_product(mask[n], V(load_masked(mask[n], from + n * L)), weight, acc[n]);
     }
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) store_masked(lt.present(v + n), y + (v + n) * L, acc[n]);
+    for (int n = 0; n < NV; ++n) store_masked(lt.present(v + n), y + (v + n) * L, parts[n] + acc[n]);
   }
 }
 
-// totals[t] += sum over f of y[f] * x[f + offset[t]], a few taps at a time so that y is loaded once for them.
+// totals[t] += sum over f of y[f] * x[f + offset[t]], lane by lane, a few taps at a time so that y is loaded once for
+// them.
 template <class T, int TAPS>
 void line_dots(const T* x, const T* y, T* totals, int64_t t0, const LineTaps<T>& lt) {
   using V = typename Vec<T>::type;
@@ -95,14 +100,23 @@ void line_dots(const T* x, const T* y, T* totals, int64_t t0, const LineTaps<T>&
   const uint16_t* mask = lt.mask.data() + t0 * NV;
   const int64_t* offset = lt.offset.data() + t0;
   V acc[TAPS] = {};
+  const auto flush = [&] {
+#pragma GCC unroll 16
+    for (int t = 0; t < TAPS; ++t) {
+      T* total = totals + (t0 + t) * L;
+      store(total, load(total) + acc[t]);
+      acc[t] = V{};
+    }
+  };
   for (int64_t v = 0; v * L < lt.size; ++v) {
+    if (v % kPixelChain<T> == kPixelChain<T> - 1) flush();
     const V left = load_masked(lt.present(v), y + v * L);
     const uint16_t* m = mask + v / NV * lt.taps * NV + v % NV;
 #pragma GCC unroll 16
     for (int t = 0; t < TAPS; ++t)
       acc[t] = add_product(m[t * NV], V(load_masked(m[t * NV], x + v * L + offset[t])), left, acc[t]);
   }
-  for (int t = 0; t < TAPS; ++t) totals[t0 + t] += sum_lanes<T>(acc[t]);
+  flush();
 }
 
 template <class T, int TAPS>
@@ -157,10 +171,10 @@ bool weight_gradient_lines(const WeightGradient<T, In>& wg) {
   const int64_t in_size = wg.rows.in * wg.columns.in;
   parallel_for(wg.G, grain_for(double(wg.N) * lt.size * lt.taps * wg.outputs / 8), [&](int64_t begin, int64_t end) {
     Buffer<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size);
-    Buffer<T> totals(lt.taps);
+    Buffer<T> totals(lt.taps * Vec<T>::lanes);
     for (int64_t g = begin; g < end; ++g)
       for (int64_t k = 0; k < wg.outputs; ++k) {
-        for (int64_t t = 0; t < lt.taps; ++t) totals[t] = T(0);
+        std::memset(totals.data(), 0, lt.taps * Vec<T>::lanes * sizeof(T));
         for (int64_t n = 0; n < wg.N; ++n) {
           const T* x = plane_as<T, In>(wg.x + wg.x_strides(n, g, 0, 0), in_size, x_buffer);
           const T* y = plane_as<T, In>(wg.y + wg.y_strides(n, g * wg.outputs + k, 0, 0), lt.size, y_buffer);
@@ -168,7 +182,8 @@ bool weight_gradient_lines(const WeightGradient<T, In>& wg) {
             line_dots_of<T, kDotTaps>(lt.taps - t, x, y, totals.data(), t, lt);
         }
         for (int64_t t = 0; t < lt.taps; ++t)
-          wg.w[wg.w_strides(g * wg.outputs + k, 0, t / wg.columns.taps, t % wg.columns.taps)] = In(totals[t]);
+          wg.w[wg.w_strides(g * wg.outputs + k, 0, t / wg.columns.taps, t % wg.columns.taps)] =
+              In(sum_lanes<T>(load(totals.data() + t * Vec<T>::lanes)));
       }
   });
   return true;

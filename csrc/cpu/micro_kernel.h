@@ -18,7 +18,12 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// sums is [MR * MC][NV * lanes]; with `accumulate` it is added to, else overwritten.
+// A sum of many products is made of parts of this many, each summed from zero: the rounding error of a chain of
+// additions grows with its length.
+template <class T>
+constexpr int64_t kChain = sizeof(T) == 4 ? 144 : 16;
+
+// sums is [MR * MC][NV * lanes]; with `accumulate` this product is added to it, else it is overwritten.
 template <class T, int MR, int MC, int NV>
 void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t steps, T* sums,
                    bool accumulate) {
@@ -28,7 +33,7 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
 #pragma GCC unroll 32
   for (int m = 0; m < MR * MC; ++m)
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) acc[m][n] = accumulate ? load(sums + (m * NV + n) * L) : V{};
+    for (int n = 0; n < NV; ++n) acc[m][n] = V{};
   for (int64_t k = 0; k < steps; ++k, b += NV * L) {
     const T* left = a + a_k[k];
     V right[NV];
@@ -46,7 +51,10 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
 #pragma GCC unroll 32
   for (int m = 0; m < MR * MC; ++m)
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) store(sums + (m * NV + n) * L, acc[m][n]);
+    for (int n = 0; n < NV; ++n) {
+      T* sum = sums + (m * NV + n) * L;
+      store(sum, accumulate ? load(sum) + acc[m][n] : acc[m][n]);
+    }
 }
 
 template <class T>

@@ -135,10 +135,10 @@ template <class T, class In, int NV>
 void convolve_block(const Convolution<T, In>& cv, const Blocks& b, const TileShape& shape, const T* tile,
                     const int32_t* a_k, const T* weights, T* partial, const T* bias, int64_t n, int64_t g, int64_t i0,
                     int64_t ni, int64_t j0, int64_t nj, int64_t kb0, int64_t kb1) {
-  constexpr int64_t width = NV * Vec<T>::lanes, kSlabBytes = 128 << 10;
+  constexpr int64_t width = NV * Vec<T>::lanes;
   const int64_t taps = cv.taps(), steps = cv.inputs * taps;
-  const int64_t slab_channels = larger(1, kSlabBytes / larger(1, taps * width * int64_t(sizeof(T))));
-  const int64_t slab = larger(1, ceil_div(cv.inputs, ceil_div(cv.inputs, slab_channels)) * taps);
+  // a slab of weights stays in cache, and is no longer than a chain of additions should be
+  const int64_t slab = larger(1, smaller(kChain<T>, ceil_div(steps, ceil_div(larger(steps, 1), kChain<T>))));
   const int mr = ni >= b.mr ? b.mr : 1;
   const int mc = int(smaller(b.mc, nj));
   const OuterProduct<T> kernel = outer_product_of<T, NV>(mr, mc);

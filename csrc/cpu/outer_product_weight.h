@@ -12,7 +12,7 @@
 //
 // Threads divide the results, never the pixels: there is no reduction between threads, no private copy of the gradient,
 // and each sum has one order. That order is fixed by the shape alone: pixels are cut into strips of a few hundred, each
-// strip is summed from zero and then added, which also keeps the rounding error of long sums near that of short ones.
+// strip is summed in short chains and then added, which keeps the rounding error of long sums near that of short ones.
 //
 // Estimate: the FMA roof less packing: every thread packs all of x, one copy for K / threads * R * S multiply-adds.
 #pragma once
@@ -23,6 +23,10 @@
 namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
+
+// As kChain, for sums over pixels, which are longer.
+template <class T>
+constexpr int64_t kPixelChain = sizeof(T) == 4 ? 64 : 24;
 
 template <class T, class In>
 struct WeightGradient {
@@ -197,7 +201,10 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
             finite = false;
           packed = kb;
           for (int64_t u = part * ch.units / parts; u < (part + 1) * ch.units / parts; ++u, total += unit_size) {
-            kernel(x.data() + tile.offset(u), 0, a_k.data(), y.data(), images * ni * Q, t ? sums : total, false);
+            const int64_t count = images * ni * Q;
+            for (int64_t p = 0; p < count; p += kPixelChain<T>)
+              kernel(x.data() + tile.offset(u), 0, a_k.data() + p, y.data() + p * width,
+                     smaller(kPixelChain<T>, count - p), t ? sums : total, p > 0);
             if (t)
               for (int64_t e = 0; e < unit_size; ++e) total[e] += sums[e];
           }

@@ -19,7 +19,8 @@ namespace CONVX_ISA {
 
 // sums is [M][pitch]; weights are [step][M].
 template <class T, int M, int NV>
-void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch) {
+void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch,
+                   bool accumulate) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
   V acc[M][NV] = {};
@@ -38,7 +39,10 @@ void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t 
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-    for (int n = 0; n < NV; ++n) store(sums + m * pitch + n * L, acc[m][n]);
+    for (int n = 0; n < NV; ++n) {
+      T* sum = sums + m * pitch + n * L;
+      store(sum, accumulate ? load(sum) + acc[m][n] : acc[m][n]);
+    }
 }
 
 // Registers: M * NV sums, NV of the tile, one weight.
@@ -49,22 +53,22 @@ constexpr int kPixelOutputs = 4;
 
 template <class T, int M, int NV>
 void pixel_line(const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch,
-                int64_t vectors) {
+                int64_t vectors, bool accumulate) {
   constexpr int L = Vec<T>::lanes;
   for (; vectors >= NV; vectors -= NV, tile += NV * L, sums += NV * L)
-    pixel_product<T, M, NV>(tile, b_k, weights, steps, sums, pitch);
+    pixel_product<T, M, NV>(tile, b_k, weights, steps, sums, pitch, accumulate);
   if constexpr (NV > 1)
-    if (vectors > 0) pixel_line<T, M, (NV + 1) / 2>(tile, b_k, weights, steps, sums, pitch, vectors);
+    if (vectors > 0) pixel_line<T, M, (NV + 1) / 2>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
 }
 
 template <class T>
 void pixel_line(int m, const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch,
-                int64_t vectors) {
+                int64_t vectors, bool accumulate) {
   switch (m) {
-    case 1: return pixel_line<T, 1, pixel_vectors(1)>(tile, b_k, weights, steps, sums, pitch, vectors);
-    case 2: return pixel_line<T, 2, pixel_vectors(2)>(tile, b_k, weights, steps, sums, pitch, vectors);
-    case 3: return pixel_line<T, 3, pixel_vectors(3)>(tile, b_k, weights, steps, sums, pitch, vectors);
-    case 4: return pixel_line<T, 4, pixel_vectors(4)>(tile, b_k, weights, steps, sums, pitch, vectors);
+    case 1: return pixel_line<T, 1, pixel_vectors(1)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
+    case 2: return pixel_line<T, 2, pixel_vectors(2)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
+    case 3: return pixel_line<T, 3, pixel_vectors(3)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
+    case 4: return pixel_line<T, 4, pixel_vectors(4)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
   }
 }
 
@@ -122,8 +126,10 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
       const int64_t vectors = ceil_div((ni - 1) * shape.pitch + Q, L);
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t k0 = chunk * kPixelOutputs, m = smaller(kPixelOutputs, cv.outputs - k0);
-        pixel_line<T>(int(m), tile.data(), b_k.data(), weights.data() + (g * cv.outputs + k0) * steps, steps,
-                      sums.data(), line, vectors);
+        const T* w = weights.data() + (g * cv.outputs + k0) * steps;
+        for (int64_t k = 0; k < larger(steps, 1); k += kChain<T>)
+          pixel_line<T>(int(m), tile.data(), b_k.data() + k, w + k * m, smaller(kChain<T>, steps - k), sums.data(),
+                        line, vectors, k > 0);
         for (int64_t k = 0; k < m; ++k) {
           const int64_t channel = g * cv.outputs + k0 + k;
           const T bias = cv.bias ? T(cv.bias[channel * cv.bias_stride]) : T(0);

@@ -30,7 +30,8 @@ void pixel_dots(const T* y, const T* tile, const int32_t* b_k, int64_t vectors, 
 #pragma GCC unroll 16
     for (int t = 0; t < TAPS; ++t) acc[t] += left * load(tile + b_k[t] + v * L);
   }
-  for (int t = 0; t < TAPS; ++t) totals[t] += sum_lanes<T>(acc[t]);
+#pragma GCC unroll 16
+  for (int t = 0; t < TAPS; ++t) store(totals + t * L, load(totals + t * L) + acc[t]);
 }
 
 template <class T, int TAPS>
@@ -54,10 +55,10 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
   const double work = double(wg.N) * wg.rows.count * Q * (filter * wg.outputs + 4 * (wg.inputs + wg.outputs)) / 8;
   std::atomic<bool> finite{true};
   parallel_for(wg.G, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> tile(tile_size), y(line), totals(wg.outputs * filter);
+    Buffer<T> tile(tile_size), y(line), totals(wg.outputs * filter * L);  // a vector for each weight
     std::memset(tile.data(), 0, tile_size * sizeof(T));
     for (int64_t g = begin; g < end; ++g) {
-      for (int64_t i = 0; i < wg.outputs * filter; ++i) totals[i] = T(0);
+      std::memset(totals.data(), 0, wg.outputs * filter * L * sizeof(T));
       for (int64_t n = 0; n < wg.N; ++n)
         for (int64_t i0 = 0; i0 < wg.rows.count; i0 += block) {
           const int64_t ni = smaller(block, wg.rows.count - i0), length = (ni - 1) * shape.pitch + Q;
@@ -79,14 +80,17 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
             }
             for (int64_t c = 0; c < wg.inputs; ++c)
               for (int64_t t = 0; t < taps; t += kDotTaps)
-                pixel_dots_of<T, kDotTaps>(taps - t, y.data(), tile.data() + c * shape.plane, b_k.data() + t,
-                                           ceil_div(length, L), totals.data() + k * filter + c * taps + t);
+                for (int64_t v = 0, stop = ceil_div(length, L); v < stop; v += kPixelChain<T>)
+                  pixel_dots_of<T, kDotTaps>(taps - t, y.data() + v * L, tile.data() + c * shape.plane + v * L,
+                                             b_k.data() + t, smaller(kPixelChain<T>, stop - v),
+                                             totals.data() + (k * filter + c * taps + t) * L);
           }
         }
       for (int64_t k = 0, i = 0; k < wg.outputs; ++k)
         for (int64_t c = 0; c < wg.inputs; ++c)
           for (int r = 0; r < wg.rows.taps; ++r)
-            for (int s = 0; s < wg.columns.taps; ++s) wg.w[wg.w_strides(g * wg.outputs + k, c, r, s)] = In(totals[i++]);
+            for (int s = 0; s < wg.columns.taps; ++s)
+              wg.w[wg.w_strides(g * wg.outputs + k, c, r, s)] = In(sum_lanes<T>(load(totals.data() + L * i++)));
     }
   });
   return finite;

@@ -49,10 +49,10 @@ void forward(const ConvProblem& pb, const Operands& operands) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const double row_work = double(Cg) * pb.R * pb.S * pb.Q;
   parallel_for(pb.N * pb.K * pb.P, grain_for(row_work), [&](int64_t begin, int64_t end) {
-    std::vector<Acc> sums(pb.Q);
+    std::vector<typename Sum<T>::type> sums(pb.Q);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t p = row % pb.P, k = row / pb.P % pb.K, n = row / pb.P / pb.K, g = k / Kg;
-      sums.assign(pb.Q, Acc(0));
+      sums.assign(pb.Q, {});
       for (int64_t c = 0; c < Cg; ++c)
         for (int64_t r = 0; r < pb.R; ++r) {
           const int64_t h = rows.source(rows.virtual_position(p, r));
@@ -85,10 +85,10 @@ void grad_input(const ConvProblem& pb, const Operands& operands) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const double row_work = double(Kg) * pb.R * pb.S * pb.Q / pb.stride_h;
   parallel_for(pb.N * pb.C * pb.H, grain_for(row_work), [&](int64_t begin, int64_t end) {
-    std::vector<Acc> sums(pb.W);
+    std::vector<typename Sum<T>::type> sums(pb.W);
     for (int64_t row = begin; row < end; ++row) {
       const int64_t h = row % pb.H, c = row / pb.H % pb.C, n = row / pb.H / pb.C, g = c / Cg;
-      sums.assign(pb.W, Acc(0));
+      sums.assign(pb.W, {});
       Run readers[3];
       const int count = rows.preimage(h, readers);
       for (int64_t k = g * Kg; k < (g + 1) * Kg; ++k)
@@ -116,7 +116,6 @@ void grad_input(const ConvProblem& pb, const Operands& operands) {
 // w[k,c,r,s] = sum over n,p,q of y[n,k,p,q] * x[n,c,source(p,r),source(q,s)], one filter plane w[k,c,:,:] at a time.
 template <class T>
 void grad_weight(const ConvProblem& pb, const Operands& operands) {
-  using Acc = typename Accumulator<T>::type;
   const Tensors<T> t{operands};
   const Axis rows = pb.rows(), columns = pb.columns();
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
@@ -126,7 +125,7 @@ void grad_weight(const ConvProblem& pb, const Operands& operands) {
       const int64_t s = tap % pb.S, r = tap / pb.S % pb.R, c = tap / pb.S / pb.R % Cg, k = tap / pb.S / pb.R / Cg;
       const int64_t x_channel = k / Kg * Cg + c;
       const Run inside = columns.outputs_inside(s);
-      Acc sum(0);
+      typename Sum<T>::type sum{};
       for (int64_t n = 0; n < pb.N; ++n)
         for (int64_t p = 0; p < pb.P; ++p) {
           const int64_t h = rows.source(rows.virtual_position(p, r));

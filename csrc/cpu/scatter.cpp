@@ -31,10 +31,11 @@ void scatter(const ConvProblem& pb, const Operands& o) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const double plane_work = double(Kg) * pb.R * pb.S * pb.P * pb.Q;
   parallel_for(pb.N * pb.C, grain_for(plane_work), [&](int64_t begin, int64_t end) {
-    std::vector<Acc> plane(pb.H * pb.W), kernel(pb.R * pb.S);
+    std::vector<typename Sum<T>::type> plane(pb.H * pb.W);
+    std::vector<Acc> kernel(pb.R * pb.S);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / pb.C, c = i % pb.C, g = c / Cg;
-      plane.assign(pb.H * pb.W, Acc(0));
+      plane.assign(pb.H * pb.W, {});
       for (int64_t k = g * Kg; k < (g + 1) * Kg; ++k) {
         for (int64_t r = 0; r < pb.R; ++r)
           for (int64_t s = 0; s < pb.S; ++s) kernel[r * pb.S + s] = widen(w[o.w.strides(k, c - g * Cg, r, s)]);

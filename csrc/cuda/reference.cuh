@@ -30,7 +30,7 @@ __global__ void forward_reference(ConvProblem pb, Tensors<T> t) {
   for (int64_t i = first_item(); i < count; i += items_step()) {
     const int64_t q = i % pb.Q, p = i / pb.Q % pb.P, k = i / pb.Q / pb.P % pb.K, n = i / pb.Q / pb.P / pb.K;
     const int64_t first_c = k / Kg * Cg;
-    Acc sum(0);
+    typename Sum<T>::type sum{};
     for (int64_t r = 0; r < pb.R; ++r) {
       const int64_t h = rows.source(rows.virtual_position(p, r));
       if (h < 0) continue;
@@ -58,7 +58,7 @@ __global__ void grad_input_reference(ConvProblem pb, Tensors<T> t) {
     const int64_t n = item / pb.W / pb.H / pb.C, g = c / Cg;
     Run copies_h[3], copies_w[3];  // the padded positions that read row h, and column w
     const int count_h = rows.preimage(h, copies_h), count_w = columns.preimage(w, copies_w);
-    Acc sum(0);
+    typename Sum<T>::type sum{};
     for (int64_t r = 0; r < pb.R; ++r)
       for (int i = 0; i < count_h; ++i)
         for (int64_t v = copies_h[i].first; v <= copies_h[i].last; ++v) {
@@ -87,7 +87,7 @@ __global__ void grad_weight_reference(ConvProblem pb, Tensors<T> t) {
   for (int64_t i = first_item(); i < count; i += items_step()) {
     const int64_t s = i % pb.S, r = i / pb.S % pb.R, c = i / pb.S / pb.R % Cg, k = i / pb.S / pb.R / Cg;
     const int64_t x_channel = k / Kg * Cg + c;
-    Acc sum(0);
+    typename Sum<T>::type sum{};
     for (int64_t n = 0; n < pb.N; ++n)
       for (int64_t p = 0; p < pb.P; ++p) {
         const int64_t h = rows.source(rows.virtual_position(p, r));
