@@ -309,6 +309,11 @@ def conv_transpose2d(
         (q - 1) * stride[1] - 2 * padding[1] + dilation[1] * (s - 1) + extra[1] + 1,
     )
     _check_size("output size", size)
+    if size[0] < 1 or size[1] < 1:
+        raise RuntimeError(
+            f"Given input size per channel: ({p} x {q}). Calculated output size per channel: ({size[0]} x {size[1]}). "
+            "Output size is too small"
+        )
     args = (
         stride,
         padding,

@@ -21,7 +21,7 @@ namespace CONVX_ISA {
 // A sum of many products is made of parts of this many, each summed from zero: the rounding error of a chain of
 // additions grows with its length.
 template <class T>
-constexpr int64_t kChain = sizeof(T) == 4 ? 144 : 16;
+constexpr int64_t kChain = sizeof(T) == 4 ? 64 : 24;
 
 // sums is [MR * MC][NV * lanes]; with `accumulate` this product is added to it, else it is overwritten.
 template <class T, int MR, int MC, int NV>

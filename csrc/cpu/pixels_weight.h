@@ -6,8 +6,8 @@
 // few taps share each load of y; their sums stay in vectors until the block ends and are then added up lane by lane in
 // one fixed order.
 //
-// A thread owns whole groups, so there is no reduction between threads. Zeros of y must not meet an infinity of x
-// between two rows: x is checked while packed, and the reference takes over.
+// A thread owns whole groups, so there is no reduction between threads. Zeros of y between two rows must not meet
+// an infinity of x, nor zeros of x in the padding one of y: both are checked, and the reference takes over.
 //
 // Limit: a load across a cache line (two slots) for each FMA: half the FMA roof.
 #pragma once
@@ -77,6 +77,10 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
                 for (int64_t q = 0; q < Q; ++q) to[q] = T(from[q]);
               else
                 for (int64_t q = 0; q < Q; ++q) to[q] = T(from[q * wg.y_strides.w]);
+            }
+            if (!all_finite(y.data(), line)) {
+              finite = false;
+              return;
             }
             for (int64_t c = 0; c < wg.inputs; ++c)
               for (int64_t t = 0; t < taps; t += kDotTaps)

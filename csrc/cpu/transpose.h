@@ -31,7 +31,7 @@ struct Some {
   }
 };
 
-#ifdef __AVX512F__
+#if CONVX_VECTOR_BYTES == 64
 template <>
 struct Some<float> {
   __mmask16 mask;
