@@ -3,8 +3,8 @@
 //   w[k,c,r,s] = sum over pixels f of  y[k][f] * tile[c][b_k[(r,s)] + f],
 //
 // walked as in pixels.h: y is laid out with the tile's pitch and zeros between the rows, so one offset a tap does. A
-// few taps share each load of y; their sums stay in vectors until the block ends and are then added up lane by lane in
-// one fixed order.
+// few taps share each load of y; their sums stay vectors to the end and are then added up lane by lane in one
+// fixed order.
 //
 // A thread owns whole groups, so there is no reduction between threads. Zeros of y between two rows must not meet
 // an infinity of x, nor zeros of x in the padding one of y: both are checked, and the reference takes over.

@@ -11,10 +11,14 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-inline AxisPlan forward_axis(const Axis& a) {
+// Taps that no result reads through are left out if `reachable_only`: a large dilation would only widen the tile. A
+// gradient of the weight still has to write their zeros.
+inline AxisPlan forward_axis(const Axis& a, bool reachable_only) {
   AxisPlan plan;
   plan.in = a.in, plan.count = a.out, plan.stride = a.stride, plan.mode = a.mode;
   for (int64_t r = 0; r < a.kernel; ++r) {
+    const Run inside = a.outputs_inside(r);
+    if (reachable_only && a.mode == PaddingMode::zeros && inside.first > inside.last) continue;
     plan.offset[plan.taps] = r * a.dilation - a.pad;
     plan.index[plan.taps++] = r;
   }
@@ -22,7 +26,7 @@ inline AxisPlan forward_axis(const Axis& a) {
 }
 
 // x[h] is read by tap r of output p if h = p*stride - pad + r*dilation. For h = first + i*stride that is
-// p = i + (first + pad - r*dilation) / stride, for those r that divide.
+// p = i + (first + pad - r*dilation) / stride, for those r that divide and reach some p.
 inline AxisPlan grad_input_axis(const Axis& a, int64_t first) {
   AxisPlan plan;
   plan.in = a.out, plan.count = (a.in - 1 - first) / a.stride + 1, plan.stride = 1, plan.mode = PaddingMode::zeros;
@@ -30,7 +34,7 @@ inline AxisPlan grad_input_axis(const Axis& a, int64_t first) {
   plan.out_step = a.stride;
   for (int64_t r = 0; r < a.kernel; ++r) {
     const int64_t t = first + a.pad - r * a.dilation;
-    if (t % a.stride != 0) continue;
+    if (t % a.stride != 0 || t / a.stride >= a.out || t / a.stride + plan.count <= 0) continue;
     plan.offset[plan.taps] = t / a.stride;
     plan.index[plan.taps++] = r;
   }
@@ -66,7 +70,7 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   Convolution<T, In> cv;
   cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.channels_per_group(), cv.outputs = pb.outputs_per_group();
   if (cv.inputs == 0) return false;  // nothing to multiply: the reference writes the bias
-  cv.rows = forward_axis(pb.rows()), cv.columns = forward_axis(pb.columns());
+  cv.rows = forward_axis(pb.rows(), true), cv.columns = forward_axis(pb.columns(), true);
   cv.in = static_cast<const In*>(o.x.data), cv.weight = static_cast<const In*>(o.w.data);
   cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
   cv.out = static_cast<In*>(o.y.data);
@@ -102,7 +106,7 @@ bool grad_weight(const ConvProblem& pb, const Operands& o) {
   if (pb.N == 0 || pb.P == 0 || pb.Q == 0) return false;  // nothing to sum: the reference writes the zeros
   WeightGradient<T, In> wg;
   wg.N = pb.N, wg.G = pb.G, wg.inputs = pb.channels_per_group(), wg.outputs = pb.outputs_per_group();
-  wg.rows = forward_axis(pb.rows()), wg.columns = forward_axis(pb.columns());
+  wg.rows = forward_axis(pb.rows(), false), wg.columns = forward_axis(pb.columns(), false);
   wg.unit_dilation = pb.dilation_w == 1;
   wg.x = static_cast<const In*>(o.x.data), wg.y = static_cast<const In*>(o.y.data), wg.w = static_cast<In*>(o.w.data);
   wg.x_strides = o.x.strides, wg.y_strides = o.y.strides, wg.w_strides = o.w.strides;

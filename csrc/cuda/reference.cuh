@@ -23,7 +23,6 @@ namespace cuda {
 // y[n,k,p,q] = bias[k] + sum over r,s,c of w[k,c,r,s] * x[n,c,source(p,r),source(q,s)]
 template <class T>
 __global__ void forward_reference(ConvProblem pb, Tensors<T> t) {
-  using Acc = typename Accumulator<T>::type;
   const Axis rows = pb.rows(), columns = pb.columns();
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t count = pb.N * pb.K * pb.P * pb.Q;
@@ -49,7 +48,6 @@ __global__ void forward_reference(ConvProblem pb, Tensors<T> t) {
 // other than zeros adds the padded positions that are copies of this input.
 template <class T>
 __global__ void grad_input_reference(ConvProblem pb, Tensors<T> t) {
-  using Acc = typename Accumulator<T>::type;
   const Axis rows = pb.rows(), columns = pb.columns();
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t count = pb.N * pb.C * pb.H * pb.W;
@@ -80,7 +78,6 @@ __global__ void grad_input_reference(ConvProblem pb, Tensors<T> t) {
 // w[k,c,r,s] = sum over n,p,q of y[n,k,p,q] * x[n,c,source(p,r),source(q,s)]
 template <class T>
 __global__ void grad_weight_reference(ConvProblem pb, Tensors<T> t) {
-  using Acc = typename Accumulator<T>::type;
   const Axis rows = pb.rows(), columns = pb.columns();
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t count = pb.K * Cg * pb.R * pb.S;
