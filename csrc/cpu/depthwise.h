@@ -182,7 +182,8 @@ bool weight_gradient_lines(const WeightGradient<T, In>& wg) {
             line_dots_of<T, kDotTaps>(lt.taps - t, x, y, totals.data(), t, lt);
         }
         for (int64_t t = 0; t < lt.taps; ++t)
-          wg.w[wg.w_strides(g * wg.outputs + k, 0, t / wg.columns.taps, t % wg.columns.taps)] =
+          wg.w[wg.w_strides(g * wg.outputs + k, 0, wg.rows.index[t / wg.columns.taps],
+                            wg.columns.index[t % wg.columns.taps])] =
               In(sum_lanes<T>(load(totals.data() + t * Vec<T>::lanes)));
       }
   });

@@ -58,7 +58,10 @@ constexpr Engine::Primitives in_place() {
 }  // namespace
 
 extern const Engine engine;
-const Engine engine = {primitives<AcrossChannels>(), primitives<AcrossPixels>(), in_place()};
+const Engine engine = {primitives<AcrossChannels>(),
+                       {forward_any<AcrossPanels>, grad_input_any<AcrossPanels>, nullptr},
+                       primitives<AcrossPixels>(),
+                       in_place()};
 
 }  // namespace CONVX_ISA
 }  // namespace cpu

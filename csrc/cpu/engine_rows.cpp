@@ -31,6 +31,14 @@ void grad_weight_outer_product(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().outer_product.grad_weight(pb, o)) grad_weight_reference(pb, o);
 }
 
+void forward_panels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().panels.forward(pb, o)) forward_reference(pb, o);
+}
+
+void grad_input_panels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().panels.grad_input(pb, o)) grad_input_reference(pb, o);
+}
+
 void forward_pixels(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().pixels.forward(pb, o)) forward_reference(pb, o);
 }
@@ -53,7 +61,6 @@ void grad_weight_in_place(const ConvProblem& pb, const Operands& o) {
 
 const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
   if (o.dtype == DType::int64) return "it computes in floating point";
-  if (pb.R > 64 || pb.S > 64) return "its tables hold at most 64 taps along an axis";
   return nullptr;
 }
 
@@ -84,6 +91,11 @@ const char* why_not_in_place_grad_input(const ConvProblem& pb, const Operands& o
 // Across channels, a group's outputs share vectors: below half a vector of 16 more than half the lanes idle.
 bool few_outputs(const ConvProblem& pb, const Operands&) { return pb.outputs_per_group() <= 4; }
 bool few_inputs(const ConvProblem& pb, const Operands&) { return pb.channels_per_group() <= 4; }
+// Where weights are many for the pixels they meet, or rows too short for register tiles.
+bool few_pixels(const ConvProblem& pb, const Operands&) { return pb.P * pb.Q <= 400; }
+bool few_pixels_grad_input(const ConvProblem& pb, const Operands&) {
+  return pb.H * pb.W <= 400 * pb.stride_h * pb.stride_w;
+}
 bool small_groups(const ConvProblem& pb, const Operands&) {
   return pb.outputs_per_group() * pb.channels_per_group() <= 8;
 }

@@ -8,6 +8,8 @@ namespace cpu {
 void forward_outer_product(const ConvProblem&, const Operands&);
 void grad_input_outer_product(const ConvProblem&, const Operands&);
 void grad_weight_outer_product(const ConvProblem&, const Operands&);
+void forward_panels(const ConvProblem&, const Operands&);
+void grad_input_panels(const ConvProblem&, const Operands&);
 void forward_pixels(const ConvProblem&, const Operands&);
 void grad_input_pixels(const ConvProblem&, const Operands&);
 void grad_weight_pixels(const ConvProblem&, const Operands&);
@@ -22,6 +24,8 @@ const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
 
 bool few_outputs(const ConvProblem&, const Operands&);
 bool few_inputs(const ConvProblem&, const Operands&);
+bool few_pixels(const ConvProblem&, const Operands&);
+bool few_pixels_grad_input(const ConvProblem&, const Operands&);
 bool small_groups(const ConvProblem&, const Operands&);
 
 }  // namespace cpu

@@ -23,10 +23,10 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kChain = sizeof(T) == 4 ? 64 : 24;
 
-// sums is [MR * MC][NV * lanes]; with `accumulate` this product is added to it, else it is overwritten.
+// sums is [MR * MC][NV * lanes]. The product is added to `start`, one line of it for all m, or to the sums if null.
 template <class T, int MR, int MC, int NV>
 void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t steps, T* sums,
-                   bool accumulate) {
+                   const T* start) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
   V acc[MR * MC][NV];
@@ -53,12 +53,12 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) {
       T* sum = sums + (m * NV + n) * L;
-      store(sum, accumulate ? load(sum) + acc[m][n] : acc[m][n]);
+      store(sum, load(start ? start + n * L : sum) + acc[m][n]);
     }
 }
 
 template <class T>
-using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, bool);
+using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, const T*);
 
 // How many rows of MC pixels make a full tile: M is at most CONVX_MAX_M, and each row costs a pointer register.
 constexpr int rows_for(int mc) {

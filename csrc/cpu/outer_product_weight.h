@@ -35,7 +35,10 @@ struct WeightGradient {
   const In *x, *y;
   In* w;
   Strides x_strides, y_strides, w_strides;
-  bool unit_dilation;  // along a row
+
+  bool neighbouring_column_taps() const {
+    return columns.taps > 1 && columns.highest() - columns.lowest() + 1 == columns.taps;
+  }
 };
 
 // The pixels of strip t: `images` whole images, or `rows` rows of one.
@@ -62,7 +65,7 @@ struct Channels {
 
   template <class T, class In>
   explicit Channels(const WeightGradient<T, In>& wg) {
-    across_taps = wg.inputs <= CONVX_MAX_M / 2 && wg.unit_dilation && wg.columns.taps > 1;
+    across_taps = wg.inputs <= CONVX_MAX_M / 2 && wg.neighbouring_column_taps();
     const int64_t run = across_taps ? wg.inputs * wg.columns.taps : wg.inputs;
     tiles = int(ceil_div(run, CONVX_MAX_M));
     m = int(ceil_div(run, tiles));
@@ -163,7 +166,8 @@ void store_unit(const WeightGradient<T, In>& wg, const Channels& ch, const T* su
     else
       r = tap / wg.columns.taps, s = tap % wg.columns.taps;
     if (c >= wg.inputs || s >= wg.columns.taps) continue;  // the tile's rest
-    for (int64_t k = 0; k < count; ++k) wg.w[wg.w_strides(k0 + k, c, r, s)] = In(sums[m * width + k]);
+    for (int64_t k = 0; k < count; ++k)
+      wg.w[wg.w_strides(k0 + k, c, wg.rows.index[r], wg.columns.index[s])] = In(sums[m * width + k]);
   }
 }
 
@@ -180,6 +184,9 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
       for (int64_t j = 0; j < Q; ++j)
         a_k[k++] = int32_t(b * tile.image + (i * wg.rows.stride * tile.width + j * wg.columns.stride) * ch.element);
 
+  Buffer<int64_t> offset(ch.units);
+  for (int64_t u = 0; u < ch.units; ++u) offset[u] = tile.offset(u);
+
   const OuterProduct<T> kernel = outer_product_of<T, NV>(1, ch.m);
   // Few blocks of outputs: divide the units among the threads as well.
   const int64_t parts = smaller(ch.units, ceil_div(8, wg.G * kbs)), unit_size = ch.m * width;
@@ -187,7 +194,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
   std::atomic<bool> finite{true};
   parallel_for(wg.G * kbs * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Buffer<T> x(tile.size()), y(pixels * width), totals((end - begin) * ceil_div(ch.units, parts) * unit_size);
-    alignas(64) T sums[CONVX_MAX_M * width];
+    alignas(64) T sums[CONVX_MAX_M * width], zeros[width] = {};
     for (int64_t item = begin; item < end;) {
       const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);
       for (int64_t t = 0; t < strip.count && finite; ++t) {
@@ -203,8 +210,8 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
           for (int64_t u = part * ch.units / parts; u < (part + 1) * ch.units / parts; ++u, total += unit_size) {
             const int64_t count = images * ni * Q;
             for (int64_t p = 0; p < count; p += kPixelChain<T>)
-              kernel(x.data() + tile.offset(u), 0, a_k.data() + p, y.data() + p * width,
-                     smaller(kPixelChain<T>, count - p), t ? sums : total, p > 0);
+              kernel(x.data() + offset[u], 0, a_k.data() + p, y.data() + p * width, smaller(kPixelChain<T>, count - p),
+                     t ? sums : total, p ? nullptr : zeros);
             if (t)
               for (int64_t e = 0; e < unit_size; ++e) total[e] += sums[e];
           }

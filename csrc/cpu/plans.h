@@ -4,6 +4,7 @@
 #pragma once
 #include "outer_product.h"
 #include "outer_product_weight.h"
+#include "panels.h"
 #include "pixels.h"
 #include "pixels_weight.h"
 
@@ -11,16 +12,14 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Taps that no result reads through are left out if `reachable_only`: a large dilation would only widen the tile. A
-// gradient of the weight still has to write their zeros.
-inline AxisPlan forward_axis(const Axis& a, bool reachable_only) {
-  AxisPlan plan;
+// Taps that no result reads through are left out: a large dilation would only widen the tile.
+inline AxisPlan forward_axis(const Axis& a) {
+  AxisPlan plan(a.kernel);
   plan.in = a.in, plan.count = a.out, plan.stride = a.stride, plan.mode = a.mode;
   for (int64_t r = 0; r < a.kernel; ++r) {
     const Run inside = a.outputs_inside(r);
-    if (reachable_only && a.mode == PaddingMode::zeros && inside.first > inside.last) continue;
-    plan.offset[plan.taps] = r * a.dilation - a.pad;
-    plan.index[plan.taps++] = r;
+    if (a.mode == PaddingMode::zeros && inside.first > inside.last) continue;
+    plan.add_tap(r * a.dilation - a.pad, r);
   }
   return plan;
 }
@@ -28,15 +27,14 @@ inline AxisPlan forward_axis(const Axis& a, bool reachable_only) {
 // x[h] is read by tap r of output p if h = p*stride - pad + r*dilation. For h = first + i*stride that is
 // p = i + (first + pad - r*dilation) / stride, for those r that divide and reach some p.
 inline AxisPlan grad_input_axis(const Axis& a, int64_t first) {
-  AxisPlan plan;
+  AxisPlan plan(a.kernel);
   plan.in = a.out, plan.count = (a.in - 1 - first) / a.stride + 1, plan.stride = 1, plan.mode = PaddingMode::zeros;
   plan.first_out = first;
   plan.out_step = a.stride;
   for (int64_t r = 0; r < a.kernel; ++r) {
     const int64_t t = first + a.pad - r * a.dilation;
     if (t % a.stride != 0 || t / a.stride >= a.out || t / a.stride + plan.count <= 0) continue;
-    plan.offset[plan.taps] = t / a.stride;
-    plan.index[plan.taps++] = r;
+    plan.add_tap(t / a.stride, r);
   }
   return plan;
 }
@@ -51,6 +49,13 @@ struct AcrossChannels {
   static bool weight_gradient(const WeightGradient<T, In>& wg) {
     return wg.outputs <= Vec<T>::lanes ? CONVX_ISA::weight_gradient<T, In, 1>(wg)
                                        : CONVX_ISA::weight_gradient<T, In, 2>(wg);
+  }
+};
+
+struct AcrossPanels {
+  template <class T, class In>
+  static bool convolve(const Convolution<T, In>& cv) {
+    return convolve_panels(cv);
   }
 };
 
@@ -70,7 +75,7 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   Convolution<T, In> cv;
   cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.channels_per_group(), cv.outputs = pb.outputs_per_group();
   if (cv.inputs == 0) return false;  // nothing to multiply: the reference writes the bias
-  cv.rows = forward_axis(pb.rows(), true), cv.columns = forward_axis(pb.columns(), true);
+  cv.rows = forward_axis(pb.rows()), cv.columns = forward_axis(pb.columns());
   cv.in = static_cast<const In*>(o.x.data), cv.weight = static_cast<const In*>(o.w.data);
   cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
   cv.out = static_cast<In*>(o.y.data);
@@ -106,10 +111,15 @@ bool grad_weight(const ConvProblem& pb, const Operands& o) {
   if (pb.N == 0 || pb.P == 0 || pb.Q == 0) return false;  // nothing to sum: the reference writes the zeros
   WeightGradient<T, In> wg;
   wg.N = pb.N, wg.G = pb.G, wg.inputs = pb.channels_per_group(), wg.outputs = pb.outputs_per_group();
-  wg.rows = forward_axis(pb.rows(), false), wg.columns = forward_axis(pb.columns(), false);
-  wg.unit_dilation = pb.dilation_w == 1;
+  wg.rows = forward_axis(pb.rows()), wg.columns = forward_axis(pb.columns());
   wg.x = static_cast<const In*>(o.x.data), wg.y = static_cast<const In*>(o.y.data), wg.w = static_cast<In*>(o.w.data);
   wg.x_strides = o.x.strides, wg.y_strides = o.y.strides, wg.w_strides = o.w.strides;
+  if (wg.rows.taps < pb.R || wg.columns.taps < pb.S)  // taps that no result reads through
+    for (int64_t k = 0; k < pb.K; ++k)
+      for (int64_t c = 0; c < wg.inputs; ++c)
+        for (int64_t r = 0; r < pb.R; ++r)
+          for (int64_t s = 0; s < pb.S; ++s) wg.w[wg.w_strides(k, c, r, s)] = In(0.f);
+  if (wg.rows.taps == 0 || wg.columns.taps == 0) return true;
   return Kernels::weight_gradient(wg);
 }
 

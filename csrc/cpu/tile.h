@@ -6,7 +6,7 @@
 // by their remainder modulo the stride ("phases"), [row phase][column phase][row][column], so that what tap (r, s) of
 // all results reads is one plane at one offset. A tap is then nothing but an offset into the tile.
 #pragma once
-#include "vec.h"
+#include "transpose.h"
 
 namespace convx {
 namespace cpu {
@@ -16,14 +16,17 @@ namespace CONVX_ISA {
 //   forward:    stride and offsets are the problem's own.
 //   grad_input: results of equal remainder modulo the stride have the same taps: one "phase", of stride 1.
 struct AxisPlan {
-  static constexpr int kMaxTaps = 64;
   int64_t in = 0, count = 0, stride = 1;
   PaddingMode mode = PaddingMode::zeros;
   int taps = 0;
-  int64_t offset[kMaxTaps] = {};        // of tap t, relative to result 0
-  int64_t index[kMaxTaps] = {};         // of tap t in the weight
+  Buffer<int64_t> offset, index;        // of tap t: relative to result 0, in the weight
   int64_t first_out = 0, out_step = 1;  // result i is written at first_out + i * out_step
 
+  explicit AxisPlan(int64_t most_taps = 0) : offset(most_taps), index(most_taps) {}
+  void add_tap(int64_t at, int64_t weight_index) {
+    offset[taps] = at;
+    index[taps++] = weight_index;
+  }
   int64_t lowest() const { return extreme(true); }
   int64_t highest() const { return extreme(false); }
   // -1 also beyond what any tap reads: a phase's last element may lie there.
@@ -43,17 +46,19 @@ struct AxisPlan {
 // The phases of one axis that some tap reads, and the place of each tap in them.
 struct Phases {
   int count = 0;
-  int64_t remainder[AxisPlan::kMaxTaps];
-  int slot[AxisPlan::kMaxTaps];  // of tap t
-  int64_t length;                // of each phase, for a block of so many results
+  Buffer<int64_t> remainder;
+  Buffer<int> slot;  // of tap t
+  int64_t length;    // of each phase, for a block of so many results
 
-  Phases(const AxisPlan& a, int64_t block) : length(block + (a.highest() - a.lowest()) / a.stride) {
+  Phases(const AxisPlan& a, int64_t block)
+      : remainder(a.taps), slot(a.taps), length(block + (a.highest() - a.lowest()) / a.stride) {
+    const int64_t lowest = a.lowest(), different = smaller(a.stride, a.highest() - lowest + 1);
+    Buffer<int> slot_of(different);
+    for (int64_t p = 0; p < different; ++p) slot_of[p] = -1;
     for (int t = 0; t < a.taps; ++t) {
-      const int64_t p = (a.offset[t] - a.lowest()) % a.stride;
-      int s = 0;
-      while (s < count && remainder[s] != p) ++s;
-      if (s == count) remainder[count++] = p;
-      slot[t] = s;
+      const int64_t p = (a.offset[t] - lowest) % a.stride;
+      if (slot_of[p] < 0) slot_of[p] = count, remainder[count++] = p;
+      slot[t] = slot_of[p];
     }
   }
 };
@@ -62,9 +67,15 @@ struct Phases {
 struct TileShape {
   Phases rows, columns;
   int64_t pitch, phase, plane;  // elements from row to row, from phase to phase, from channel to channel
+  int64_t lowest_row, lowest_column, row_span, column_span;
 
   TileShape(const AxisPlan& r, const AxisPlan& c, int64_t block_rows, int64_t block_columns)
-      : rows(r, block_rows), columns(c, block_columns) {
+      : rows(r, block_rows),
+        columns(c, block_columns),
+        lowest_row(r.lowest()),
+        lowest_column(c.lowest()),
+        row_span((r.highest() - lowest_row) / r.stride),
+        column_span((c.highest() - lowest_column) / c.stride) {
     pitch = columns.length;
     phase = rows.length * pitch;
     plane = rows.count * columns.count * phase;
@@ -72,50 +83,82 @@ struct TileShape {
 
   // Where tap (tr, tc) of result (0, 0) is, in a plane.
   int64_t tap(const AxisPlan& r, const AxisPlan& c, int tr, int tc) const {
-    return (rows.slot[tr] * columns.count + columns.slot[tc]) * phase + (r.offset[tr] - r.lowest()) / r.stride * pitch +
-           (c.offset[tc] - c.lowest()) / c.stride;
+    return (rows.slot[tr] * columns.count + columns.slot[tc]) * phase + (r.offset[tr] - lowest_row) / r.stride * pitch +
+           (c.offset[tc] - lowest_column) / c.stride;
   }
 };
 
-// Copies to[x] = the input's element at column v0 + x * stride of one row, for x < width.
+// Copies count neighbours.
 template <class T, class In>
-void pack_row(T* to, const AxisPlan& c, int64_t v0, int64_t width, const In* from, int64_t stride_w) {
-  // the run of x whose column is inside the input: no test in the loop that copies it
-  const int64_t first = smaller(v0 >= 0 ? 0 : ceil_div(-v0, c.stride), width);
-  const int64_t last = larger(first, v0 >= c.in ? first : smaller((c.in - 1 - v0) / c.stride + 1, width));
-  const auto edge = [&](int64_t x) {
-    const int64_t w = c.source(v0 + x * c.stride);
-    to[x] = w < 0 ? T(0) : T(from[w * stride_w]);
+inline void copy_run(T* to, const In* from, int64_t count) {
+  if constexpr (std::is_same_v<T, In>) {
+    constexpr int64_t L = Vec<T>::lanes;
+    int64_t i = 0;
+    for (; i + L <= count; i += L) store(to + i, load(from + i));
+    const Some<T> rest(count - i);
+    if (i < count) rest.store(to + i, rest.load(from + i));
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = T(from[i]);
+  }
+}
+
+// Which of the `width` columns v0 + x * stride lie inside the input: those with first <= x < last. Found once for all
+// rows, since divisions cost as much as copying a row.
+struct InsideRun {
+  int64_t v0, first, last;
+  InsideRun() = default;
+  InsideRun(const AxisPlan& c, int64_t v0, int64_t width) : v0(v0) {
+    first = smaller(v0 >= 0 ? 0 : ceil_div(-v0, c.stride), width);
+    last = larger(first, v0 >= c.in ? first : smaller((c.in - 1 - v0) / c.stride + 1, width));
+  }
+};
+
+// Copies to[x] = the input's element at column run.v0 + x * stride of one row, for x < width.
+template <class T, class In>
+inline void pack_row(T* to, const AxisPlan& c, const InsideRun& run, int64_t width, const In* from, int64_t stride_w) {
+  const auto edge = [&](int64_t begin, int64_t end) {
+    if (c.mode == PaddingMode::zeros) {
+      for (int64_t x = begin; x < end; ++x) to[x] = T(0);
+      return;
+    }
+    for (int64_t x = begin; x < end; ++x) {
+      const int64_t w = c.source(run.v0 + x * c.stride);
+      to[x] = w < 0 ? T(0) : T(from[w * stride_w]);
+    }
   };
-  for (int64_t x = 0; x < first; ++x) edge(x);
+  edge(0, run.first);
   const int64_t step = c.stride * stride_w;
-  const In* p = from + v0 * stride_w;
+  const In* p = from + run.v0 * stride_w;
   if (step == 1)
-    for (int64_t x = first; x < last; ++x) to[x] = T(p[x]);
+    copy_run(to + run.first, p + run.first, run.last - run.first);
   else
-    for (int64_t x = first; x < last; ++x) to[x] = T(p[x * step]);
-  for (int64_t x = last; x < width; ++x) edge(x);
+    for (int64_t x = run.first; x < run.last; ++x) to[x] = T(p[x * step]);
+  edge(run.last, width);
 }
 
 // Copies what the results [i0, i0 + ni) x [j0, j0 + nj) read of `channels` channels into `tile`, a plane a channel.
 template <class T, class In>
 void pack_tile(T* tile, const TileShape& shape, const AxisPlan& r, const AxisPlan& c, int64_t i0, int64_t ni,
                int64_t j0, int64_t nj, const In* in, const Strides& strides, int64_t channels) {
-  const int64_t height = ni + (r.highest() - r.lowest()) / r.stride;
-  const int64_t width = nj + (c.highest() - c.lowest()) / c.stride;
-  for (int64_t ch = 0; ch < channels; ++ch)
-    for (int pr = 0; pr < shape.rows.count; ++pr)
-      for (int64_t row = 0; row < height; ++row) {
-        const int64_t h = r.source((i0 + row) * r.stride + r.lowest() + shape.rows.remainder[pr]);
-        for (int pc = 0; pc < shape.columns.count; ++pc) {
-          T* to = tile + ch * shape.plane + (pr * shape.columns.count + pc) * shape.phase + row * shape.pitch;
+  const int64_t height = ni + shape.row_span, width = nj + shape.column_span;
+  for (int pc = 0; pc < shape.columns.count; ++pc) {
+    const InsideRun run(c, j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc], width);
+    for (int64_t ch = 0; ch < channels; ++ch)
+      for (int pr = 0; pr < shape.rows.count; ++pr) {
+        T* to = tile + ch * shape.plane + (pr * shape.columns.count + pc) * shape.phase;
+        const int64_t top = i0 * r.stride + shape.lowest_row + shape.rows.remainder[pr];
+        for (int64_t row = 0; row < height; ++row, to += shape.pitch) {
+          const int64_t h = r.source(top + row * r.stride);
+          if (h >= 0 && pc == 0 && strides.w == 1)  // of the next channel: its rows are too few for the hardware to see
+            for (int64_t x = 0; x < c.in; x += 64 / int64_t(sizeof(In)))
+              __builtin_prefetch(in + (ch + 1) * strides.c + h * strides.h + x);
           if (h < 0)
-            for (int64_t x = 0; x < width; ++x) to[x] = T(0);
+            std::memset(to, 0, width * sizeof(T));
           else
-            pack_row<T, In>(to, c, j0 * c.stride + c.lowest() + shape.columns.remainder[pc], width,
-                            in + ch * strides.c + h * strides.h, strides.w);
+            pack_row<T, In>(to, c, run, width, in + ch * strides.c + h * strides.h, strides.w);
         }
       }
+  }
 }
 
 }  // namespace CONVX_ISA

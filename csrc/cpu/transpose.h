@@ -126,9 +126,11 @@ void transpose(const In* from, int64_t from_pitch, int64_t rows, int64_t columns
   constexpr int64_t L = Vec<T>::lanes;
   if constexpr (std::is_same_v<T, In>) {
     for (int64_t r = 0; r < fill; r += L)
-      for (int64_t c = 0; c < columns; c += L)
+      for (int64_t c = 0; c < columns; c += L) {
+        for (int64_t i = r; i < smaller(rows, r + L); ++i) __builtin_prefetch(from + i * from_pitch + c + 4 * L);
         transpose_block(from + r * from_pitch + c, from_pitch, smaller(L, larger(0, rows - r)), smaller(L, columns - c),
                         to + c * to_pitch + r, to_pitch, smaller(L, fill - r));
+      }
   } else {
     for (int64_t r = 0; r < fill; ++r)
       for (int64_t c = 0; c < columns; ++c) to[c * to_pitch + r] = r < rows ? T(from[r * from_pitch + c]) : T(0);

@@ -45,11 +45,16 @@ class Buffer {
     if (!data_) throw std::bad_alloc();
   }
   ~Buffer() { std::free(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
+  Buffer(Buffer&& other) : data_(other.data_) { other.data_ = nullptr; }
+  Buffer& operator=(Buffer&& other) {
+    T* const mine = data_;
+    data_ = other.data_, other.data_ = mine;
+    return *this;
+  }
   T* data() { return data_; }
   const T* data() const { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
 
  private:
   T* data_;

@@ -1,0 +1,104 @@
+// A convolution as the engine's kernels take it, and what they share: weights and biases packed for vectors across
+// output channels, and sums written back from them.
+#pragma once
+#include "micro_kernel.h"
+#include "tile.h"
+#include "transpose.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+// A convolution for the engine: N images of G groups, `inputs` channels in and `outputs` channels out each.
+template <class T, class In>
+struct Convolution {
+  int64_t N, G, inputs, outputs;
+  AxisPlan rows, columns;
+  const In *in, *weight, *bias;
+  In* out;
+  Strides in_strides, out_strides;
+  int64_t weight_output, weight_input, weight_group, weight_r, weight_s;  // strides of the weight
+  int64_t bias_stride;
+
+  int64_t taps() const { return int64_t(rows.taps) * columns.taps; }
+
+  // Whether the taps of one filter lie in memory as the steps go over them.
+  bool taps_in_order() const {
+    for (int t = 0; t < rows.taps; ++t)
+      if (rows.index[t] != t) return false;
+    for (int t = 0; t < columns.taps; ++t)
+      if (columns.index[t] != t) return false;
+    return (columns.taps == 1 || weight_s == 1) && (rows.taps == 1 || weight_r == columns.taps);
+  }
+};
+
+// Packs the weights of steps [k0, k1) of one block of outputs, [step][width], zeros beyond the last output; a step is
+// an (input, row tap, column tap). Returns whether all were finite.
+template <class T, class In>
+bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width, int64_t k0,
+                  int64_t k1) {
+  if (k0 == k1) return true;
+  const int64_t count = smaller(width, cv.outputs - first), taps = cv.taps();
+  const In* from = cv.weight + group * cv.weight_group + first * cv.weight_output;
+  if (cv.taps_in_order() && cv.weight_output != 1) {  // matrices to transpose: one in all, or one for each input
+    if (cv.inputs == 1 || cv.weight_input == taps) {
+      transpose<T, In>(from + k0, cv.weight_output, count, k1 - k0, to, width, width);
+    } else {
+      for (int64_t k = k0; k < k1;) {
+        const int64_t c = k / taps, t = k % taps, stop = smaller(k1, (c + 1) * taps);
+        transpose<T, In>(from + c * cv.weight_input + t, cv.weight_output, count, stop - k, to + (k - k0) * width,
+                         width, width);
+        k = stop;
+      }
+    }
+  } else {
+    T* next = to;
+    int64_t c = k0 / taps, r = k0 % taps / cv.columns.taps, s = k0 % cv.columns.taps;
+    for (int64_t k = k0; k < k1; ++k, next += width) {
+      const In* tap = from + c * cv.weight_input + cv.rows.index[r] * cv.weight_r + cv.columns.index[s] * cv.weight_s;
+      if (cv.weight_output == 1)
+        for (int64_t o = 0; o < count; ++o) next[o] = T(tap[o]);
+      else
+        for (int64_t o = 0; o < count; ++o) next[o] = T(tap[o * cv.weight_output]);
+      for (int64_t o = count; o < width; ++o) next[o] = T(0);
+      if (++s == cv.columns.taps) s = 0, ++r;
+      if (r == cv.rows.taps) r = 0, ++c;
+    }
+  }
+  return all_finite(to, (k1 - k0) * width);
+}
+
+// The biases of one block of outputs, zeros beyond the last output.
+template <class T, class In>
+void pack_bias(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width) {
+  for (int64_t o = 0; o < width; ++o)
+    to[o] = cv.bias && first + o < cv.outputs ? T(cv.bias[(group * cv.outputs + first + o) * cv.bias_stride]) : T(0);
+}
+
+// Writes sums [pixels][width] of `count` outputs to as many neighbouring results, `step` apart. `sums` is readable up
+// to a whole number of vectors of pixels.
+template <class T, class In>
+void store_pixels(const T* sums, int64_t pixels, int64_t width, int64_t count, In* out, int64_t output_stride,
+                  int64_t step) {
+  constexpr int64_t L = Vec<T>::lanes;
+  if constexpr (std::is_same_v<T, In>) {
+    if (step == 1 && output_stride != 1) {
+      for (int64_t k = 0; k < count; k += L)
+        for (int64_t p = 0; p < pixels; p += L)
+          transpose_block(sums + p * width + k, width, L, smaller(L, count - k), out + k * output_stride + p,
+                          output_stride, smaller(L, pixels - p));
+      return;
+    }
+  }
+  if (output_stride == 1) {
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t k = 0; k < count; ++k) out[p * step + k] = In(sums[p * width + k]);
+  } else {
+    for (int64_t k = 0; k < count; ++k)
+      for (int64_t p = 0; p < pixels; ++p) out[k * output_stride + p * step] = In(sums[p * width + k]);
+  }
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx

@@ -1,0 +1,212 @@
+// forward and grad_input for small planes and large weights: the outer product over panels.
+//
+// outer_product.h reads its left side where the tile has it, so a register tile is a rectangle of results of one image,
+// and planes of 7 x 7 or 17 x 17 leave part of it empty; and it packs all weights before it starts, which costs more
+// than it gains where each weight is used for few pixels. Here all results of all images are one line of pixels, cut
+// into pieces of M whatever rows and images they fall on, and both sides are copied once more, a slab of steps at a
+// time, into what the register tile reads in order:
+//
+//   panel  [piece of M pixels][step][M]      from the tile, a vector copy for each run of neighbours
+//   slab   [step][NV * lanes]                from the weights, by transposes in registers
+//
+// For one block of pixels and one range of outputs: for each slab, pack the panels, then for each block of outputs pack
+// its slab and let all panels pass over it. Sums wait in memory until the next slab.
+//
+// Estimate: the copies cost some pixels / 4 cycles a step for the panels and steps * outputs / 4 for the slabs, beside
+// pixels * outputs / 32 for the arithmetic (16 lanes): a tenth at 256 pixels and 256 outputs. Memory: the panels, a
+// slab and the sums, under 1 MiB a thread whatever the problem's size; the weights are never copied as a whole.
+//
+// Run alone: with convx.algorithm("panels"): ...
+#pragma once
+#include "outer_product.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+// Steps of a slab: two chains, so that sums go to memory and back once for both.
+template <class T>
+constexpr int64_t kSlab = 2 * kChain<T>;
+
+// At most a vector of neighbouring pixels, and where they go in the panels.
+struct PanelRun {
+  int32_t from, to, length;
+};
+
+// The blocks of pixels and outputs that one item of work computes.
+struct PanelBlocks {
+  int64_t pixels, outputs;  // outputs in blocks of `width`
+
+  template <class T>
+  static PanelBlocks choose(int64_t groups, int64_t pixels, int64_t outputs, int64_t width) {
+    constexpr int64_t kPixels = 36 * CONVX_MAX_M, kSums = (512 << 10) / sizeof(T);
+    PanelBlocks b;
+    b.pixels = ceil_div(pixels, ceil_div(pixels, kPixels));
+    b.outputs = larger(1, smaller(ceil_div(outputs, width), kSums / (b.pixels * width)));
+    // a few items for each thread, but the panels are packed again for each part of the outputs
+    while (groups * ceil_div(pixels, b.pixels) * ceil_div(ceil_div(outputs, width), b.outputs) < 4 && b.outputs > 1)
+      b.outputs = ceil_div(b.outputs, 2);
+    return b;
+  }
+};
+
+// One item of work's pixels [first, first + count) of the line of all results, and how to pack their panels.
+template <class T, class In>
+class Panels {
+ public:
+  Panels(const Convolution<T, In>& cv, int64_t most_pixels)
+      : cv_(cv),
+        in_place_(reads_in_place(cv)),
+        images_(smaller(cv.N, (most_pixels - 1) / plane() + 2)),
+        rows_(smaller(cv.rows.count, images_ > 2 ? cv.rows.count : (most_pixels - 1) / cv.columns.count + 2)),
+        shape_(cv.rows, cv.columns, rows_, cv.columns.count),
+        channels_(smaller(cv.inputs, (kSlab<T> - 1) / larger(1, cv.taps()) + 2)),
+        image_size_(in_place_ ? cv.in_strides.n : channels_ * shape_.plane),
+        tap_(cv.taps()),
+        runs_(most_pixels),
+        tile_(in_place_ ? 0 : images_ * image_size_ + 2 * CONVX_MAX_M + Vec<T>::lanes),
+        panels_((most_pixels + CONVX_MAX_M) * (kSlab<T> + Vec<T>::lanes)) {
+    for (int r = 0, t = 0; r < cv.rows.taps; ++r)
+      for (int s = 0; s < cv.columns.taps; ++s) tap_[t++] = int32_t(shape_.tap(cv.rows, cv.columns, r, s));
+  }
+
+  int m() const { return m_; }
+  int64_t pieces() const { return pieces_; }
+  const T* piece(int64_t t) const { return panels_.data() + t * piece_size(); }
+
+  void set_pixels(int64_t first, int64_t count) {
+    const int64_t Q = cv_.columns.count;
+    first_ = first, count_ = count;
+    pieces_ = ceil_div(count, CONVX_MAX_M);
+    m_ = int(ceil_div(count, pieces_));
+    run_count_ = 0;
+    for (int64_t t = 0; t < pieces_; ++t)
+      for (int64_t i = t * m_, end = smaller(count, (t + 1) * m_); i < end;) {
+        const int64_t pixel = first + i, n = pixel / plane(), p = pixel % plane() / Q, q = pixel % Q;
+        const int64_t length = smaller(smaller(end - i, Vec<T>::lanes), in_place_ ? plane() - pixel % plane() : Q - q);
+        const int64_t place = in_place_ ? pixel % plane() : (p - first_row(n)) * shape_.pitch + q;
+        runs_[run_count_++] = {int32_t((n - first / plane()) * image_size_ + place),
+                               int32_t(t * piece_size() + i - t * m_), int32_t(length)};
+        i += length;
+      }
+  }
+
+  // Packs the panels of steps [k0, k1) of group g.
+  void pack(int64_t g, int64_t k0, int64_t k1) {
+    const int64_t c0 = k0 / cv_.taps(), c1 = ceil_div(k1, cv_.taps()), n0 = first_ / plane();
+    const In* const in = cv_.in + cv_.in_strides(n0, g * cv_.inputs + c0, 0, 0);
+    if constexpr (std::is_same_v<T, In>) {
+      if (in_place_) {  // runs are read up to their end only: the last one's vector may reach past the tensor
+        for (int64_t k = 0; k < k1 - k0; ++k)
+          for (int64_t r = 0; r < run_count_; ++r)
+            store(panels_.data() + runs_[r].to + k * m_,
+                  Some<T>(runs_[r].length).load(in + k * cv_.in_strides.c + runs_[r].from));
+        return;
+      }
+    }
+    for (int64_t n = n0, end = ceil_div(first_ + count_, plane()); n < end; ++n)
+      pack_tile<T, In>(tile_.data() + (n - n0) * image_size_, shape_, cv_.rows, cv_.columns, first_row(n),
+                       last_row(n) - first_row(n), 0, cv_.columns.count, in + (n - n0) * cv_.in_strides.n,
+                       cv_.in_strides, c1 - c0);
+    int64_t c = 0, tap = k0 - c0 * cv_.taps();
+    for (int64_t k = 0; k < k1 - k0; ++k) {
+      const T* from = tile_.data() + c * shape_.plane + tap_[tap];
+      T* to = panels_.data() + k * m_;
+      // in ascending order, since each copy may write past its end
+      for (int64_t r = 0; r < run_count_; ++r) store(to + runs_[r].to, load(from + runs_[r].from));
+      if (++tap == cv_.taps()) tap = 0, ++c;
+    }
+  }
+
+  // Writes the sums [pixel][width] of `count` outputs, the first of which is channel k.
+  void write(const T* sums, int64_t k, int64_t count, int64_t width) const {
+    const int64_t Q = cv_.columns.count, step = cv_.out_strides.w * cv_.columns.out_step;
+    const bool one_line = cv_.out_strides.h * cv_.rows.out_step == Q * step;
+    for (int64_t i = 0; i < count_;) {
+      const int64_t pixel = first_ + i, n = pixel / plane(), p = pixel % plane() / Q, q = pixel % Q;
+      const int64_t length = smaller(count_ - i, one_line ? plane() - pixel % plane() : Q - q);
+      store_pixels<T, In>(sums + i * width, length, width, count,
+                          cv_.out + cv_.out_strides(n, k, cv_.rows.first_out + p * cv_.rows.out_step,
+                                                    cv_.columns.first_out + q * cv_.columns.out_step),
+                          cv_.out_strides.c, step);
+      i += length;
+    }
+  }
+
+ private:
+  // Pointwise on contiguous planes: a plane is one row, and needs no tile.
+  static bool reads_in_place(const Convolution<T, In>& cv) {
+    const AxisPlan &r = cv.rows, &c = cv.columns;
+    return std::is_same_v<T, In> && cv.taps() == 1 && r.stride == 1 && c.stride == 1 && r.offset[0] == 0 &&
+           c.offset[0] == 0 && r.count == r.in && c.count == c.in && cv.in_strides.w == 1 && cv.in_strides.h == c.in &&
+           cv.in_strides.n < INT32_MAX / 64;
+  }
+  // The copy of a piece's last step may reach a vector past its end.
+  int64_t piece_size() const { return kSlab<T> * m_ + Vec<T>::lanes; }
+  int64_t plane() const { return cv_.rows.count * cv_.columns.count; }
+  // The rows of image n that the pixels reach.
+  int64_t first_row(int64_t n) const { return larger(0, first_ - n * plane()) / cv_.columns.count; }
+  int64_t last_row(int64_t n) const {
+    return smaller(cv_.rows.count, ceil_div(first_ + count_ - n * plane(), cv_.columns.count));
+  }
+
+  const Convolution<T, In>& cv_;
+  bool in_place_;
+  int64_t images_, rows_;
+  TileShape shape_;
+  int64_t channels_, image_size_;
+  Buffer<int32_t> tap_;
+  Buffer<PanelRun> runs_;
+  Buffer<T> tile_, panels_;
+  int64_t first_ = 0, count_ = 0, pieces_ = 0, run_count_ = 0;
+  int m_ = 1;
+};
+
+// Runs a convolution; false, with the result unfinished, if a weight is not finite.
+template <class T, class In>
+bool convolve_panels(const Convolution<T, In>& cv) {
+  constexpr int64_t L = Vec<T>::lanes, width = 2 * L;
+  const int64_t steps = cv.inputs * cv.taps(), pixels = cv.N * cv.rows.count * cv.columns.count;
+  const PanelBlocks b = PanelBlocks::choose<T>(cv.G, pixels, cv.outputs, width);
+  const int64_t kbs = ceil_div(cv.outputs, width), parts = ceil_div(kbs, b.outputs),
+                places = ceil_div(pixels, b.pixels);
+  std::atomic<bool> finite{true};
+  const double work = double(b.pixels) * b.outputs * width * steps / 16;
+  parallel_for(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+    Panels<T, In> panels(cv, b.pixels);
+    Buffer<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width), slab(kSlab<T> * width), bias(b.outputs * width);
+    int32_t a_k[kSlab<T>];
+    for (int64_t i = begin; i < end && finite; ++i) {
+      const int64_t part = i % parts, place = i / parts % places, g = i / parts / places;
+      const int64_t first = place * b.pixels, kb0 = part * b.outputs, kb1 = smaller(kbs, kb0 + b.outputs);
+      panels.set_pixels(first, smaller(b.pixels, pixels - first));
+      const int m = panels.m();
+      const int64_t block = (panels.pieces() * m + L) * width;  // the sums of one block of outputs
+      for (int64_t k = 0; k < kSlab<T>; ++k) a_k[k] = int32_t(k * m);
+      pack_bias(bias.data(), cv, g, kb0 * width, b.outputs * width);
+      for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kSlab<T>) {
+        const int64_t k1 = smaller(steps, k0 + kSlab<T>);
+        if (k1 > k0) panels.pack(g, k0, k1);
+        for (int64_t kb = kb0; kb < kb1; ++kb) {
+          const bool narrow = cv.outputs - kb * width <= L;
+          const int64_t wide = narrow ? L : width;
+          if (!pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
+          const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
+          T* sum = sums.data() + (kb - kb0) * block;
+          for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide)
+            for (int64_t k = k0; k < larger(k1, k0 + 1); k += kChain<T>)
+              kernel(panels.piece(t) + (k - k0) * m, 0, a_k, slab.data() + (k - k0) * wide, smaller(kChain<T>, k1 - k),
+                     sum, k ? nullptr : bias.data() + (kb - kb0) * width);
+          if (k1 == steps)
+            panels.write(sums.data() + (kb - kb0) * block, g * cv.outputs + kb * width,
+                         smaller(width, cv.outputs - kb * width), wide);
+        }
+      }
+    }
+  });
+  return finite;
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx
