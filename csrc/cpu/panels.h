@@ -97,10 +97,14 @@ class Panels {
     const In* const in = cv_.in + cv_.in_strides(n0, g * cv_.inputs + c0, 0, 0);
     if constexpr (std::is_same_v<T, In>) {
       if (in_place_) {  // runs are read up to their end only: the last one's vector may reach past the tensor
-        for (int64_t k = 0; k < k1 - k0; ++k)
-          for (int64_t r = 0; r < run_count_; ++r)
-            store(panels_.data() + runs_[r].to + k * m_,
-                  Some<T>(runs_[r].length).load(in + k * cv_.in_strides.c + runs_[r].from));
+        for (int64_t k = 0; k < k1 - k0; ++k) {
+          const T* from = in + k * cv_.in_strides.c;
+          T* to = panels_.data() + k * m_;
+          for (int64_t r = 0; r < run_count_; ++r) {
+            __builtin_prefetch(from + 4 * cv_.in_strides.c + runs_[r].from);
+            store(to + runs_[r].to, Some<T>(runs_[r].length).load(from + runs_[r].from));
+          }
+        }
         return;
       }
     }
