@@ -10,16 +10,20 @@ from .timing import Timing
 
 
 def parser(
-    module: str, doc: str, seconds: float, devices: Sequence[str] = ("cpu", "cuda"),
+    module: str, doc: str, seconds: float | None, devices: Sequence[str] = ("cpu", "cuda"),
     seconds_help: str = "how long each comparison lasts", epilog: str | None = None,
 ) -> argparse.ArgumentParser:  # fmt: skip
-    """A parser with the options that all commands have; the description is the first paragraph of `doc`."""
+    """A parser with the options that all commands have; the description is the first paragraph of `doc`.
+
+    No --seconds where seconds is None.
+    """
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{module}", description=doc.split("\n\n")[0], epilog=epilog
     )
     made.add_argument("--device", choices=devices, default="cpu")
     made.add_argument("--threads", type=int, default=2, help="of the CPU (2)")
-    made.add_argument("--seconds", type=float, default=seconds, help=f"{seconds_help} ({seconds:g})")
+    if seconds is not None:
+        made.add_argument("--seconds", type=float, default=seconds, help=f"{seconds_help} ({seconds:g})")
     return made
 
 

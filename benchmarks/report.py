@@ -88,7 +88,7 @@ def _shares(rows: list[dict]) -> str:
     if not rows:
         return f"{'-':>8}{'-':>7}"
     torchs, ours = (geometric_mean([r[k] for r in rows]) for k in ("torch_share", "share"))
-    return f"{torchs:>8.2f}{ours:>7.2f}"
+    return f"{torchs:>8.3f}{ours:>7.3f}"
 
 
 def row_line(row: dict) -> str:
