@@ -7,7 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # A change of these makes .venv/ or the extension anew. PYTHON counts only if somebody chose it.
 CHOSEN_PYTHON := $(if $(filter file default undefined,$(origin PYTHON)),,$(PYTHON))
 OPTIONS := $(CHOSEN_PYTHON) CONVX_CUDA=$(CONVX_CUDA) TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CXX=$(CXX)
@@ -18,7 +18,7 @@ SHORTER := 's/^(\[[0-9]+\/[0-9]+\]) .* (-c )+($(subst /,\/,$(CURDIR))\/)?(\S+) .
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # the commands share the machine, and ninja runs its own jobs
 unexport MAKEFLAGS MFLAGS  # so that ninja does not ask make for job slots that it can't give
-.PHONY: help demo test test-exhaustive bench-cpu lint format cuda-build cuda-compile build clean FORCE
+.PHONY: help demo test test-exhaustive bench-cpu bench-networks bench-padding bench-overhead bench-memory lint format cuda-build cuda-compile build clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 18
@@ -34,6 +34,18 @@ test-exhaustive: build  ## the full cross product of the same tests: hours
 
 bench-cpu: build  ## convx beside torch over the shapes of real networks
 	@$(PY) -m benchmarks.run --device cpu $(ARGS)
+
+bench-networks: build  ## training steps of five networks, with torch's layers and converted
+	@$(PY) -m benchmarks.networks $(ARGS)
+
+bench-padding: build  ## padding modes beside torch's F.pad and convolution
+	@$(PY) -m benchmarks.padding $(ARGS)
+
+bench-overhead: build  ## what small calls cost
+	@$(PY) -m benchmarks.overhead $(ARGS)
+
+bench-memory: build  ## what calls take at their peak over operands and result
+	@$(PY) -m benchmarks.memory $(ARGS)
 
 lint: $(VENV)/requirements-lint.ready  ## what CI checks about formatting and style
 	@$(PY) -m ruff check .

@@ -6,16 +6,16 @@
 
 Both sides run in turns in one process on the same tensors (timing.py); every result is checked against the definition
 in float64 before its time counts (check.py). Every row is printed, won or lost; --save keeps them with the machine and
-the commit in benchmarks/results/, and `python -m benchmarks.report FILE` prints them again.
+the commit in benchmarks/results/, and `python -m benchmarks.report FILE` prints them again. On a CPU the roofs of the
+machine are measured first (roofs.py), and every row says what share of them it reaches.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
 
-import torch
-
-from . import check, report
+from . import check, report, roofs
+from .commands import parsed, parser
 from .computations import (
     COMPUTATIONS,
     DTYPES,
@@ -33,11 +33,12 @@ from .timing import interleaved
 
 def measure(
     shape: Shape, computation: str, dtype: str = "float32", device: str = "cpu", layout: str = "contiguous",
-    seconds: float = 0.5,
+    seconds: float = 0.5, best: dict[str, float] | None = None,
 ) -> dict:  # fmt: skip
     """One row: both sides' times for one computation of one layer, and whether convx's result is right.
 
-    layout='best' times each side in both layouts and takes its better one.
+    layout='best' times each side in both layouts and takes its better one. With `best`, roofs.measure()'s, the row has
+    the share of the nearest roof that each side reaches.
     """
     operands = make_operands(shape, DTYPES[dtype], device)
     layouts = list(LAYOUTS) if layout == "best" else [layout]
@@ -48,7 +49,7 @@ def measure(
     torch_layout, convx_layout = (min(layouts, key=lambda n: timings[side, n].median) for side in ("torch", "convx"))
     ours, theirs = timings["convx", convx_layout], timings["torch", torch_layout]
     error, torch_error, right = check.errors(shape, computation, operands, ours.result, theirs.result)
-    return {
+    row = {
         "shape": shape.name,
         "set": shape.set,
         "class": shape.class_name,
@@ -56,6 +57,8 @@ def measure(
         "computation": computation,
         "primitive": primitive_of(shape, computation),
         "gflop": shape.gflop,
+        "needed_gflop": shape.needed_gflop,
+        "bytes": shape.values * operands.x.element_size(),
         "convx_layout": convx_layout,
         "torch_layout": torch_layout,
         "torch_backend": torch_backend(shape, laid_out[torch_layout]),
@@ -69,24 +72,29 @@ def measure(
         "torch_error": torch_error,
         "right": right,
     }
+    return {**row, **shares(row, dtype, best)} if best else row
 
 
-def rows_of(options: argparse.Namespace) -> Iterator[dict]:
+def shares(row: dict, dtype: str, best: dict[str, float]) -> dict[str, float]:
+    """The time that the nearest roof allows over the time taken, of both sides of a row."""
+    least = roofs.least_ms(row["needed_gflop"], row["bytes"], dtype, best)
+    return {"share": least / row["convx_ms"], "torch_share": least / row["torch_ms"]}
+
+
+def rows_of(options: argparse.Namespace, best: dict[str, float] | None) -> Iterator[dict]:
     for shape in load(options.classes, options.shapes):
         small = shape.at_most(options.max_gflop)
         if small is None:
             print(f"{shape.name[:27]:<28}left out: one sample is {shape.gflop / shape.N:.1f} GFLOP")
             continue
         for computation in options.primitive:
-            yield measure(small, computation, options.dtype, options.device, options.layout, options.seconds)
+            yield measure(small, computation, options.dtype, options.device, options.layout, options.seconds, best)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.run", description=__doc__.split("\n\n")[0], epilog=f"classes: {'; '.join(CLASSES)}"
-    )
-    add = parser.add_argument
-    add("--device", choices=("cpu", "cuda"), default="cpu")
+    seconds = "how long the rounds of one row last, three rounds at least"
+    options = parser("run", __doc__, 0.5, seconds_help=seconds, epilog=f"classes: {'; '.join(CLASSES)}")
+    add = options.add_argument
     add("--dtype", choices=DTYPES, default="float32")
     add(
         "--primitive", nargs="+", choices=COMPUTATIONS, default=list(COMPUTATIONS), metavar="NAME",
@@ -102,23 +110,29 @@ def parse() -> argparse.Namespace:
         help="batches are halved until a call is at most this much (2); left out where one sample is 4 times that",
     )
     add("--layout", choices=(*LAYOUTS, "best"), default="contiguous", help="best: each side in its better one")
-    add("--seconds", type=float, default=0.5, help="how long the rounds of one row last, three rounds at least (0.5)")
-    add("--threads", type=int, default=2, help="of the CPU (2)")
     add("--save", action="store_true", help="keep the rows in benchmarks/results/")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no GPU that torch can use")
-    return options
+    return parsed(options)
+
+
+def measured_roofs(options: argparse.Namespace) -> dict[str, float] | None:
+    """Of the CPU; None for a GPU, and where they can't be measured, which is said."""
+    if options.device != "cpu":
+        return None
+    try:
+        return roofs.measure(options.threads)
+    except OSError as failed:
+        print(f"no roofs, and no shares of them: {failed}")
+        return None
 
 
 def main() -> int:
     options = parse()
-    torch.set_num_threads(options.threads)
-    about = report.about(options)
+    best = measured_roofs(options)
+    about = report.about(options, best)
     print(report.heading(about))
     print(report.row_heading())
     rows = []
-    for row in rows_of(options):
+    for row in rows_of(options, best):
         rows.append(row)
         print(report.row_line(row), flush=True)
     print(report.summary(rows))

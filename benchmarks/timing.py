@@ -12,6 +12,18 @@ from typing import Any, NamedTuple
 import torch
 
 
+def with_gradients(call: Callable[[], torch.Tensor], *leaves: torch.Tensor) -> Callable[[], Any]:
+    """The call and its backward pass to the leaves, for a gradient of ones."""
+    with torch.no_grad():
+        ones = torch.ones_like(call())
+
+    def both() -> tuple[torch.Tensor, ...]:
+        with torch.enable_grad():
+            return torch.autograd.grad(call(), leaves, ones)
+
+    return both
+
+
 class Timing(NamedTuple):
     first: float  # seconds of the first call: what is set up, compiled or chosen on the way is in it
     median: float  # seconds of a later one

@@ -54,19 +54,31 @@ class Shape:
         return 2e-9 * self.N * self.K * self.P * self.Q * (self.C // self.G) * self.R * self.S
 
     @property
+    def needed_gflop(self) -> float:
+        """The same without the taps in the padding, which nobody has to multiply."""
+        share = 1.0
+        for size, out, kernel, stride, pad, dilation in self._axes():
+            positions = (p * stride - pad + r * dilation for p in range(out) for r in range(kernel))
+            share *= sum(0 <= i < size for i in positions) / (out * kernel)
+        return self.gflop * share
+
+    @property
+    def values(self) -> int:
+        """How many input, weight and output have together: what any of the computations reads or writes at least."""
+        weights = self.K * (self.C // self.G) * self.R * self.S
+        return self.N * (self.C * self.H * self.W + self.K * self.P * self.Q) + weights
+
+    def _axes(self) -> Iterator[tuple[int, ...]]:
+        """(input size, output size, kernel, stride, padding, dilation), rows before columns."""
+        sizes = (self.H, self.W), (self.P, self.Q), (self.R, self.S)
+        return zip(*sizes, self.stride, self.padding, self.dilation, strict=True)
+
+    @property
     def output_padding(self) -> tuple[int, int]:
         """Of the transposed layer: what the stride leaves open about H and W."""
         return tuple(
             size - ((out - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
-            for size, out, kernel, stride, pad, dilation in zip(
-                (self.H, self.W),
-                (self.P, self.Q),
-                (self.R, self.S),
-                self.stride,
-                self.padding,
-                self.dilation,
-                strict=True,
-            )
+            for size, out, kernel, stride, pad, dilation in self._axes()
         )
 
     @property
