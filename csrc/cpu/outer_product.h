@@ -56,7 +56,7 @@ Blocks choose_blocks(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
 
 // One block of results: rows [i0, i0 + ni), columns [j0, j0 + nj) of image n, the blocks of outputs [kb0, kb1).
 template <class T, class In, int NV>
-void convolve_block(const Convolution<T, In>& cv, const Blocks& b, const TileShape& shape, const T* tile,
+void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch, const T* tile,
                     const int32_t* a_k, const T* weights, T* partial, const T* bias, int64_t n, int64_t g, int64_t i0,
                     int64_t ni, int64_t j0, int64_t nj, int64_t kb0, int64_t kb1) {
   constexpr int64_t width = NV * Vec<T>::lanes;
@@ -75,7 +75,7 @@ void convolve_block(const Convolution<T, In>& cv, const Blocks& b, const TileSha
         row[t - t0] = smaller(t / across * mr, ni - mr), column[t - t0] = smaller(t % across * mc, nj - mc);
       for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kChain<T>)
         for (int64_t t = 0; t < t1 - t0; ++t)
-          kernel(tile + row[t] * shape.pitch + column[t], shape.pitch, a_k + k0, weights + (kb * steps + k0) * width,
+          kernel(tile + row[t] * pitch + column[t], pitch, a_k + k0, weights + (kb * steps + k0) * width,
                  smaller(kChain<T>, steps - k0), partial + t * tile_size, k0 ? nullptr : bias + kb * width);
       for (int64_t t = 0; t < t1 - t0; ++t)
         for (int r = 0; r < mr; ++r)
@@ -107,10 +107,12 @@ bool convolve(const Convolution<T, In>& cv) {
   const Blocks b = choose_blocks<T>(cv.rows, cv.columns, cv.inputs);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
   Buffer<int32_t> a_k(steps);
+  const bool in_place = cv.reads_in_place();
   for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
-        a_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
+        a_k[k++] = int32_t(in_place ? c * cv.in_strides.c
+                                    : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
   const int64_t down = ceil_div(cv.rows.count, b.rows), across = ceil_div(cv.columns.count, b.columns);
   const int64_t places = cv.N * cv.G * down * across;
@@ -118,7 +120,7 @@ bool convolve(const Convolution<T, In>& cv) {
   const int64_t parts = places >= 8 ? 1 : smaller(kbs, ceil_div(8, places));
   const double work = double(b.rows) * b.columns * steps * cv.outputs / parts / 16;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> tile(cv.inputs * shape.plane);
+    Buffer<T> buffer(in_place ? 0 : cv.inputs * shape.plane);
     Buffer<T> partial((kTogether * CONVX_MAX_M + Vec<T>::lanes) * width);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
@@ -127,11 +129,14 @@ bool convolve(const Convolution<T, In>& cv) {
                     n = place / across / down / cv.G;
       const int64_t i0 = p * b.rows, j0 = q * b.columns;
       const int64_t ni = smaller(b.rows, cv.rows.count - i0), nj = smaller(b.columns, cv.columns.count - j0);
-      if (packed != place)
-        pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, i0, ni, j0, nj,
+      const T* tile = buffer.data();
+      if constexpr (std::is_same_v<T, In>)
+        if (in_place) tile = cv.in + cv.in_strides(n, g * cv.inputs, i0, j0);
+      if (packed != place && !in_place)
+        pack_tile<T, In>(buffer.data(), shape, cv.rows, cv.columns, i0, ni, j0, nj,
                          cv.in + cv.in_strides(n, g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
       packed = place;
-      convolve_block<T, In, NV>(cv, b, shape, tile.data(), a_k.data(), weights.data() + g * kbs * steps * width,
+      convolve_block<T, In, NV>(cv, b, in_place ? cv.in_strides.h : shape.pitch, tile, a_k.data(), weights.data() + g * kbs * steps * width,
                                 partial.data(), bias.data() + g * kbs * width, n, g, i0, ni, j0, nj, part * kbs / parts,
                                 (part + 1) * kbs / parts);
     }

@@ -56,7 +56,7 @@ class Panels {
  public:
   Panels(const Convolution<T, In>& cv, int64_t most_pixels)
       : cv_(cv),
-        in_place_(reads_in_place(cv)),
+        in_place_(cv.reads_in_place() && cv.rows.count == 1 && cv.in_strides.n < INT32_MAX / 64),
         images_(smaller(cv.N, (most_pixels - 1) / plane() + 2)),
         rows_(smaller(cv.rows.count, images_ > 2 ? cv.rows.count : (most_pixels - 1) / cv.columns.count + 2)),
         shape_(cv.rows, cv.columns, rows_, cv.columns.count),
@@ -101,7 +101,6 @@ class Panels {
           const T* from = in + k * cv_.in_strides.c;
           T* to = panels_.data() + k * m_;
           for (int64_t r = 0; r < run_count_; ++r) {
-            __builtin_prefetch(from + 4 * cv_.in_strides.c + runs_[r].from);
             store(to + runs_[r].to, Some<T>(runs_[r].length).load(from + runs_[r].from));
           }
         }
@@ -122,6 +121,21 @@ class Panels {
     }
   }
 
+  // Asks for part `part` of `parts` of what the steps from k0 on read, for L2, while the arithmetic of the steps before
+  // them goes on: it comes from far, in pieces too short for the hardware to see them coming.
+  void prefetch(int64_t g, int64_t k0, int64_t part, int64_t parts) const {
+    if (cv_.in_strides.w != 1) return;
+    const int64_t c0 = k0 / larger(1, cv_.taps()), c1 = smaller(cv_.inputs, c0 + channels_);
+    const int64_t n0 = first_ / plane(), images = ceil_div(first_ + count_, plane()) - n0, units = (c1 - c0) * images;
+    for (int64_t u = units * part / parts; u < units * (part + 1) / parts; ++u) {
+      const int64_t n = n0 + u % images, first = first_row(n) * cv_.rows.stride;
+      const int64_t rows = smaller(cv_.rows.in - first, (last_row(n) - first_row(n)) * cv_.rows.stride);
+      const In* from = cv_.in + cv_.in_strides(n, g * cv_.inputs + c0 + u / images, first, 0);
+      if (cv_.in_strides.h == cv_.columns.in)
+        for (int64_t x = 0; x < rows * cv_.columns.in; x += 64 / int64_t(sizeof(In))) __builtin_prefetch(from + x, 0, 2);
+    }
+  }
+
   // Writes the sums [pixel][width] of `count` outputs, the first of which is channel k.
   void write(const T* sums, int64_t k, int64_t count, int64_t width) const {
     const int64_t Q = cv_.columns.count, step = cv_.out_strides.w * cv_.columns.out_step;
@@ -138,13 +152,6 @@ class Panels {
   }
 
  private:
-  // Pointwise on contiguous planes: a plane is one row, and needs no tile.
-  static bool reads_in_place(const Convolution<T, In>& cv) {
-    const AxisPlan &r = cv.rows, &c = cv.columns;
-    return std::is_same_v<T, In> && cv.taps() == 1 && r.stride == 1 && c.stride == 1 && r.offset[0] == 0 &&
-           c.offset[0] == 0 && r.count == r.in && c.count == c.in && cv.in_strides.w == 1 && cv.in_strides.h == c.in &&
-           cv.in_strides.n < INT32_MAX / 64;
-  }
   // The copy of a piece's last step may reach a vector past its end.
   int64_t piece_size() const { return kSlab<T> * m_ + Vec<T>::lanes; }
   int64_t plane() const { return cv_.rows.count * cv_.columns.count; }
@@ -197,10 +204,12 @@ bool convolve_panels(const Convolution<T, In>& cv) {
           if (!pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
           const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
           T* sum = sums.data() + (kb - kb0) * block;
-          for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide)
+          for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
             for (int64_t k = k0; k < larger(k1, k0 + 1); k += kChain<T>)
               kernel(panels.piece(t) + (k - k0) * m, 0, a_k, slab.data() + (k - k0) * wide, smaller(kChain<T>, k1 - k),
                      sum, k ? nullptr : bias.data() + (kb - kb0) * width);
+            if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
+          }
           if (k1 == steps)
             panels.write(sums.data() + (kb - kb0) * block, g * cv.outputs + kb * width,
                          smaller(width, cv.outputs - kb * width), wide);

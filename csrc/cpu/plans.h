@@ -83,6 +83,7 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   cv.weight_output = o.w.strides.n, cv.weight_input = o.w.strides.c;
   cv.weight_group = cv.outputs * o.w.strides.n;
   cv.weight_r = o.w.strides.h, cv.weight_s = o.w.strides.w;
+  cv.flatten();
   return Kernels::convolve(cv);
 }
 
@@ -101,6 +102,7 @@ bool grad_input(const ConvProblem& pb, const Operands& o) {
   for (int64_t a = 0; a < smaller(pb.stride_h, pb.H); ++a)
     for (int64_t b = 0; b < smaller(pb.stride_w, pb.W); ++b) {
       cv.rows = grad_input_axis(pb.rows(), a), cv.columns = grad_input_axis(pb.columns(), b);
+      cv.flatten();
       if (!Kernels::convolve(cv)) return false;
     }
   return true;
