@@ -1,5 +1,6 @@
-// forward and grad_input with the vectors across pixels, for few output channels in each group: depthwise layers, small
-// groups, a network's last layer. Across channels (outer_product.h) most lanes would be padding there.
+// forward and grad_input with the vectors across pixels: for few output channels in each group, where most lanes would
+// be padding across channels (outer_product.h); for short sums, whose results come out here as they are stored, with
+// nothing to transpose; and for pointwise layers, whose input is read where it is.
 //
 //   acc[m][n] += w[k][m] * tile[b_k[k] + n],   m < M output channels,  n < NV vectors of neighbouring pixels.
 //
@@ -8,8 +9,10 @@
 // rows, some (S - 1) / W of the work, is left behind when the rows are copied out.
 //
 // Limit: each step loads NV vectors, nearly all of them across a cache line (two load slots), and M weights for M * NV
-// FMAs. M = 1, NV = 8: 17 slots = 8.5 cycles for 4 cycles of FMAs, so about half the FMA roof; depthwise 3x3, 18
-// operations for 8 bytes, reaches the memory's limit before that.
+// FMAs. M = 13, NV = 2: 17 slots = 8.5 cycles beside 13 of FMAs, so the FMA roof. M = 1, NV = 8: 17 slots for 4 cycles
+// of FMAs, so half of it; depthwise 3x3, 18 operations for 8 bytes, reaches the memory's limit before that.
+//
+// Run alone: with convx.algorithm("pixels"): ...
 #pragma once
 #include "outer_product.h"
 
@@ -17,10 +20,10 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// sums is [M][pitch]; weights are [step][M].
+// sums is [M][pitch]; weights are [step][M]. The product is added to start[m], or to the sums if null.
 template <class T, int M, int NV>
 void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch,
-                   bool accumulate) {
+                   const T* start) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
   V acc[M][NV] = {};
@@ -29,47 +32,75 @@ void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t 
     V right[NV];
 #pragma GCC unroll 16
     for (int n = 0; n < NV; ++n) right[n] = load(from + n * L);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const V scalar = splat<T>(weights[m]);
 #pragma GCC unroll 16
       for (int n = 0; n < NV; ++n) acc[m][n] += scalar * right[n];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
     for (int n = 0; n < NV; ++n) {
       T* sum = sums + m * pitch + n * L;
-      store(sum, accumulate ? load(sum) + acc[m][n] : acc[m][n]);
+      store(sum, (start ? splat<T>(start[m]) : load(sum)) + acc[m][n]);
     }
 }
 
-// Registers: M * NV sums, NV of the tile, one weight.
-constexpr int pixel_vectors(int m) {
-  return CONVX_MAX_M > 6 ? (m == 1 ? 8 : m == 2 ? 8 : 5) : (m == 1 ? 6 : m == 2 ? 4 : 2);
-}
-constexpr int kPixelOutputs = 4;
+template <class T>
+using PixelProduct = void (*)(const T*, const int32_t*, const T*, int64_t, T*, int64_t, const T*);
 
-template <class T, int M, int NV>
-void pixel_line(const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch,
-                int64_t vectors, bool accumulate) {
-  constexpr int L = Vec<T>::lanes;
-  for (; vectors >= NV; vectors -= NV, tile += NV * L, sums += NV * L)
-    pixel_product<T, M, NV>(tile, b_k, weights, steps, sums, pitch, accumulate);
-  if constexpr (NV > 1)
-    if (vectors > 0) pixel_line<T, M, (NV + 1) / 2>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
+// Vectors for M outputs. Registers: M * NV sums, NV of the tile, one weight.
+constexpr int pixel_vectors(int m) {
+  return CONVX_MAX_M > 6 ? (m <= 2   ? 8
+                            : m <= 4 ? 6
+                            : m <= 6 ? 4
+                            : m <= 9 ? 3
+                                     : 2)
+                         : (m == 1   ? 6
+                            : m == 2 ? 4
+                            : m == 3 ? 3
+                                     : 2);
+}
+constexpr int kGroup = 24;  // vectors of pixels whose sums wait in L1 for the next chain; a multiple of all the above
+
+// The kernel for m outputs and at most `left` vectors, and how many of them it does.
+template <class T, int M>
+PixelProduct<T> pixel_product_of(int64_t left, int& vectors) {
+  constexpr int NV = pixel_vectors(M);
+  vectors = left >= NV ? NV : NV > 4 && left >= 4 ? 4 : NV > 2 && left >= 2 ? 2 : 1;
+  switch (vectors) {
+    case 1: return pixel_product<T, M, 1>;
+    case 2: return pixel_product<T, M, NV < 2 ? NV : 2>;
+    case 4: return pixel_product<T, M, NV < 4 ? NV : 4>;
+  }
+  return pixel_product<T, M, NV>;
 }
 
 template <class T>
-void pixel_line(int m, const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch,
-                int64_t vectors, bool accumulate) {
+PixelProduct<T> pixel_product_of(int m, int64_t left, int& vectors) {
   switch (m) {
-    case 1: return pixel_line<T, 1, pixel_vectors(1)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
-    case 2: return pixel_line<T, 2, pixel_vectors(2)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
-    case 3: return pixel_line<T, 3, pixel_vectors(3)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
-    case 4: return pixel_line<T, 4, pixel_vectors(4)>(tile, b_k, weights, steps, sums, pitch, vectors, accumulate);
+#define CONVX_OUTPUTS(M) \
+  case M:                \
+    if constexpr (M <= CONVX_MAX_M) return pixel_product_of<T, M>(left, vectors);
+    CONVX_OUTPUTS(1)
+    CONVX_OUTPUTS(2)
+    CONVX_OUTPUTS(3)
+    CONVX_OUTPUTS(4)
+    CONVX_OUTPUTS(5)
+    CONVX_OUTPUTS(6)
+    CONVX_OUTPUTS(7)
+    CONVX_OUTPUTS(8)
+    CONVX_OUTPUTS(9)
+    CONVX_OUTPUTS(10)
+    CONVX_OUTPUTS(11)
+    CONVX_OUTPUTS(12)
+    CONVX_OUTPUTS(13)
+    CONVX_OUTPUTS(14)
+#undef CONVX_OUTPUTS
   }
+  return nullptr;
 }
 
 // How many rows of results make a block: its tile should stay in L2, in L1 if a few rows fit.
@@ -82,69 +113,136 @@ int64_t pixel_rows(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   return smaller(r.count, larger(rows, 1));
 }
 
+// The output channels of a group in nearly equal chunks of at most CONVX_MAX_M, their weights packed [step][m].
+template <class T>
+struct PixelWeights {
+  int64_t outputs, steps, chunks;
+  Buffer<T> weights, bias;
+  bool finite = true;
+
+  int64_t first(int64_t chunk) const { return outputs * chunk / chunks; }
+  const T* of(int64_t g, int64_t chunk) const { return weights.data() + (g * outputs + first(chunk)) * steps; }
+
+  template <class In>
+  explicit PixelWeights(const Convolution<T, In>& cv)
+      : outputs(cv.outputs),
+        steps(cv.inputs * cv.taps()),
+        chunks(ceil_div(outputs, CONVX_MAX_M)),
+        weights(cv.G * outputs * steps),
+        bias(cv.G * outputs) {
+    std::atomic<bool> all{true};
+    parallel_for(cv.G * chunks, grain_for(double(steps) * CONVX_MAX_M), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t g = i / chunks, chunk = i % chunks, k = first(chunk), m = first(chunk + 1) - k;
+        if (!pack_weights(weights.data() + (g * outputs + k) * steps, cv, g, k, m, 0, steps)) all = false;
+        pack_bias(bias.data() + g * outputs + k, cv, g, k, m);
+      }
+    });
+    finite = all;
+  }
+};
+
+// A line of pixels of one image, in the tile or in the input: `rows` rows of Q results, `pitch` apart, from result
+// (i0, j0) on.
+template <class T>
+struct PixelLine {
+  const T* tile;
+  int64_t n, g, i0, j0, rows, Q, pitch;
+  int64_t length() const { return (rows - 1) * pitch + Q; }
+};
+
+// Writes sums [f0, f1) of one output's line to the result.
+template <class T, class In>
+void store_line(const Convolution<T, In>& cv, const PixelLine<T>& line, const T* sums, int64_t f0, int64_t f1,
+                int64_t channel) {
+  const int64_t step = cv.out_strides.w * cv.columns.out_step;
+  int64_t row = f0 / line.pitch, q = f0 % line.pitch;
+  In* to = cv.out + cv.out_strides(line.n, channel, cv.rows.first_out + (line.i0 + row) * cv.rows.out_step,
+                                   cv.columns.first_out + line.j0 * cv.columns.out_step);
+  for (int64_t f = f0; f < f1; to += cv.out_strides.h * cv.rows.out_step) {
+    const int64_t count = smaller(line.Q - q, f1 - f);
+    const T* from = sums + (f - f0);
+    if constexpr (std::is_same_v<T, In>) {
+      if (step == 1 && count > 0) copy_run(to + q, from, count);
+    } else if (step == 1) {
+      for (int64_t x = 0; x < count; ++x) to[q + x] = In(from[x]);
+    }
+    if (step != 1)
+      for (int64_t x = 0; x < count; ++x) to[(q + x) * step] = In(from[x]);
+    f += line.pitch - q;
+    q = 0;
+  }
+}
+
+// One chunk of outputs for a whole line.
+template <class T, class In>
+void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, const PixelLine<T>& line,
+                   const int32_t* b_k, int64_t chunk, T* sums, bool may_read_past_end) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const int64_t k0 = pw.first(chunk), length = line.length(), size = kGroup * L;
+  const int m = int(pw.first(chunk + 1) - k0);
+  const T *w = pw.of(line.g, chunk), *bias = pw.bias.data() + line.g * pw.outputs + k0;
+  int64_t vectors;
+  for (int64_t f = 0; f < length; f += vectors * L) {
+    vectors = smaller(kGroup, may_read_past_end ? ceil_div(length - f, L) : (length - f) / L);
+    if (vectors == 0) vectors = 1, f = length - L;  // the last vector overlaps rather than reading past the end
+    for (int64_t k = 0; k < larger(pw.steps, 1); k += kChain<T>) {
+      int nv;
+      for (int64_t v = 0; v < vectors; v += nv) {
+        const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
+        kernel(line.tile + f + v * L, b_k + k, w + k * m, smaller(kChain<T>, pw.steps - k), sums + v * L, size,
+               k ? nullptr : bias);
+      }
+    }
+    for (int64_t k = 0; k < m; ++k)
+      store_line(cv, line, sums + k * size, f, smaller(length, f + vectors * L), line.g * cv.outputs + k0 + k);
+  }
+}
+
+// Runs a convolution; false, with nothing written, if a weight is not finite.
 template <class T, class In>
 bool convolve_pixels(const Convolution<T, In>& cv) {
   constexpr int64_t L = Vec<T>::lanes;
-  const int64_t taps = cv.taps(), steps = cv.inputs * taps, chunks = ceil_div(cv.outputs, kPixelOutputs);
-  const int64_t block = pixel_rows<T>(cv.rows, cv.columns, cv.inputs);
-  const TileShape shape(cv.rows, cv.columns, block, cv.columns.count);
-  Buffer<int32_t> b_k(steps);
+  const PixelWeights<T> pw(cv);
+  if (!pw.finite) return false;
+  const int64_t Q = cv.columns.count;
+  const bool in_place = cv.reads_in_place() && cv.rows.count == 1 && Q >= L;
+  // A block: some rows of the tile, or a piece of the line.
+  const int64_t block = in_place ? 1 : pixel_rows<T>(cv.rows, cv.columns, cv.inputs);
+  const int64_t down = ceil_div(cv.rows.count, block);
+  const int64_t most = larger(2 * kGroup * L, (int64_t(256) << 10) / (cv.inputs * int64_t(sizeof(T))));
+  const int64_t across = in_place ? ceil_div(Q, smaller(Q, most)) : 1;
+  const TileShape shape(cv.rows, cv.columns, block, Q);
+  Buffer<int32_t> b_k(pw.steps);
   for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
-        b_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
+        b_k[k++] = int32_t(in_place ? c * cv.in_strides.c : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
-  // [group][chunk of outputs][step][output]
-  Buffer<T> weights(cv.G * cv.outputs * steps);
-  T check(0);
-  for (int64_t g = 0, i = 0; g < cv.G; ++g)
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t k0 = chunk * kPixelOutputs, m = smaller(kPixelOutputs, cv.outputs - k0);
-      const In* from = cv.weight + g * cv.weight_group + k0 * cv.weight_output;
-      for (int64_t c = 0; c < cv.inputs; ++c)
-        for (int r = 0; r < cv.rows.taps; ++r)
-          for (int s = 0; s < cv.columns.taps; ++s)
-            for (int64_t k = 0; k < m; ++k, ++i) {
-              weights[i] = T(from[k * cv.weight_output + c * cv.weight_input + cv.rows.index[r] * cv.weight_r +
-                                  cv.columns.index[s] * cv.weight_s]);
-              check += weights[i] * T(0);
-            }
-    }
-  if (check != T(0)) return false;
-
-  const int64_t down = ceil_div(cv.rows.count, block);
-  const double work = double(block) * cv.columns.count * (steps * cv.outputs + 4 * cv.inputs) / 8;
-  const int64_t line = ceil_div(block * shape.pitch, L) * L;
-  parallel_for(cv.N * cv.G * down, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> tile(cv.inputs * shape.plane + 16 * L), sums(kPixelOutputs * line);
-    std::memset(tile.data(), 0, (cv.inputs * shape.plane + 16 * L) * sizeof(T));
+  const int64_t places = cv.N * cv.G * down * across;
+  const int64_t parts = places >= 4 ? 1 : smaller(pw.chunks, ceil_div(4, places));
+  const double work = double(block) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
+  parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+    const int64_t tile_size = in_place ? 0 : cv.inputs * shape.plane + (kGroup + 1) * L;
+    Buffer<T> tile(tile_size), sums(CONVX_MAX_M * kGroup * L);
+    std::memset(tile.data(), 0, tile_size * sizeof(T));
+    int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t p = i % down, g = i / down % cv.G, n = i / down / cv.G;
-      const int64_t i0 = p * block, ni = smaller(block, cv.rows.count - i0), Q = cv.columns.count;
-      pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, i0, ni, 0, Q,
-                       cv.in + cv.in_strides(n, g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
-      const int64_t vectors = ceil_div((ni - 1) * shape.pitch + Q, L);
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        const int64_t k0 = chunk * kPixelOutputs, m = smaller(kPixelOutputs, cv.outputs - k0);
-        const T* w = weights.data() + (g * cv.outputs + k0) * steps;
-        for (int64_t k = 0; k < larger(steps, 1); k += kChain<T>)
-          pixel_line<T>(int(m), tile.data(), b_k.data() + k, w + k * m, smaller(kChain<T>, steps - k), sums.data(),
-                        line, vectors, k > 0);
-        for (int64_t k = 0; k < m; ++k) {
-          const int64_t channel = g * cv.outputs + k0 + k;
-          const T bias = cv.bias ? T(cv.bias[channel * cv.bias_stride]) : T(0);
-          const int64_t step = cv.out_strides.w * cv.columns.out_step;
-          for (int64_t row = 0; row < ni; ++row) {
-            const T* from = sums.data() + k * line + row * shape.pitch;
-            In* to = cv.out + cv.out_strides(n, channel, cv.rows.first_out + (i0 + row) * cv.rows.out_step,
-                                             cv.columns.first_out);
-            if (step == 1)
-              for (int64_t q = 0; q < Q; ++q) to[q] = In(from[q] + bias);
-            else
-              for (int64_t q = 0; q < Q; ++q) to[q * step] = In(from[q] + bias);
-          }
-        }
-      }
+      const int64_t place = i / parts, part = i % parts, q = place % across, p = place / across % down;
+      PixelLine<T> line;
+      line.n = place / across / down / cv.G, line.g = place / across / down % cv.G;
+      line.i0 = p * block, line.rows = smaller(block, cv.rows.count - line.i0);
+      line.j0 = Q * q / across, line.Q = Q * (q + 1) / across - line.j0;
+      line.pitch = in_place ? line.Q : shape.pitch;
+      line.tile = tile.data();
+      if constexpr (std::is_same_v<T, In>)
+        if (in_place) line.tile = cv.in + cv.in_strides(line.n, line.g * cv.inputs, 0, line.j0);
+      if (!in_place && packed != place)
+        pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, line.i0, line.rows, 0, Q,
+                         cv.in + cv.in_strides(line.n, line.g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
+      packed = place;
+      for (int64_t chunk = part * pw.chunks / parts; chunk < (part + 1) * pw.chunks / parts; ++chunk)
+        convolve_chunk(cv, pw, line, b_k.data(), chunk, sums.data(), !in_place);
     }
   });
   return true;
