@@ -11,6 +11,7 @@
 #include "../scalar.h"
 #include "engine.h"
 #include "parallel.h"
+#include "scratch.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

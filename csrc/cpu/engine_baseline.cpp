@@ -9,6 +9,7 @@
 #include "../scalar.h"
 #include "engine.h"
 #include "parallel.h"
+#include "scratch.h"
 
 #define CONVX_ISA baseline
 #define CONVX_VECTOR_BYTES 16

@@ -64,11 +64,6 @@ const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
   return nullptr;
 }
 
-const char* why_not_engine_grad_input(const ConvProblem& pb, const Operands& o) {
-  if (!pb.is_zero_padded()) return "an input element read through the padding belongs to several phases";
-  return why_not_engine(pb, o);
-}
-
 // For one channel a group on the side that is summed over (`inputs`), and planes that are lines of equal length.
 const char* why_not_in_place(const ConvProblem& pb, const Operands& o, int64_t inputs) {
   if (!current_engine().in_place.forward) return "it needs the masks of AVX-512";

@@ -18,7 +18,6 @@ void grad_input_in_place(const ConvProblem&, const Operands&);
 void grad_weight_in_place(const ConvProblem&, const Operands&);
 
 const char* why_not_engine(const ConvProblem&, const Operands&);
-const char* why_not_engine_grad_input(const ConvProblem&, const Operands&);
 const char* why_not_in_place_forward(const ConvProblem&, const Operands&);
 const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
 

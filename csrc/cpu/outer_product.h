@@ -93,7 +93,7 @@ template <class T, class In, int NV>
 bool convolve(const Convolution<T, In>& cv) {
   constexpr int64_t width = NV * Vec<T>::lanes;
   const int64_t taps = cv.taps(), steps = cv.inputs * taps, kbs = ceil_div(cv.outputs, width);
-  Buffer<T> weights(cv.G * kbs * steps * width), bias(cv.G * kbs * width);
+  Scratch<T> weights(cv.G * kbs * steps * width), bias(cv.G * kbs * width);
   std::atomic<bool> finite{true};
   parallel_for(cv.G * kbs, grain_for(double(steps) * width / 2), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -106,7 +106,7 @@ bool convolve(const Convolution<T, In>& cv) {
 
   const Blocks b = choose_blocks<T>(cv.rows, cv.columns, cv.inputs);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
-  Buffer<int32_t> a_k(steps);
+  Scratch<int32_t> a_k(steps);
   const bool in_place = cv.reads_in_place();
   for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
@@ -120,8 +120,8 @@ bool convolve(const Convolution<T, In>& cv) {
   const int64_t parts = places >= 8 ? 1 : smaller(kbs, ceil_div(8, places));
   const double work = double(b.rows) * b.columns * steps * cv.outputs / parts / 16;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> buffer(in_place ? 0 : cv.inputs * shape.plane);
-    Buffer<T> partial((kTogether * CONVX_MAX_M + Vec<T>::lanes) * width);
+    Scratch<T> buffer(in_place ? 0 : cv.inputs * shape.plane);
+    Scratch<T> partial((kTogether * CONVX_MAX_M + Vec<T>::lanes) * width);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = i / parts, part = i % parts;

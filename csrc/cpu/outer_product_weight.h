@@ -178,7 +178,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
   const Strip strip(wg, wg.rows, wg.columns);
   const StripTile<T, In> tile(wg, ch, strip);
   const int64_t Q = wg.columns.count, pixels = strip.images * strip.rows * Q, kbs = ceil_div(wg.outputs, width);
-  Buffer<int32_t> a_k(pixels);
+  Scratch<int32_t> a_k(pixels);
   for (int64_t b = 0, k = 0; b < strip.images; ++b)
     for (int64_t i = 0; i < strip.rows; ++i)
       for (int64_t j = 0; j < Q; ++j)
@@ -193,7 +193,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
   const double work = double(wg.N) * wg.rows.count * Q * ch.units * ch.m * width / parts / 16;
   std::atomic<bool> finite{true};
   parallel_for(wg.G * kbs * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> x(tile.size()), y(pixels * width), totals((end - begin) * ceil_div(ch.units, parts) * unit_size);
+    Scratch<T> x(tile.size()), y(pixels * width), totals((end - begin) * ceil_div(ch.units, parts) * unit_size);
     alignas(64) T sums[CONVX_MAX_M * width], zeros[width] = {};
     for (int64_t item = begin; item < end;) {
       const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);

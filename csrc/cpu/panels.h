@@ -4,10 +4,13 @@
 // and planes of 7 x 7 or 17 x 17 leave part of it empty; and it packs all weights before it starts, which costs more
 // than it gains where each weight is used for few pixels. Here all results of all images are one line of pixels, cut
 // into pieces of M whatever rows and images they fall on, and both sides are copied once more, a slab of steps at a
-// time, into what the register tile reads in order:
+// time:
 //
-//   panel  [piece of M pixels][step][M]      from the tile, a vector copy for each run of neighbours
-//   slab   [step][NV * lanes]                from the weights, by transposes in registers
+//   panels [piece][step][M]     from the tile, or straight from a pointwise layer's input
+//   slab   [step][NV * lanes]   from the weights, by transposes in registers
+//
+// Panels are dealt out from a few steps' lines of pixels: read far apart and written far apart at once, they took four
+// times as long.
 //
 // For one block of pixels and one range of outputs: for each slab, pack the panels, then for each block of outputs pack
 // its slab and let all panels pass over it. Sums wait in memory until the next slab.
@@ -28,10 +31,25 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kSlab = 2 * kChain<T>;
 
-// At most a vector of neighbouring pixels, and where they go in the panels.
+// Steps whose lines of pixels are collected in L1 before they are dealt out to the pieces.
+constexpr int64_t kLines = 8;
+
+// Neighbouring pixels, and where they go in each step's line.
 struct PanelRun {
   int32_t from, to, length;
 };
+
+// Copies whole vectors, a few at a time: a load behind a store to an address that agrees in its last 12 bits waits for
+// it. May read and write up to a vector past the end.
+template <class T>
+inline void copy_vectors(T* to, const T* from, int64_t count) {
+  constexpr int64_t L = Vec<T>::lanes;
+  for (; count > 4 * L; count -= 4 * L, to += 4 * L, from += 4 * L) {
+    const auto a = load(from), b = load(from + L), c = load(from + 2 * L), d = load(from + 3 * L);
+    store(to, a), store(to + L, b), store(to + 2 * L, c), store(to + 3 * L, d);
+  }
+  for (; count > 0; count -= L, to += L, from += L) store(to, load(from));
+}
 
 // The blocks of pixels and outputs that one item of work computes.
 struct PanelBlocks {
@@ -65,6 +83,8 @@ class Panels {
         tap_(cv.taps()),
         runs_(most_pixels),
         tile_(in_place_ ? 0 : images_ * image_size_ + 2 * CONVX_MAX_M + Vec<T>::lanes),
+        pitch_(ceil_div(most_pixels + CONVX_MAX_M, Vec<T>::lanes) * Vec<T>::lanes + Vec<T>::lanes),
+        lines_(pitch_ * kLines),
         panels_((most_pixels + CONVX_MAX_M) * (kSlab<T> + Vec<T>::lanes)) {
     for (int r = 0, t = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s) tap_[t++] = int32_t(shape_.tap(cv.rows, cv.columns, r, s));
@@ -80,44 +100,38 @@ class Panels {
     pieces_ = ceil_div(count, CONVX_MAX_M);
     m_ = int(ceil_div(count, pieces_));
     run_count_ = 0;
-    for (int64_t t = 0; t < pieces_; ++t)
-      for (int64_t i = t * m_, end = smaller(count, (t + 1) * m_); i < end;) {
-        const int64_t pixel = first + i, n = pixel / plane(), p = pixel % plane() / Q, q = pixel % Q;
-        const int64_t length = smaller(smaller(end - i, Vec<T>::lanes), in_place_ ? plane() - pixel % plane() : Q - q);
-        const int64_t place = in_place_ ? pixel % plane() : (p - first_row(n)) * shape_.pitch + q;
-        runs_[run_count_++] = {int32_t((n - first / plane()) * image_size_ + place),
-                               int32_t(t * piece_size() + i - t * m_), int32_t(length)};
-        i += length;
-      }
+    for (int64_t i = 0; i < count;) {
+      const int64_t pixel = first + i, n = pixel / plane(), p = pixel % plane() / Q, q = pixel % Q;
+      const int64_t length = smaller(count - i, in_place_ ? plane() - pixel % plane() : Q - q);
+      const int64_t place = in_place_ ? pixel % plane() : (p - first_row(n)) * shape_.pitch + q;
+      runs_[run_count_++] = {int32_t((n - first / plane()) * image_size_ + place), int32_t(i), int32_t(length)};
+      i += length;
+    }
   }
 
   // Packs the panels of steps [k0, k1) of group g.
   void pack(int64_t g, int64_t k0, int64_t k1) {
     const int64_t c0 = k0 / cv_.taps(), c1 = ceil_div(k1, cv_.taps()), n0 = first_ / plane();
     const In* const in = cv_.in + cv_.in_strides(n0, g * cv_.inputs + c0, 0, 0);
-    if constexpr (std::is_same_v<T, In>) {
-      if (in_place_) {  // runs are read up to their end only: the last one's vector may reach past the tensor
-        for (int64_t k = 0; k < k1 - k0; ++k) {
-          const T* from = in + k * cv_.in_strides.c;
-          T* to = panels_.data() + k * m_;
-          for (int64_t r = 0; r < run_count_; ++r) {
-            store(to + runs_[r].to, Some<T>(runs_[r].length).load(from + runs_[r].from));
-          }
-        }
-        return;
-      }
-    }
-    for (int64_t n = n0, end = ceil_div(first_ + count_, plane()); n < end; ++n)
-      pack_tile<T, In>(tile_.data() + (n - n0) * image_size_, shape_, cv_.rows, cv_.columns, first_row(n),
-                       last_row(n) - first_row(n), 0, cv_.columns.count, in + (n - n0) * cv_.in_strides.n,
-                       cv_.in_strides, c1 - c0);
+    if (!in_place_)
+      for (int64_t n = n0, end = ceil_div(first_ + count_, plane()); n < end; ++n)
+        pack_tile<T, In>(tile_.data() + (n - n0) * image_size_, shape_, cv_.rows, cv_.columns, first_row(n),
+                         last_row(n) - first_row(n), 0, cv_.columns.count, in + (n - n0) * cv_.in_strides.n,
+                         cv_.in_strides, c1 - c0);
     int64_t c = 0, tap = k0 - c0 * cv_.taps();
     for (int64_t k = 0; k < k1 - k0; ++k) {
-      const T* from = tile_.data() + c * shape_.plane + tap_[tap];
-      T* to = panels_.data() + k * m_;
-      // in ascending order, since each copy may write past its end
-      for (int64_t r = 0; r < run_count_; ++r) store(to + runs_[r].to, load(from + runs_[r].from));
-      if (++tap == cv_.taps()) tap = 0, ++c;
+      T* line = lines_.data() + k % kLines * pitch_;
+      if constexpr (std::is_same_v<T, In>)
+        if (in_place_)
+          for (int64_t r = 0; r < run_count_; ++r)
+            copy_run(line + runs_[r].to, in + k * cv_.in_strides.c + runs_[r].from, runs_[r].length);
+      if (!in_place_) {
+        const T* from = tile_.data() + c * shape_.plane + tap_[tap];
+        for (int64_t r = 0; r < run_count_; ++r)
+          copy_vectors(line + runs_[r].to, from + runs_[r].from, runs_[r].length);
+        if (++tap == cv_.taps()) tap = 0, ++c;
+      }
+      if (k % kLines == kLines - 1 || k == k1 - k0 - 1) deal_out(k / kLines * kLines, k % kLines + 1);
     }
   }
 
@@ -128,11 +142,15 @@ class Panels {
     const int64_t c0 = k0 / larger(1, cv_.taps()), c1 = smaller(cv_.inputs, c0 + channels_);
     const int64_t n0 = first_ / plane(), images = ceil_div(first_ + count_, plane()) - n0, units = (c1 - c0) * images;
     for (int64_t u = units * part / parts; u < units * (part + 1) / parts; ++u) {
-      const int64_t n = n0 + u % images, first = first_row(n) * cv_.rows.stride;
-      const int64_t rows = smaller(cv_.rows.in - first, (last_row(n) - first_row(n)) * cv_.rows.stride);
-      const In* from = cv_.in + cv_.in_strides(n, g * cv_.inputs + c0 + u / images, first, 0);
-      if (cv_.in_strides.h == cv_.columns.in)
-        for (int64_t x = 0; x < rows * cv_.columns.in; x += 64 / int64_t(sizeof(In))) __builtin_prefetch(from + x, 0, 2);
+      const int64_t n = n0 + u % images, W = cv_.columns.in;
+      int64_t begin = larger(0, first_ - n * plane()), end = smaller(plane(), first_ + count_ - n * plane());
+      if (!in_place_) {
+        if (cv_.in_strides.h != W) return;
+        begin = first_row(n) * cv_.rows.stride * W;
+        end = smaller(cv_.rows.in, last_row(n) * cv_.rows.stride) * W;
+      }
+      const In* from = cv_.in + cv_.in_strides(n, g * cv_.inputs + c0 + u / images, 0, 0);
+      for (int64_t x = begin; x < end; x += 64 / int64_t(sizeof(In))) __builtin_prefetch(from + x, 0, 2);
     }
   }
 
@@ -152,6 +170,16 @@ class Panels {
   }
 
  private:
+  // Deals the lines of steps [k, k + lines) out to the pieces.
+  void deal_out(int64_t k, int64_t lines) {
+    for (int64_t t = 0; t < pieces_; ++t) {
+      T* to = panels_.data() + t * piece_size() + k * m_;
+      const T* from = lines_.data() + t * m_;
+      // in ascending order, since each copy may write past its end
+      for (int64_t i = 0; i < lines; ++i, to += m_, from += pitch_)
+        for (int64_t l = 0; l < m_; l += Vec<T>::lanes) store(to + l, load(from + l));
+    }
+  }
   // The copy of a piece's last step may reach a vector past its end.
   int64_t piece_size() const { return kSlab<T> * m_ + Vec<T>::lanes; }
   int64_t plane() const { return cv_.rows.count * cv_.columns.count; }
@@ -166,9 +194,11 @@ class Panels {
   int64_t images_, rows_;
   TileShape shape_;
   int64_t channels_, image_size_;
-  Buffer<int32_t> tap_;
-  Buffer<PanelRun> runs_;
-  Buffer<T> tile_, panels_;
+  Scratch<int32_t> tap_;
+  Scratch<PanelRun> runs_;
+  Scratch<T> tile_;
+  int64_t pitch_;
+  Scratch<T> lines_, panels_;
   int64_t first_ = 0, count_ = 0, pieces_ = 0, run_count_ = 0;
   int m_ = 1;
 };
@@ -185,7 +215,7 @@ bool convolve_panels(const Convolution<T, In>& cv) {
   const double work = double(b.pixels) * b.outputs * width * steps / 16;
   parallel_for(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Panels<T, In> panels(cv, b.pixels);
-    Buffer<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width), slab(kSlab<T> * width), bias(b.outputs * width);
+    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width), slab(kSlab<T> * width), bias(b.outputs * width);
     int32_t a_k[kSlab<T>];
     for (int64_t i = begin; i < end && finite; ++i) {
       const int64_t part = i % parts, place = i / parts % places, g = i / parts / places;

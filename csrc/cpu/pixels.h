@@ -117,7 +117,7 @@ int64_t pixel_rows(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
 template <class T>
 struct PixelWeights {
   int64_t outputs, steps, chunks;
-  Buffer<T> weights, bias;
+  Scratch<T> weights, bias;
   bool finite = true;
 
   int64_t first(int64_t chunk) const { return outputs * chunk / chunks; }
@@ -213,7 +213,7 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
   const int64_t most = larger(2 * kGroup * L, (int64_t(256) << 10) / (cv.inputs * int64_t(sizeof(T))));
   const int64_t across = in_place ? ceil_div(Q, smaller(Q, most)) : 1;
   const TileShape shape(cv.rows, cv.columns, block, Q);
-  Buffer<int32_t> b_k(pw.steps);
+  Scratch<int32_t> b_k(pw.steps);
   for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
@@ -224,7 +224,7 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
   const double work = double(block) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     const int64_t tile_size = in_place ? 0 : cv.inputs * shape.plane + (kGroup + 1) * L;
-    Buffer<T> tile(tile_size), sums(CONVX_MAX_M * kGroup * L);
+    Scratch<T> tile(tile_size), sums(CONVX_MAX_M * kGroup * L);
     std::memset(tile.data(), 0, tile_size * sizeof(T));
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {

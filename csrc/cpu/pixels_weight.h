@@ -46,7 +46,7 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
   const int64_t taps = int64_t(wg.rows.taps) * wg.columns.taps, Q = wg.columns.count;
   const int64_t block = pixel_rows<T>(wg.rows, wg.columns, wg.inputs);
   const TileShape shape(wg.rows, wg.columns, block, Q);
-  Buffer<int32_t> b_k(taps);
+  Scratch<int32_t> b_k(taps);
   for (int r = 0, k = 0; r < wg.rows.taps; ++r)
     for (int s = 0; s < wg.columns.taps; ++s) b_k[k++] = int32_t(shape.tap(wg.rows, wg.columns, r, s));
 
@@ -55,7 +55,7 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
   const double work = double(wg.N) * wg.rows.count * Q * (filter * wg.outputs + 4 * (wg.inputs + wg.outputs)) / 8;
   std::atomic<bool> finite{true};
   parallel_for(wg.G, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> tile(tile_size), y(line), totals(wg.outputs * filter * L);  // a vector for each weight
+    Scratch<T> tile(tile_size), y(line), totals(wg.outputs * filter * L);  // a vector for each weight
     std::memset(tile.data(), 0, tile_size * sizeof(T));
     for (int64_t g = begin; g < end; ++g) {
       std::memset(totals.data(), 0, wg.outputs * filter * L * sizeof(T));

@@ -2,6 +2,7 @@
 // position modulo the stride ("phase"), because results of one phase are read by the same taps: no zeros are inserted
 // between the elements of y, no element of x is written twice.
 #pragma once
+#include "fold_padding.h"
 #include "outer_product.h"
 #include "outer_product_weight.h"
 #include "panels.h"
@@ -89,6 +90,11 @@ bool forward(const ConvProblem& pb, const Operands& o) {
 
 template <class Kernels, class T, class In>
 bool grad_input(const ConvProblem& pb, const Operands& o) {
+  if (pb.P == 0 || pb.Q == 0) return false;  // nothing to multiply: the reference writes the bias
+  if (!pb.is_zero_padded())
+    return fold_padding<T, In>(pb, o, [](const ConvProblem& padded, const Operands& part) {
+      return grad_input<Kernels, T, In>(padded, part);
+    });
   Convolution<T, In> cv;
   cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.outputs_per_group(), cv.outputs = pb.channels_per_group();
   if (cv.inputs == 0) return false;

@@ -60,6 +60,23 @@ class Buffer {
   T* data_;
 };
 
+// The same from the thread's stack of working memory (scratch.h): for locals of a function or members of one.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : data_(static_cast<T*>(take_scratch((count > 0 ? count : 1) * sizeof(T)))) {}
+  ~Scratch() { give_scratch(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  T* data_;
+};
+
 // The sum of a vector's elements, always in the same order: halves onto halves.
 template <class T>
 inline T sum_lanes(typename Vec<T>::type v) {
