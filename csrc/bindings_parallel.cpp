@@ -10,4 +10,6 @@ void parallel_for_impl(int64_t count, int64_t grain, LoopBody body, void* contex
   at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
+int64_t thread_count() { return at::get_num_threads(); }
+
 }  // namespace convx

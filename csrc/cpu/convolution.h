@@ -18,6 +18,8 @@ struct Convolution {
   In* out;
   Strides in_strides, out_strides;
   int64_t weight_output, weight_input, weight_group, weight_r, weight_s;  // strides of the weight
+  int64_t filter_size;                                                    // all taps of a filter, R * S
+  bool filter_is_line;
   int64_t bias_stride;
 
   int64_t taps() const { return int64_t(rows.taps) * columns.taps; }
@@ -36,6 +38,9 @@ struct Convolution {
     columns.in = columns.count = rows.count * columns.count;
     rows.in = rows.count = 1;
   }
+
+  // Whether each filter is a line in memory (and not one element of it beside those of other outputs).
+  bool filters_are_lines() const { return filter_is_line && weight_output != 1; }
 
   // Whether the taps of one filter lie in memory as the steps go over them.
   bool taps_in_order() const {

@@ -83,14 +83,48 @@ const char* why_not_in_place_grad_input(const ConvProblem& pb, const Operands& o
   return why_not_in_place(pb, o, pb.outputs_per_group());
 }
 
-// Across channels, a group's outputs share vectors: below half a vector of 16 more than half the lanes idle.
-bool few_outputs(const ConvProblem& pb, const Operands&) { return pb.outputs_per_group() <= 4; }
-bool few_inputs(const ConvProblem& pb, const Operands&) { return pb.channels_per_group() <= 4; }
-// Where weights are many for the pixels they meet, or rows too short for register tiles.
-bool few_pixels(const ConvProblem& pb, const Operands&) { return pb.P * pb.Q <= 400; }
-bool few_pixels_grad_input(const ConvProblem& pb, const Operands&) {
-  return pb.H * pb.W <= 400 * pb.stride_h * pb.stride_w;
+namespace {
+
+// A convolution's sizes as the kernels see them. grad_input's are those of one phase of the stride.
+struct Sizes {
+  int64_t outputs, steps, pixels, columns;
+  bool pointwise;
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+Sizes forward_sizes(const ConvProblem& pb) {
+  return {pb.outputs_per_group(), pb.channels_per_group() * pb.R * pb.S, pb.N * pb.P * pb.Q, pb.Q,
+          pb.R * pb.S == 1};
 }
+
+Sizes grad_input_sizes(const ConvProblem& pb) {
+  const int64_t columns = ceil_div(pb.W, pb.stride_w);
+  return {pb.channels_per_group(),
+          pb.outputs_per_group() * ceil_div(pb.R, pb.stride_h) * ceil_div(pb.S, pb.stride_w),
+          pb.N * ceil_div(pb.H, pb.stride_h) * columns, columns, pb.R * pb.S == 1};
+}
+
+// Across channels, a group's outputs share vectors, and few leave most lanes idle. And a sum of few steps takes less
+// time there than turning its results over.
+bool suits_pixels(const Sizes& s) {
+  if (s.outputs <= 4) return true;
+  if (s.columns < 16) return false;
+  return s.outputs <= 12 || (s.steps <= 150 && !s.pointwise);
+}
+
+// Where weights are more than a cache holds and meet few pixels, and where a tile would be a copy of the input.
+bool suits_panels(const ConvProblem& pb, const Sizes& s) {
+  constexpr int64_t kManyWeights = 1 << 20;
+  return s.pointwise || (s.pixels <= 400 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
+}
+
+}  // namespace
+
+bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
+bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }
+bool suits_panels_forward(const ConvProblem& pb, const Operands&) { return suits_panels(pb, forward_sizes(pb)); }
+bool suits_panels_grad_input(const ConvProblem& pb, const Operands&) { return suits_panels(pb, grad_input_sizes(pb)); }
 bool small_groups(const ConvProblem& pb, const Operands&) {
   return pb.outputs_per_group() * pb.channels_per_group() <= 8;
 }

@@ -21,10 +21,10 @@ const char* why_not_engine(const ConvProblem&, const Operands&);
 const char* why_not_in_place_forward(const ConvProblem&, const Operands&);
 const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
 
-bool few_outputs(const ConvProblem&, const Operands&);
-bool few_inputs(const ConvProblem&, const Operands&);
-bool few_pixels(const ConvProblem&, const Operands&);
-bool few_pixels_grad_input(const ConvProblem&, const Operands&);
+bool suits_pixels_forward(const ConvProblem&, const Operands&);
+bool suits_pixels_grad_input(const ConvProblem&, const Operands&);
+bool suits_panels_forward(const ConvProblem&, const Operands&);
+bool suits_panels_grad_input(const ConvProblem&, const Operands&);
 bool small_groups(const ConvProblem&, const Operands&);
 
 }  // namespace cpu

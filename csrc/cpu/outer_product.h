@@ -54,56 +54,127 @@ Blocks choose_blocks(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   return b;
 }
 
-// One block of results: rows [i0, i0 + ni), columns [j0, j0 + nj) of image n, the blocks of outputs [kb0, kb1).
-template <class T, class In, int NV>
-void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch, const T* tile,
-                    const int32_t* a_k, const T* weights, T* partial, const T* bias, int64_t n, int64_t g, int64_t i0,
-                    int64_t ni, int64_t j0, int64_t nj, int64_t kb0, int64_t kb1) {
-  constexpr int64_t width = NV * Vec<T>::lanes;
+// The weights of convolutions that share them and their outputs (one, or the phases of a stride), packed for all
+// results: of convolution j, group g and block of outputs kb, [step][width of kb].
+template <class T>
+class PackedWeights {
+ public:
+  static constexpr int64_t L = Vec<T>::lanes;
+  int64_t outputs, width, kbs;  // the last block is a single vector if that is enough
+  bool finite = true;
+
+  template <class In>
+  PackedWeights(const Convolution<T, In>* cv, int64_t count)
+      : outputs(cv[0].outputs),
+        width(outputs <= L ? L : 2 * L),
+        kbs(ceil_div(outputs, width)),
+        start_(count + 1),
+        data_(set_starts(cv, count)),
+        bias_(cv[0].G * kbs * width) {
+    const int64_t all_steps = start_[count] / (cv[0].G * kbs * width);
+    std::atomic<bool> all_finite{true};
+    parallel_for(cv[0].G * kbs, grain_for(double(all_steps) * width / 2), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t g = i / kbs, kb = i % kbs;
+        if (count > 1 && cv[0].filters_are_lines()) {
+          pack_phases(cv, count, g, kb);
+        } else {
+          for (int64_t j = 0; j < count; ++j)
+            pack_weights(at(cv[j], j, g, kb), cv[j], g, kb * width, width_of(kb), 0, steps(cv[j]));
+        }
+        for (int64_t j = 0; j < count; ++j)
+          if (!CONVX_ISA::all_finite(at(cv[j], j, g, kb), steps(cv[j]) * width_of(kb))) all_finite = false;
+        pack_bias(bias_.data() + i * width, cv[0], g, kb * width, width);
+      }
+    });
+    finite = all_finite;
+  }
+
+  int64_t width_of(int64_t kb) const { return outputs - kb * width <= L ? L : width; }
+  template <class In>
+  const T* of(const Convolution<T, In>& cv, int64_t j, int64_t g, int64_t kb) const {
+    return data_.data() + start_[j] + (g * kbs + kb) * steps(cv) * width;
+  }
+  const T* bias(int64_t g, int64_t kb) const { return bias_.data() + (g * kbs + kb) * width; }
+
+ private:
+  template <class In>
+  static int64_t steps(const Convolution<T, In>& cv) {
+    return cv.inputs * cv.taps();
+  }
+  template <class In>
+  T* at(const Convolution<T, In>& cv, int64_t j, int64_t g, int64_t kb) {
+    return const_cast<T*>(of(cv, j, g, kb));
+  }
+  template <class In>
+  int64_t set_starts(const Convolution<T, In>* cv, int64_t count) {
+    start_[0] = 0;
+    for (int64_t j = 0; j < count; ++j) start_[j + 1] = start_[j] + cv[j].G * kbs * steps(cv[j]) * width;
+    return start_[count];
+  }
+
+  // Each phase takes every stride-th tap of a filter, so whole filters are transposed once for all phases.
+  template <class In>
+  void pack_phases(const Convolution<T, In>* cv, int64_t count, int64_t g, int64_t kb) {
+    const int64_t wide = width_of(kb), outs = smaller(wide, outputs - kb * width), filter = cv[0].filter_size;
+    Scratch<T> turned(filter * wide);
+    for (int64_t c = 0; c < cv[0].inputs; ++c) {
+      transpose<T, In>(
+          cv[0].weight + g * cv[0].weight_group + kb * width * cv[0].weight_output + c * cv[0].weight_input,
+          cv[0].weight_output, outs, filter, turned.data(), wide, wide);
+      for (int64_t j = 0; j < count; ++j) {
+        T* to = at(cv[j], j, g, kb) + c * cv[j].taps() * wide;
+        for (int r = 0; r < cv[j].rows.taps; ++r)
+          for (int s = 0; s < cv[j].columns.taps; ++s, to += wide) {
+            const T* from =
+                turned.data() + (cv[j].rows.index[r] * cv[j].weight_r + cv[j].columns.index[s] * cv[j].weight_s) * wide;
+            for (int64_t o = 0; o < wide; o += L) store(to + o, load(from + o));
+          }
+      }
+    }
+  }
+
+  Buffer<int64_t> start_;
+  Scratch<T> data_, bias_;
+};
+
+// One block of results: rows [i0, i0 + ni), columns [j0, j0 + nj) of image n, `count` outputs in vectors of `width`.
+template <class T, class In>
+void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch, const T* tile, const int32_t* a_k,
+                    const T* weights, int64_t width, T* partial, const T* bias, int64_t n, int64_t channel,
+                    int64_t count, int64_t i0, int64_t ni, int64_t j0, int64_t nj) {
   const int64_t steps = cv.inputs * cv.taps();
   const int mr = ni >= b.mr ? b.mr : 1;
   const int mc = int(smaller(b.mc, nj));
-  const OuterProduct<T> kernel = outer_product_of<T, NV>(mr, mc);
+  const OuterProduct<T> kernel =
+      width == Vec<T>::lanes ? outer_product_of<T, 1>(mr, mc) : outer_product_of<T, 2>(mr, mc);
   const int64_t across = ceil_div(nj, mc), tiles = ceil_div(ni, mr) * across, tile_size = int64_t(mr) * mc * width;
-  const int64_t column_step = cv.out_strides.w * cv.columns.out_step;
-  for (int64_t kb = kb0; kb < kb1; ++kb)
-    for (int64_t t0 = 0; t0 < tiles; t0 += kTogether) {
-      const int64_t t1 = smaller(tiles, t0 + kTogether);
-      int64_t row[kTogether], column[kTogether];
-      // the last tile of a row or column overlaps its neighbour rather than being a smaller one
-      for (int64_t t = t0; t < t1; ++t)
-        row[t - t0] = smaller(t / across * mr, ni - mr), column[t - t0] = smaller(t % across * mc, nj - mc);
-      for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kChain<T>)
-        for (int64_t t = 0; t < t1 - t0; ++t)
-          kernel(tile + row[t] * pitch + column[t], pitch, a_k + k0, weights + (kb * steps + k0) * width,
-                 smaller(kChain<T>, steps - k0), partial + t * tile_size, k0 ? nullptr : bias + kb * width);
-      for (int64_t t = 0; t < t1 - t0; ++t)
-        for (int r = 0; r < mr; ++r)
-          store_pixels<T, In>(partial + t * tile_size + r * mc * width, mc, width,
-                              smaller(width, cv.outputs - kb * width),
-                              cv.out + cv.out_strides(n, g * cv.outputs + kb * width,
-                                                      cv.rows.first_out + (i0 + row[t] + r) * cv.rows.out_step,
-                                                      cv.columns.first_out + (j0 + column[t]) * cv.columns.out_step),
-                              cv.out_strides.c, column_step);
+  for (int64_t t0 = 0; t0 < tiles; t0 += kTogether) {
+    const int64_t together = smaller(kTogether, tiles - t0);
+    int64_t row[kTogether], column[kTogether];
+    // the last tile of a row or column overlaps its neighbour rather than being a smaller one
+    for (int64_t t = 0; t < together; ++t) {
+      row[t] = smaller((t0 + t) / across * mr, ni - mr);
+      column[t] = smaller((t0 + t) % across * mc, nj - mc);
     }
+    for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kChain<T>)
+      for (int64_t t = 0; t < together; ++t)
+        kernel(tile + row[t] * pitch + column[t], pitch, a_k + k0, weights + k0 * width, smaller(kChain<T>, steps - k0),
+               partial + t * tile_size, k0 ? nullptr : bias);
+    for (int64_t t = 0; t < together; ++t)
+      for (int r = 0; r < mr; ++r)
+        store_pixels<T, In>(partial + t * tile_size + r * mc * width, mc, width, count,
+                            cv.out + cv.out_strides(n, channel,
+                                                    cv.rows.first_out + (i0 + row[t] + r) * cv.rows.out_step,
+                                                    cv.columns.first_out + (j0 + column[t]) * cv.columns.out_step),
+                            cv.out_strides.c, cv.out_strides.w * cv.columns.out_step);
+  }
 }
 
-// Runs a convolution; false, with nothing written, if a weight is not finite.
-template <class T, class In, int NV>
-bool convolve(const Convolution<T, In>& cv) {
-  constexpr int64_t width = NV * Vec<T>::lanes;
-  const int64_t taps = cv.taps(), steps = cv.inputs * taps, kbs = ceil_div(cv.outputs, width);
-  Scratch<T> weights(cv.G * kbs * steps * width), bias(cv.G * kbs * width);
-  std::atomic<bool> finite{true};
-  parallel_for(cv.G * kbs, grain_for(double(steps) * width / 2), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t g = i / kbs, kb = i % kbs;
-      if (!pack_weights(weights.data() + i * steps * width, cv, g, kb * width, width, 0, steps)) finite = false;
-      pack_bias(bias.data() + i * width, cv, g, kb * width, width);
-    }
-  });
-  if (!finite) return false;
-
+// Runs convolution j of those whose weights are packed.
+template <class T, class In>
+void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weights, int64_t j) {
+  const int64_t steps = cv.inputs * cv.taps(), kbs = packed_weights.kbs;
   const Blocks b = choose_blocks<T>(cv.rows, cv.columns, cv.inputs);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
   Scratch<int32_t> a_k(steps);
@@ -117,11 +188,11 @@ bool convolve(const Convolution<T, In>& cv) {
   const int64_t down = ceil_div(cv.rows.count, b.rows), across = ceil_div(cv.columns.count, b.columns);
   const int64_t places = cv.N * cv.G * down * across;
   // Few blocks: split the output channels as well, at the price of packing the tile once for each part.
-  const int64_t parts = places >= 8 ? 1 : smaller(kbs, ceil_div(8, places));
+  const int64_t wanted = 2 * thread_count(), parts = places >= wanted ? 1 : smaller(kbs, ceil_div(wanted, places));
   const double work = double(b.rows) * b.columns * steps * cv.outputs / parts / 16;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> buffer(in_place ? 0 : cv.inputs * shape.plane);
-    Scratch<T> partial((kTogether * CONVX_MAX_M + Vec<T>::lanes) * width);
+    Scratch<T> partial((kTogether * CONVX_MAX_M + Vec<T>::lanes) * packed_weights.width);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = i / parts, part = i % parts;
@@ -136,12 +207,22 @@ bool convolve(const Convolution<T, In>& cv) {
         pack_tile<T, In>(buffer.data(), shape, cv.rows, cv.columns, i0, ni, j0, nj,
                          cv.in + cv.in_strides(n, g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
       packed = place;
-      convolve_block<T, In, NV>(cv, b, in_place ? cv.in_strides.h : shape.pitch, tile, a_k.data(), weights.data() + g * kbs * steps * width,
-                                partial.data(), bias.data() + g * kbs * width, n, g, i0, ni, j0, nj, part * kbs / parts,
-                                (part + 1) * kbs / parts);
+      for (int64_t kb = part * kbs / parts; kb < (part + 1) * kbs / parts; ++kb) {
+        const int64_t first = kb * packed_weights.width, width = packed_weights.width_of(kb);
+        convolve_block<T, In>(cv, b, in_place ? cv.in_strides.h : shape.pitch, tile, a_k.data(),
+                              packed_weights.of(cv, j, g, kb), width, partial.data(), packed_weights.bias(g, kb), n,
+                              g * cv.outputs + first, smaller(width, cv.outputs - first), i0, ni, j0, nj);
+      }
     }
   });
-  return true;
+}
+
+// Runs convolutions that share weights and outputs; false, with nothing written, if a weight is not finite.
+template <class T, class In>
+bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
+  const PackedWeights<T> packed_weights(cv, count);
+  for (int64_t j = 0; j < count && packed_weights.finite; ++j) convolve(cv[j], packed_weights, j);
+  return packed_weights.finite;
 }
 
 }  // namespace CONVX_ISA

@@ -61,8 +61,9 @@ struct PanelBlocks {
     PanelBlocks b;
     b.pixels = ceil_div(pixels, ceil_div(pixels, kPixels));
     b.outputs = larger(1, smaller(ceil_div(outputs, width), kSums / (b.pixels * width)));
-    // a few items for each thread, but the panels are packed again for each part of the outputs
-    while (groups * ceil_div(pixels, b.pixels) * ceil_div(ceil_div(outputs, width), b.outputs) < 4 && b.outputs > 1)
+    // something for each thread, though the panels are packed again for each part of the outputs
+    while (groups * ceil_div(pixels, b.pixels) * ceil_div(ceil_div(outputs, width), b.outputs) < thread_count() &&
+           b.outputs > 1)
       b.outputs = ceil_div(b.outputs, 2);
     return b;
   }

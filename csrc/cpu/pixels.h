@@ -220,7 +220,8 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
         b_k[k++] = int32_t(in_place ? c * cv.in_strides.c : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
   const int64_t places = cv.N * cv.G * down * across;
-  const int64_t parts = places >= 4 ? 1 : smaller(pw.chunks, ceil_div(4, places));
+  const int64_t wanted = 2 * thread_count();
+  const int64_t parts = places >= wanted ? 1 : smaller(pw.chunks, ceil_div(wanted, places));
   const double work = double(block) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     const int64_t tile_size = in_place ? 0 : cv.inputs * shape.plane + (kGroup + 1) * L;

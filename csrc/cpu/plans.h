@@ -43,8 +43,8 @@ inline AxisPlan grad_input_axis(const Axis& a, int64_t first) {
 // The kernels by the two ways of laying vectors: across channels, or across pixels.
 struct AcrossChannels {
   template <class T, class In>
-  static bool convolve(const Convolution<T, In>& cv) {
-    return cv.outputs <= Vec<T>::lanes ? CONVX_ISA::convolve<T, In, 1>(cv) : CONVX_ISA::convolve<T, In, 2>(cv);
+  static bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
+    return CONVX_ISA::convolve_all(cv, count);
   }
   template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {
@@ -71,6 +71,35 @@ struct AcrossPixels {
   }
 };
 
+template <class T, class In>
+struct PhaseList {
+  Convolution<T, In>* list;
+  explicit PhaseList(int64_t count) : list(new Convolution<T, In>[count]) {}
+  ~PhaseList() { delete[] list; }
+  PhaseList(const PhaseList&) = delete;
+  PhaseList& operator=(const PhaseList&) = delete;
+};
+
+template <class T, class In>
+void set_filter(Convolution<T, In>& cv, const ConvProblem& pb, const Operands& o) {
+  cv.weight_r = o.w.strides.h, cv.weight_s = o.w.strides.w;
+  cv.filter_size = pb.R * pb.S;
+  cv.filter_is_line = (pb.S == 1 || cv.weight_s == 1) && (pb.R == 1 || cv.weight_r == pb.S);
+}
+
+// Runs convolutions of the same weights and outputs.
+template <class Kernels, class T, class In>
+bool convolve_each(Convolution<T, In>* cv, int64_t count) {
+  for (int64_t j = 0; j < count; ++j) cv[j].flatten();
+  if constexpr (requires { Kernels::convolve_all(cv, count); }) {
+    return Kernels::convolve_all(cv, count);
+  } else {
+    for (int64_t j = 0; j < count; ++j)
+      if (!Kernels::convolve(cv[j])) return false;
+    return true;
+  }
+}
+
 template <class Kernels, class T, class In>
 bool forward(const ConvProblem& pb, const Operands& o) {
   Convolution<T, In> cv;
@@ -83,9 +112,8 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   cv.in_strides = o.x.strides, cv.out_strides = o.y.strides;
   cv.weight_output = o.w.strides.n, cv.weight_input = o.w.strides.c;
   cv.weight_group = cv.outputs * o.w.strides.n;
-  cv.weight_r = o.w.strides.h, cv.weight_s = o.w.strides.w;
-  cv.flatten();
-  return Kernels::convolve(cv);
+  set_filter(cv, pb, o);
+  return convolve_each<Kernels>(&cv, 1);
 }
 
 template <class Kernels, class T, class In>
@@ -95,22 +123,27 @@ bool grad_input(const ConvProblem& pb, const Operands& o) {
     return fold_padding<T, In>(pb, o, [](const ConvProblem& padded, const Operands& part) {
       return grad_input<Kernels, T, In>(padded, part);
     });
-  Convolution<T, In> cv;
-  cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.outputs_per_group(), cv.outputs = pb.channels_per_group();
-  if (cv.inputs == 0) return false;
-  cv.in = static_cast<const In*>(o.y.data), cv.weight = static_cast<const In*>(o.w.data);
-  cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
-  cv.out = static_cast<In*>(o.x.data);
-  cv.in_strides = o.y.strides, cv.out_strides = o.x.strides;
-  cv.weight_output = o.w.strides.c, cv.weight_input = o.w.strides.n;
-  cv.weight_group = cv.inputs * o.w.strides.n;
-  cv.weight_r = o.w.strides.h, cv.weight_s = o.w.strides.w;
-  for (int64_t a = 0; a < smaller(pb.stride_h, pb.H); ++a)
-    for (int64_t b = 0; b < smaller(pb.stride_w, pb.W); ++b) {
-      cv.rows = grad_input_axis(pb.rows(), a), cv.columns = grad_input_axis(pb.columns(), b);
-      cv.flatten();
-      if (!Kernels::convolve(cv)) return false;
+  if (pb.outputs_per_group() == 0) return false;
+  const int64_t down = smaller(pb.stride_h, pb.H), across = smaller(pb.stride_w, pb.W);
+  constexpr int64_t kTogetherAtMost = 64;  // a stride may have as many phases as x has elements
+  for (int64_t first = 0; first < down * across; first += kTogetherAtMost) {
+    const int64_t count = smaller(kTogetherAtMost, down * across - first);
+    PhaseList<T, In> phases(count);
+    for (int64_t j = 0; j < count; ++j) {
+      Convolution<T, In>& cv = phases.list[j];
+      cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.outputs_per_group(), cv.outputs = pb.channels_per_group();
+      cv.in = static_cast<const In*>(o.y.data), cv.weight = static_cast<const In*>(o.w.data);
+      cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
+      cv.out = static_cast<In*>(o.x.data);
+      cv.in_strides = o.y.strides, cv.out_strides = o.x.strides;
+      cv.weight_output = o.w.strides.c, cv.weight_input = o.w.strides.n;
+      cv.weight_group = cv.inputs * o.w.strides.n;
+      set_filter(cv, pb, o);
+      cv.rows = grad_input_axis(pb.rows(), (first + j) / across);
+      cv.columns = grad_input_axis(pb.columns(), (first + j) % across);
     }
+    if (!convolve_each<Kernels>(phases.list, count)) return false;
+  }
   return true;
 }
 
