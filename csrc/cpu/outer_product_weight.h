@@ -35,7 +35,14 @@ struct WeightGradient {
   const In *x, *y;
   In* w;
   Strides x_strides, y_strides, w_strides;
+  bool all_taps;  // none was left out
 
+  // Whether each filter, and all filters of one output, lie in memory as a line that has every tap in it.
+  bool filters_are_lines() const {
+    const int64_t taps = int64_t(rows.taps) * columns.taps;
+    return all_taps && (columns.taps == 1 || w_strides.w == 1) && (rows.taps == 1 || w_strides.h == columns.taps) &&
+           (inputs == 1 || w_strides.c == taps) && (inputs > 1 || taps > 1);
+  }
   bool neighbouring_column_taps() const {
     return columns.taps > 1 && columns.highest() - columns.lowest() + 1 == columns.taps;
   }
@@ -61,7 +68,8 @@ struct Channels {
   bool across_taps;  // M runs over (column tap, channel), else over channels
   int m, tiles;      // width of a tile, and how many there are for each tap (or for each row tap)
   int64_t element;   // elements of A for each pixel
-  int64_t units;     // register tiles for each block of outputs
+  int64_t taps;      // units for each tile: taps, or row taps
+  int64_t units;     // register tiles for each block of outputs, those of one tile in a row
 
   template <class T, class In>
   explicit Channels(const WeightGradient<T, In>& wg) {
@@ -70,7 +78,15 @@ struct Channels {
     tiles = int(ceil_div(run, CONVX_MAX_M));
     m = int(ceil_div(run, tiles));
     element = across_taps ? wg.inputs : m;
-    units = int64_t(tiles) * wg.rows.taps * (across_taps ? 1 : wg.columns.taps);
+    taps = int64_t(wg.rows.taps) * (across_taps ? 1 : wg.columns.taps);
+    units = tiles * taps;
+  }
+  int64_t tile(int64_t u) const { return u / taps; }
+  int64_t tap(int64_t u) const { return u % taps; }
+
+  // The units of part `part` of `parts`: whole tiles, if there are enough.
+  int64_t first_unit(int64_t part, int64_t parts) const {
+    return tiles >= parts ? tiles * part / parts * taps : units * part / parts;
   }
 };
 
@@ -93,7 +109,7 @@ struct StripTile {
 
   // Where unit u starts: its row tap, and its column tap and channel tile or its place in the run of both.
   int64_t offset(int64_t u) const {
-    const int64_t tile = u % ch.tiles, tap = u / ch.tiles;
+    const int64_t tile = ch.tile(u), tap = ch.tap(u);
     if (ch.across_taps) return (wg.rows.offset[tap] - wg.rows.lowest()) * width * ch.element + tile * ch.m;
     const int64_t r = tap / wg.columns.taps, s = tap % wg.columns.taps;
     return tile * plane +
@@ -158,7 +174,7 @@ bool pack_strip_outputs(T* to, const WeightGradient<T, In>& wg, int64_t n0, int6
 template <class T, class In>
 void store_unit(const WeightGradient<T, In>& wg, const Channels& ch, const T* sums, int64_t u, int64_t k0,
                 int64_t count, int64_t width) {
-  const int64_t tile = u % ch.tiles, tap = u / ch.tiles;
+  const int64_t tile = ch.tile(u), tap = ch.tap(u);
   for (int m = 0; m < ch.m; ++m) {
     int64_t r = tap, s, c = tile * ch.m + m;
     if (ch.across_taps)
@@ -168,6 +184,41 @@ void store_unit(const WeightGradient<T, In>& wg, const Channels& ch, const T* su
     if (c >= wg.inputs || s >= wg.columns.taps) continue;  // the tile's rest
     for (int64_t k = 0; k < count; ++k)
       wg.w[wg.w_strides(k0 + k, c, wg.rows.index[r], wg.columns.index[s])] = In(sums[m * width + k]);
+  }
+}
+
+// Writes the sums of whole tiles from `tile` on, where filters are lines: for each output a line of (channel, tap),
+// turned over from the sums a square at a time.
+template <class T, class In>
+void store_tiles(const WeightGradient<T, In>& wg, const Channels& ch, const T* sums, int64_t tile, int64_t tiles,
+                 int64_t k0, int64_t count, int64_t width) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const int64_t c0 = tile * ch.m, channels = smaller(wg.inputs - c0, tiles * ch.m), length = channels * ch.taps;
+  In* const w = wg.w + wg.w_strides(k0, c0, 0, 0);
+  const T* rows[L];
+  int64_t tap = 0, m = 0, t = 0;  // of the next place in the line
+  for (int64_t place = 0; place < length; place += L) {
+    const int64_t places = smaller(L, length - place);
+    for (int64_t i = 0; i < places; ++i) {
+      rows[i] = sums + ((t * ch.taps + tap) * ch.m + m) * width;
+      if (++tap == ch.taps) tap = 0, ++m;
+      if (m == ch.m) m = 0, ++t;
+    }
+    for (int64_t k = 0; k < count; k += L) {
+      typename Vec<T>::type v[L];
+      for (int64_t i = 0; i < L; ++i) v[i] = i < places ? load(rows[i] + k) : typename Vec<T>::type{};
+      transpose_square<T>(v);
+      for (int64_t j = 0; j < smaller(L, count - k); ++j) {
+        In* const to = w + (k + j) * wg.w_strides.n + place;
+        if constexpr (std::is_same_v<T, In>) {
+          Some<T>(places).store(to, v[j]);
+        } else {
+          T lanes[L];
+          store(lanes, v[j]);
+          for (int64_t i = 0; i < places; ++i) to[i] = In(lanes[i]);
+        }
+      }
+    }
   }
 }
 
@@ -189,40 +240,53 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
 
   const OuterProduct<T> kernel = outer_product_of<T, NV>(1, ch.m);
   // Few blocks of outputs: divide the units among the threads as well.
-  const int64_t parts = smaller(ch.units, ceil_div(8, wg.G * kbs)), unit_size = ch.m * width;
+  const int64_t parts = smaller(ch.units, ceil_div(2 * thread_count(), wg.G * kbs)), unit_size = ch.m * width;
+  const bool lines = !ch.across_taps && ch.tiles >= parts && wg.filters_are_lines();
   const double work = double(wg.N) * wg.rows.count * Q * ch.units * ch.m * width / parts / 16;
   std::atomic<bool> finite{true};
   parallel_for(wg.G * kbs * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    Scratch<T> x(tile.size()), y(pixels * width), totals((end - begin) * ceil_div(ch.units, parts) * unit_size);
+    const auto units_of = [&](int64_t i) {
+      return ch.first_unit(i % parts + 1, parts) - ch.first_unit(i % parts, parts);
+    };
+    int64_t most_units = 0;  // whose sums wait at once: of one item if there is one strip, else of all
+    for (int64_t i = begin; i < end; ++i)
+      most_units = strip.count == 1 ? larger(most_units, units_of(i)) : most_units + units_of(i);
+    Scratch<T> x(tile.size()), y(pixels * width), totals(most_units * unit_size + Vec<T>::lanes);
     alignas(64) T sums[CONVX_MAX_M * width], zeros[width] = {};
+    const auto store_item = [&](int64_t i, const T* total) {
+      const int64_t g = i / parts / kbs, kb = i / parts % kbs, u0 = ch.first_unit(i % parts, parts);
+      const int64_t k0 = g * wg.outputs + kb * width, count = smaller(width, wg.outputs - kb * width);
+      if (lines)
+        return store_tiles(wg, ch, total, ch.tile(u0), units_of(i) / ch.taps, k0, count, width);
+      for (int64_t u = u0; u < u0 + units_of(i); ++u) store_unit(wg, ch, total + (u - u0) * unit_size, u, k0, count, width);
+    };
     for (int64_t item = begin; item < end;) {
       const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);
       for (int64_t t = 0; t < strip.count && finite; ++t) {
         const int64_t n0 = t / strip.per_image * strip.images, images = smaller(strip.images, wg.N - n0);
         const int64_t i0 = t % strip.per_image * strip.rows, ni = smaller(strip.rows, wg.rows.count - i0);
+        const int64_t count = images * ni * Q;
         tile.pack(x.data(), n0, images, i0, ni, g);
         T* total = totals.data();
-        for (int64_t i = item, packed = -1; i < stop; ++i) {
-          const int64_t kb = i / parts % kbs, part = i % parts;
+        for (int64_t i = item, packed = -1; i < stop && finite; ++i) {
+          const int64_t kb = i / parts % kbs, u0 = ch.first_unit(i % parts, parts), u1 = u0 + units_of(i);
           if (packed != kb && !pack_strip_outputs(y.data(), wg, n0, images, i0, ni, g, kb * width, width))
             finite = false;
           packed = kb;
-          for (int64_t u = part * ch.units / parts; u < (part + 1) * ch.units / parts; ++u, total += unit_size) {
-            const int64_t count = images * ni * Q;
+          if (strip.count == 1) total = totals.data();
+          for (int64_t u = u0; u < u1; ++u, total += unit_size) {
             for (int64_t p = 0; p < count; p += kPixelChain<T>)
               kernel(x.data() + offset[u], 0, a_k.data() + p, y.data() + p * width, smaller(kPixelChain<T>, count - p),
                      t ? sums : total, p ? nullptr : zeros);
             if (t)
               for (int64_t e = 0; e < unit_size; ++e) total[e] += sums[e];
           }
+          if (strip.count == 1 && finite) store_item(i, totals.data());
         }
       }
       const T* total = totals.data();
-      for (int64_t i = item; i < stop && finite; ++i) {
-        const int64_t kb = i / parts % kbs, part = i % parts;
-        for (int64_t u = part * ch.units / parts; u < (part + 1) * ch.units / parts; ++u, total += unit_size)
-          store_unit(wg, ch, total, u, g * wg.outputs + kb * width, smaller(width, wg.outputs - kb * width), width);
-      }
+      for (int64_t i = item; i < stop && finite && strip.count > 1; total += units_of(i++) * unit_size)
+        store_item(i, total);
       item = stop;
     }
   });

@@ -155,7 +155,8 @@ bool grad_weight(const ConvProblem& pb, const Operands& o) {
   wg.rows = forward_axis(pb.rows()), wg.columns = forward_axis(pb.columns());
   wg.x = static_cast<const In*>(o.x.data), wg.y = static_cast<const In*>(o.y.data), wg.w = static_cast<In*>(o.w.data);
   wg.x_strides = o.x.strides, wg.y_strides = o.y.strides, wg.w_strides = o.w.strides;
-  if (wg.rows.taps < pb.R || wg.columns.taps < pb.S)  // taps that no result reads through
+  wg.all_taps = wg.rows.taps == pb.R && wg.columns.taps == pb.S;
+  if (!wg.all_taps)  // some that no result reads through
     for (int64_t k = 0; k < pb.K; ++k)
       for (int64_t c = 0; c < wg.inputs; ++c)
         for (int64_t r = 0; r < pb.R; ++r)
