@@ -114,9 +114,10 @@ bool suits_pixels(const Sizes& s) {
 }
 
 // Where weights are more than a cache holds and meet few pixels, and where a tile would be a copy of the input.
+// (A large filter would have a channel's tile packed again for each slab of its taps.)
 bool suits_panels(const ConvProblem& pb, const Sizes& s) {
   constexpr int64_t kManyWeights = 1 << 20;
-  return s.pointwise || (s.pixels <= 400 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
+  return s.pointwise || (s.pixels <= 400 && pb.R * pb.S <= 64 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
 }
 
 }  // namespace

@@ -23,6 +23,19 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kChain = sizeof(T) == 4 ? 64 : 24;
 
+// And a long sum of many parts is made of sums of this many of them, for the same reason.
+constexpr int64_t kParts = 64;
+template <class T>
+bool begins_sum(int64_t k) {
+  return k % (kParts * kChain<T>) == 0;
+}
+
+// total = sums, or total += sums: one of those long sums is done.
+template <class T>
+void add_sums(T* total, const T* sums, int64_t count, bool first) {
+  for (int64_t e = 0; e < count; ++e) total[e] = first ? sums[e] : total[e] + sums[e];
+}
+
 // sums is [MR * MC][NV * lanes]. The product is added to `start`, one line of it for all m, or to the sums if null.
 template <class T, int MR, int MC, int NV>
 void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t steps, T* sums,

@@ -30,7 +30,10 @@ struct Blocks {
 
 // Register tiles whose sums wait in L1 while a slab of weights, one chain of steps, passes over them: enough to read
 // the slab from L2 seldom.
-constexpr int64_t kTogether = 8;
+constexpr int64_t kTogether = 4;
+
+template <class T>
+alignas(64) constexpr T kZeros[2 * Vec<T>::lanes] = {};
 
 template <class T>
 Blocks choose_blocks(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
@@ -157,10 +160,14 @@ void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch
       row[t] = smaller((t0 + t) / across * mr, ni - mr);
       column[t] = smaller((t0 + t) % across * mc, nj - mc);
     }
-    for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kChain<T>)
+    T* const totals = partial + kTogether * CONVX_MAX_M * width;
+    for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kChain<T>) {
+      if (k0 && begins_sum<T>(k0)) add_sums(totals, partial, together * tile_size, k0 == kParts * kChain<T>);
       for (int64_t t = 0; t < together; ++t)
         kernel(tile + row[t] * pitch + column[t], pitch, a_k + k0, weights + k0 * width, smaller(kChain<T>, steps - k0),
-               partial + t * tile_size, k0 ? nullptr : bias);
+               partial + t * tile_size, k0 == 0 ? bias : begins_sum<T>(k0) ? kZeros<T> : nullptr);
+    }
+    if (steps > kParts * kChain<T>) add_sums(partial, totals, together * tile_size, false);
     for (int64_t t = 0; t < together; ++t)
       for (int r = 0; r < mr; ++r)
         store_pixels<T, In>(partial + t * tile_size + r * mc * width, mc, width, count,
@@ -192,7 +199,7 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
   const double work = double(b.rows) * b.columns * steps * cv.outputs / parts / 16;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> buffer(in_place ? 0 : cv.inputs * shape.plane);
-    Scratch<T> partial((kTogether * CONVX_MAX_M + Vec<T>::lanes) * packed_weights.width);
+    Scratch<T> partial((2 * kTogether * CONVX_MAX_M + Vec<T>::lanes) * packed_weights.width);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = i / parts, part = i % parts;

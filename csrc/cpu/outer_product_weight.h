@@ -26,7 +26,7 @@ namespace CONVX_ISA {
 
 // As kChain, for sums over pixels, which are longer.
 template <class T>
-constexpr int64_t kPixelChain = sizeof(T) == 4 ? 64 : 24;
+constexpr int64_t kPixelChain = sizeof(T) == 4 ? 128 : 24;
 
 template <class T, class In>
 struct WeightGradient {
@@ -222,6 +222,21 @@ void store_tiles(const WeightGradient<T, In>& wg, const Channels& ch, const T* s
   }
 }
 
+// total += part; what the additions round off is added to `lost`, if given (Knuth, The Art of Computer Programming 2,
+// 4.2.2, theorem B).
+template <class T>
+void add_exactly(T* total, const T* part, int64_t count, T* lost) {
+  if (!lost) {
+    for (int64_t e = 0; e < count; ++e) total[e] += part[e];
+    return;
+  }
+  for (int64_t e = 0; e < count; ++e) {
+    const T sum = total[e] + part[e], from_part = sum - total[e];
+    lost[e] += (total[e] - (sum - from_part)) + (part[e] - from_part);
+    total[e] = sum;
+  }
+}
+
 template <class T, class In, int NV>
 bool weight_gradient(const WeightGradient<T, In>& wg) {
   constexpr int64_t width = NV * Vec<T>::lanes;
@@ -252,6 +267,10 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
     for (int64_t i = begin; i < end; ++i)
       most_units = strip.count == 1 ? larger(most_units, units_of(i)) : most_units + units_of(i);
     Scratch<T> x(tile.size()), y(pixels * width), totals(most_units * unit_size + Vec<T>::lanes);
+    // With many strips, what adding them rounds off is kept, and added at the end.
+    const bool many = strip.count > 8;
+    Scratch<T> lost(many ? most_units * unit_size : 0);
+    if (many) std::memset(lost.data(), 0, most_units * unit_size * sizeof(T));
     alignas(64) T sums[CONVX_MAX_M * width], zeros[width] = {};
     const auto store_item = [&](int64_t i, const T* total) {
       const int64_t g = i / parts / kbs, kb = i / parts % kbs, u0 = ch.first_unit(i % parts, parts);
@@ -278,13 +297,14 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
             for (int64_t p = 0; p < count; p += kPixelChain<T>)
               kernel(x.data() + offset[u], 0, a_k.data() + p, y.data() + p * width, smaller(kPixelChain<T>, count - p),
                      t ? sums : total, p ? nullptr : zeros);
-            if (t)
-              for (int64_t e = 0; e < unit_size; ++e) total[e] += sums[e];
+            if (t) add_exactly(total, sums, unit_size, many ? lost.data() + (total - totals.data()) : nullptr);
           }
           if (strip.count == 1 && finite) store_item(i, totals.data());
         }
       }
-      const T* total = totals.data();
+      T* total = totals.data();
+      if (many)
+        for (int64_t e = 0; e < most_units * unit_size; ++e) total[e] += lost[e], lost[e] = T(0);
       for (int64_t i = item; i < stop && finite && strip.count > 1; total += units_of(i++) * unit_size)
         store_item(i, total);
       item = stop;

@@ -186,14 +186,18 @@ void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, con
   for (int64_t f = 0; f < length; f += vectors * L) {
     vectors = smaller(kGroup, may_read_past_end ? ceil_div(length - f, L) : (length - f) / L);
     if (vectors == 0) vectors = 1, f = length - L;  // the last vector overlaps rather than reading past the end
+    T* const totals = sums + CONVX_MAX_M * size;
+    const T zeros[CONVX_MAX_M] = {};
     for (int64_t k = 0; k < larger(pw.steps, 1); k += kChain<T>) {
+      if (k && begins_sum<T>(k)) add_sums(totals, sums, m * size, k == kParts * kChain<T>);
       int nv;
       for (int64_t v = 0; v < vectors; v += nv) {
         const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
         kernel(line.tile + f + v * L, b_k + k, w + k * m, smaller(kChain<T>, pw.steps - k), sums + v * L, size,
-               k ? nullptr : bias);
+               k == 0 ? bias : begins_sum<T>(k) ? zeros : nullptr);
       }
     }
+    if (pw.steps > kParts * kChain<T>) add_sums(sums, totals, m * size, false);
     for (int64_t k = 0; k < m; ++k)
       store_line(cv, line, sums + k * size, f, smaller(length, f + vectors * L), line.g * cv.outputs + k0 + k);
   }
@@ -225,7 +229,7 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
   const double work = double(block) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     const int64_t tile_size = in_place ? 0 : cv.inputs * shape.plane + (kGroup + 1) * L;
-    Scratch<T> tile(tile_size), sums(CONVX_MAX_M * kGroup * L);
+    Scratch<T> tile(tile_size), sums(2 * CONVX_MAX_M * kGroup * L);
     std::memset(tile.data(), 0, tile_size * sizeof(T));
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {

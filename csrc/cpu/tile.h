@@ -102,6 +102,16 @@ inline void copy_run(T* to, const In* from, int64_t count) {
   }
 }
 
+// Copies every other element: two vectors are loaded and their even elements kept. Reads up to from[2 * count - 2].
+template <class T>
+inline void copy_every_other(T* to, const T* from, int64_t count) {
+  constexpr int64_t L = Vec<T>::lanes;
+  int64_t i = 0;
+  for (; i + L < count; i += L)  // the last element of the second vector must be there to be loaded
+    store(to + i, shuffle<T>(load(from + 2 * i), load(from + 2 * i + L), Interleave<T>::index(Evens<T>::table.even)));
+  for (; i < count; ++i) to[i] = from[2 * i];
+}
+
 // Which of the `width` columns v0 + x * stride lie inside the input: those with first <= x < last. Found once for all
 // rows, since divisions cost as much as copying a row.
 struct InsideRun {
@@ -131,6 +141,8 @@ inline void pack_row(T* to, const AxisPlan& c, const InsideRun& run, int64_t wid
   const In* p = from + run.v0 * stride_w;
   if (step == 1)
     copy_run(to + run.first, p + run.first, run.last - run.first);
+  else if (std::is_same_v<T, In> && step == 2)
+    copy_every_other(to + run.first, reinterpret_cast<const T*>(p + 2 * run.first), run.last - run.first);
   else
     for (int64_t x = run.first; x < run.last; ++x) to[x] = T(p[x * step]);
   edge(run.last, width);

@@ -67,6 +67,19 @@ struct Interleave {
 template <class T>
 constexpr Interleave<T> Interleave<T>::table{};
 
+// The index vector that takes the even elements of two vectors.
+template <class T>
+struct Evens {
+  static constexpr int L = Vec<T>::lanes;
+  alignas(64) typename Interleave<T>::Integer even[L];
+  constexpr Evens() : even() {
+    for (int i = 0; i < L; ++i) even[i] = 2 * i;
+  }
+  static const Evens table;
+};
+template <class T>
+constexpr Evens<T> Evens<T>::table{};
+
 template <class T>
 inline typename Vec<T>::type shuffle(typename Vec<T>::type a, typename Vec<T>::type b,
                                      typename Interleave<T>::Index index) {
