@@ -20,6 +20,10 @@ struct Convolution {
   int64_t weight_output, weight_input, weight_group, weight_r, weight_s;  // strides of the weight
   int64_t filter_size;                                                    // all taps of a filter, R * S
   bool filter_is_line;
+  // Where the kernel is as large as the stride, each result has one tap, and the results of a channel's R x S phases are
+  // outputs of one product: output (c * merged_h + a) * merged_w + b goes to row a and column b of its pixel's patch.
+  int64_t merged_h = 1, merged_w = 1;
+  int64_t merged() const { return merged_h * merged_w; }
   int64_t bias_stride;
 
   int64_t taps() const { return int64_t(rows.taps) * columns.taps; }
@@ -92,7 +96,7 @@ bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
 template <class T, class In>
 void pack_bias(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width) {
   for (int64_t o = 0; o < width; ++o)
-    to[o] = cv.bias && first + o < cv.outputs ? T(cv.bias[(group * cv.outputs + first + o) * cv.bias_stride]) : T(0);
+    to[o] = cv.bias && first + o < cv.outputs ? T(cv.bias[(group * cv.outputs + first + o) / cv.merged() * cv.bias_stride]) : T(0);
 }
 
 // Writes sums [pixels][width] of `count` outputs to as many neighbouring results, `step` apart. `sums` is readable up
@@ -117,6 +121,55 @@ void store_pixels(const T* sums, int64_t pixels, int64_t width, int64_t count, I
     for (int64_t k = 0; k < count; ++k)
       for (int64_t p = 0; p < pixels; ++p) out[k * output_stride + p * step] = In(sums[p * width + k]);
   }
+}
+
+// The same for merged phases: each output's pixels are a column step apart, and the outputs of one row of patches fill
+// the gaps. Two phases side by side are interleaved in registers.
+template <class T, class In>
+void store_patches(const Convolution<T, In>& cv, const T* sums, int64_t pixels, int64_t width, int64_t first,
+                   int64_t count, In* image, int64_t row, int64_t column) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const Strides& s = cv.out_strides;
+  const auto place = [&](int64_t o) {
+    return image + s(0, o / cv.merged(), row + o / cv.merged_w % cv.merged_h, column + o % cv.merged_w);
+  };
+  const int64_t step = s.w * cv.columns.out_step;
+  if constexpr (std::is_same_v<T, In>) {
+    if (pixels == 1 && s.w == 1 && s.h == cv.merged_w && s.c == cv.merged()) return copy_run(place(first), sums, count);
+    if (cv.merged_w == 2 && step == 2 && count % 2 == 0) {
+      const auto low = Interleave<T>::index(Interleave<T>::table.low),
+                 high = Interleave<T>::index(Interleave<T>::table.high);
+      for (int64_t k = 0; k < count; k += L)
+        for (int64_t p = 0; p < pixels; p += L) {
+          typename Vec<T>::type v[L];
+          for (int64_t i = 0; i < L; ++i) v[i] = load(sums + (p + i) * width + k);
+          transpose_square<T>(v);
+          const int64_t left = 2 * smaller(L, pixels - p);
+          for (int64_t i = 0; i < smaller(L, count - k); i += 2) {
+            T* to = place(first + k + i) + 2 * p;
+            Some<T>(smaller(L, left)).store(to, shuffle<T>(v[i], v[i + 1], low));
+            if (left > L) Some<T>(left - L).store(to + L, shuffle<T>(v[i], v[i + 1], high));
+          }
+        }
+      return;
+    }
+  }
+  for (int64_t o = 0; o < count; ++o) {
+    In* to = place(first + o);
+    for (int64_t p = 0; p < pixels; ++p) to[p * step] = In(sums[p * width + o]);
+  }
+}
+
+// Writes sums [pixels][width] of outputs [first, first + count) of group g to the results from (i, j) of image n on.
+template <class T, class In>
+void store_results(const Convolution<T, In>& cv, const T* sums, int64_t pixels, int64_t width, int64_t n, int64_t g,
+                   int64_t first, int64_t count, int64_t i, int64_t j) {
+  const int64_t row = cv.rows.first_out + i * cv.rows.out_step, column = cv.columns.first_out + j * cv.columns.out_step;
+  if (cv.merged() > 1)
+    return store_patches(cv, sums, pixels, width, first, count,
+                         cv.out + cv.out_strides(n, g * (cv.outputs / cv.merged()), 0, 0), row, column);
+  store_pixels<T, In>(sums, pixels, width, count, cv.out + cv.out_strides(n, g * cv.outputs + first, row, column),
+                      cv.out_strides.c, cv.out_strides.w * cv.columns.out_step);
 }
 
 }  // namespace CONVX_ISA

@@ -144,7 +144,7 @@ class PackedWeights {
 // One block of results: rows [i0, i0 + ni), columns [j0, j0 + nj) of image n, `count` outputs in vectors of `width`.
 template <class T, class In>
 void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch, const T* tile, const int32_t* a_k,
-                    const T* weights, int64_t width, T* partial, const T* bias, int64_t n, int64_t channel,
+                    const T* weights, int64_t width, T* partial, const T* bias, int64_t n, int64_t g, int64_t first,
                     int64_t count, int64_t i0, int64_t ni, int64_t j0, int64_t nj) {
   const int64_t steps = cv.inputs * cv.taps();
   const int mr = ni >= b.mr ? b.mr : 1;
@@ -170,11 +170,8 @@ void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch
     if (steps > kParts * kChain<T>) add_sums(partial, totals, together * tile_size, false);
     for (int64_t t = 0; t < together; ++t)
       for (int r = 0; r < mr; ++r)
-        store_pixels<T, In>(partial + t * tile_size + r * mc * width, mc, width, count,
-                            cv.out + cv.out_strides(n, channel,
-                                                    cv.rows.first_out + (i0 + row[t] + r) * cv.rows.out_step,
-                                                    cv.columns.first_out + (j0 + column[t]) * cv.columns.out_step),
-                            cv.out_strides.c, cv.out_strides.w * cv.columns.out_step);
+        store_results(cv, partial + t * tile_size + r * mc * width, mc, width, n, g, first, count, i0 + row[t] + r,
+                      j0 + column[t]);
   }
 }
 
@@ -217,8 +214,8 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
       for (int64_t kb = part * kbs / parts; kb < (part + 1) * kbs / parts; ++kb) {
         const int64_t first = kb * packed_weights.width, width = packed_weights.width_of(kb);
         convolve_block<T, In>(cv, b, in_place ? cv.in_strides.h : shape.pitch, tile, a_k.data(),
-                              packed_weights.of(cv, j, g, kb), width, partial.data(), packed_weights.bias(g, kb), n,
-                              g * cv.outputs + first, smaller(width, cv.outputs - first), i0, ni, j0, nj);
+                              packed_weights.of(cv, j, g, kb), width, partial.data(), packed_weights.bias(g, kb), n, g,
+                              first, smaller(width, cv.outputs - first), i0, ni, j0, nj);
       }
     }
   });

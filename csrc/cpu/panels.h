@@ -75,7 +75,8 @@ class Panels {
  public:
   Panels(const Convolution<T, In>& cv, int64_t most_pixels)
       : cv_(cv),
-        in_place_(cv.reads_in_place() && cv.rows.count == 1 && cv.in_strides.n < INT32_MAX / 64),
+        in_place_(cv.reads_in_place() && (cv.rows.count == 1 || cv.in_strides.h == cv.columns.in) &&
+                  cv.in_strides.n < INT32_MAX / 64),
         images_(smaller(cv.N, (most_pixels - 1) / plane() + 2)),
         rows_(smaller(cv.rows.count, images_ > 2 ? cv.rows.count : (most_pixels - 1) / cv.columns.count + 2)),
         shape_(cv.rows, cv.columns, rows_, cv.columns.count),
@@ -155,17 +156,14 @@ class Panels {
     }
   }
 
-  // Writes the sums [pixel][width] of `count` outputs, the first of which is channel k.
-  void write(const T* sums, int64_t k, int64_t count, int64_t width) const {
+  // Writes the sums [pixel][width] of outputs [first, first + count) of group g.
+  void write(const T* sums, int64_t g, int64_t first, int64_t count, int64_t width) const {
     const int64_t Q = cv_.columns.count, step = cv_.out_strides.w * cv_.columns.out_step;
     const bool one_line = cv_.out_strides.h * cv_.rows.out_step == Q * step;
     for (int64_t i = 0; i < count_;) {
       const int64_t pixel = first_ + i, n = pixel / plane(), p = pixel % plane() / Q, q = pixel % Q;
       const int64_t length = smaller(count_ - i, one_line ? plane() - pixel % plane() : Q - q);
-      store_pixels<T, In>(sums + i * width, length, width, count,
-                          cv_.out + cv_.out_strides(n, k, cv_.rows.first_out + p * cv_.rows.out_step,
-                                                    cv_.columns.first_out + q * cv_.columns.out_step),
-                          cv_.out_strides.c, step);
+      store_results(cv_, sums + i * width, length, width, n, g, first, count, p, q);
       i += length;
     }
   }
@@ -216,7 +214,7 @@ bool convolve_panels(const Convolution<T, In>& cv) {
   const double work = double(b.pixels) * b.outputs * width * steps / 16;
   parallel_for(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Panels<T, In> panels(cv, b.pixels);
-    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width), slab(kSlab<T> * width), bias(b.outputs * width);
+    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width), slab(kSlab<T> * width), bias(b.outputs * width);
     int32_t a_k[kSlab<T>];
     for (int64_t i = begin; i < end && finite; ++i) {
       const int64_t part = i % parts, place = i / parts % places, g = i / parts / places;
@@ -242,7 +240,7 @@ bool convolve_panels(const Convolution<T, In>& cv) {
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }
           if (k1 == steps)
-            panels.write(sums.data() + (kb - kb0) * block, g * cv.outputs + kb * width,
+            panels.write(sums.data() + (kb - kb0) * block, g, kb * width,
                          smaller(width, cv.outputs - kb * width), wide);
         }
       }

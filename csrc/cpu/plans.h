@@ -42,6 +42,7 @@ inline AxisPlan grad_input_axis(const Axis& a, int64_t first) {
 
 // The kernels by the two ways of laying vectors: across channels, or across pixels.
 struct AcrossChannels {
+  static constexpr bool merges_phases = true;
   template <class T, class In>
   static bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
     return CONVX_ISA::convolve_all(cv, count);
@@ -54,6 +55,7 @@ struct AcrossChannels {
 };
 
 struct AcrossPanels {
+  static constexpr bool merges_phases = true;
   template <class T, class In>
   static bool convolve(const Convolution<T, In>& cv) {
     return convolve_panels(cv);
@@ -116,6 +118,35 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   return convolve_each<Kernels>(&cv, 1);
 }
 
+template <class T, class In>
+void set_grad_input(Convolution<T, In>& cv, const ConvProblem& pb, const Operands& o) {
+  cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.outputs_per_group(), cv.outputs = pb.channels_per_group();
+  cv.in = static_cast<const In*>(o.y.data), cv.weight = static_cast<const In*>(o.w.data);
+  cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
+  cv.out = static_cast<In*>(o.x.data);
+  cv.in_strides = o.y.strides, cv.out_strides = o.x.strides;
+  cv.weight_output = o.w.strides.c, cv.weight_input = o.w.strides.n;
+  cv.weight_group = cv.inputs * o.w.strides.n;
+  set_filter(cv, pb, o);
+}
+
+// Whether x is made of patches of R x S, one for each element of y and no larger.
+inline bool patches(const ConvProblem& pb) {
+  const auto axis = [](const Axis& a) {
+    return a.pad == 0 && a.dilation == 1 && a.in == a.out * a.kernel && (a.stride == a.kernel || a.out == 1);
+  };
+  return pb.is_zero_padded() && pb.R * pb.S > 1 && axis(pb.rows()) && axis(pb.columns());
+}
+
+// The one tap of such an axis: y[p], for results that are a patch apart.
+inline AxisPlan patch_axis(const Axis& a) {
+  AxisPlan plan(1);
+  plan.in = plan.count = a.out;
+  plan.out_step = a.kernel;
+  plan.add_tap(0, 0);
+  return plan;
+}
+
 template <class Kernels, class T, class In>
 bool grad_input(const ConvProblem& pb, const Operands& o) {
   if (pb.P == 0 || pb.Q == 0) return false;  // nothing to multiply: the reference writes the bias
@@ -124,6 +155,17 @@ bool grad_input(const ConvProblem& pb, const Operands& o) {
       return grad_input<Kernels, T, In>(padded, part);
     });
   if (pb.outputs_per_group() == 0) return false;
+  if constexpr (requires { Kernels::merges_phases; }) {
+    if (patches(pb) && o.w.strides.w == 1 && o.w.strides.h == pb.S && o.w.strides.c == pb.R * pb.S) {
+      Convolution<T, In> cv;
+      set_grad_input(cv, pb, o);
+      cv.rows = patch_axis(pb.rows()), cv.columns = patch_axis(pb.columns());
+      cv.merged_h = pb.R, cv.merged_w = pb.S;
+      cv.outputs *= cv.merged();
+      cv.weight_output = 1;
+      return convolve_each<Kernels>(&cv, 1);
+    }
+  }
   const int64_t down = smaller(pb.stride_h, pb.H), across = smaller(pb.stride_w, pb.W);
   constexpr int64_t kTogetherAtMost = 64;  // a stride may have as many phases as x has elements
   for (int64_t first = 0; first < down * across; first += kTogetherAtMost) {
@@ -131,14 +173,7 @@ bool grad_input(const ConvProblem& pb, const Operands& o) {
     PhaseList<T, In> phases(count);
     for (int64_t j = 0; j < count; ++j) {
       Convolution<T, In>& cv = phases.list[j];
-      cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.outputs_per_group(), cv.outputs = pb.channels_per_group();
-      cv.in = static_cast<const In*>(o.y.data), cv.weight = static_cast<const In*>(o.w.data);
-      cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
-      cv.out = static_cast<In*>(o.x.data);
-      cv.in_strides = o.y.strides, cv.out_strides = o.x.strides;
-      cv.weight_output = o.w.strides.c, cv.weight_input = o.w.strides.n;
-      cv.weight_group = cv.inputs * o.w.strides.n;
-      set_filter(cv, pb, o);
+      set_grad_input(cv, pb, o);
       cv.rows = grad_input_axis(pb.rows(), (first + j) / across);
       cv.columns = grad_input_axis(pb.columns(), (first + j) % across);
     }
