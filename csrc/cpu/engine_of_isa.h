@@ -58,7 +58,8 @@ constexpr Engine::Primitives in_place() {
 }  // namespace
 
 extern const Engine engine;
-const Engine engine = {primitives<AcrossChannels>(), primitives<AcrossPixels>(), in_place()};
+const Engine engine = {primitives<AcrossChannels>(), primitives<AcrossPixels>(), primitives<AcrossGroups>(),
+                       in_place()};
 
 }  // namespace CONVX_ISA
 }  // namespace cpu

@@ -43,6 +43,18 @@ void grad_weight_pixels(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().pixels.grad_weight(pb, o)) grad_weight_reference(pb, o);
 }
 
+void forward_channels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().channels.forward(pb, o)) forward_reference(pb, o);
+}
+
+void grad_input_channels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().channels.grad_input(pb, o)) grad_input_reference(pb, o);
+}
+
+void grad_weight_channels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().channels.grad_weight(pb, o)) grad_weight_reference(pb, o);
+}
+
 void forward_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.forward(pb, o); }
 
 void grad_input_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.grad_input(pb, o); }
@@ -62,6 +74,29 @@ const char* why_not_engine_grad_input(const ConvProblem& pb, const Operands& o) 
   return why_not_engine(pb, o);
 }
 
+// The rows that one row of results reads must fit a tile, of 16 (float) or 8 (double) groups at most.
+const char* why_not_channels_of(const ConvProblem& pb, const Operands& o, const char* why, int64_t rows, int64_t columns,
+                                int64_t inputs) {
+  if (why) return why;
+  if (double(rows) * columns * inputs * 64 > (1 << 19)) return "the rows that one row of results reads don't fit its tile";
+  return nullptr;
+}
+
+const char* why_not_channels(const ConvProblem& pb, const Operands& o) {
+  const Axis r = pb.rows(), c = pb.columns();
+  int64_t rows = (r.kernel - 1) * r.dilation + 1;
+  if (pb.is_zero_padded() && rows > r.in) rows = r.in;
+  return why_not_channels_of(pb, o, why_not_engine(pb, o), rows, c.out * c.stride + (c.kernel - 1) * c.dilation, pb.channels_per_group());
+}
+
+const char* why_not_channels_grad_input(const ConvProblem& pb, const Operands& o) {
+  const Axis r = pb.rows(), c = pb.columns();
+  int64_t rows = (r.kernel - 1) * r.dilation / r.stride + 1;
+  if (rows > r.out) rows = r.out;
+  if (r.stride > 64 || c.stride > 64) return "its tables hold at most 64 phases along an axis";
+  return why_not_channels_of(pb, o, why_not_engine_grad_input(pb, o), rows, (c.in  + (c.kernel - 1) * c.dilation) / c.stride + 1, pb.outputs_per_group());
+}
+
 // For one channel a group on the side that is summed over (`inputs`), and planes that are lines of equal length.
 const char* why_not_in_place(const ConvProblem& pb, const Operands& o, int64_t inputs) {
   if (!current_engine().in_place.forward) return "it needs the masks of AVX-512";
@@ -79,6 +114,10 @@ const char* why_not_in_place_forward(const ConvProblem& pb, const Operands& o) {
 
 const char* why_not_in_place_grad_input(const ConvProblem& pb, const Operands& o) {
   return why_not_in_place(pb, o, pb.outputs_per_group());
+}
+
+bool many_groups(const ConvProblem& pb, const Operands&) {
+  return pb.G >= 8 && pb.outputs_per_group() * pb.channels_per_group() <= 8;
 }
 
 // Across channels, a group's outputs share vectors: below half a vector of 16 more than half the lanes idle.

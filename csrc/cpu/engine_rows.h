@@ -11,15 +11,21 @@ void grad_weight_outer_product(const ConvProblem&, const Operands&);
 void forward_pixels(const ConvProblem&, const Operands&);
 void grad_input_pixels(const ConvProblem&, const Operands&);
 void grad_weight_pixels(const ConvProblem&, const Operands&);
+void forward_channels(const ConvProblem&, const Operands&);
+void grad_input_channels(const ConvProblem&, const Operands&);
+void grad_weight_channels(const ConvProblem&, const Operands&);
 void forward_in_place(const ConvProblem&, const Operands&);
 void grad_input_in_place(const ConvProblem&, const Operands&);
 void grad_weight_in_place(const ConvProblem&, const Operands&);
 
 const char* why_not_engine(const ConvProblem&, const Operands&);
 const char* why_not_engine_grad_input(const ConvProblem&, const Operands&);
+const char* why_not_channels(const ConvProblem&, const Operands&);
+const char* why_not_channels_grad_input(const ConvProblem&, const Operands&);
 const char* why_not_in_place_forward(const ConvProblem&, const Operands&);
 const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
 
+bool many_groups(const ConvProblem&, const Operands&);
 bool few_outputs(const ConvProblem&, const Operands&);
 bool few_inputs(const ConvProblem&, const Operands&);
 bool small_groups(const ConvProblem&, const Operands&);
