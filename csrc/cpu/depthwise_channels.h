@@ -27,88 +27,106 @@ namespace CONVX_ISA {
 
 constexpr int64_t kChannelTileBytes = 192 << 10;  // of the L2 cache
 
-// What the results of one row that share their taps read.
+// The taps of results that share them. A multiply-add takes one factor that all M results share and M neighbouring
+// ones: the weight of a tap and pixels of x. Where every column of x meets every result (a kernel at least as wide as
+// two images), it is a pixel of x and the weights of neighbouring taps instead: no product with the padding is left.
 template <class T>
-struct ChannelRun {
-  const int64_t *rows, *columns;  // of each tap, in the tile
-  int64_t first, last, taps;      // the rows of taps inside the image; taps in a row
-  const T* weights;               // [row of taps][w_pitch]
-  int64_t w_pitch;
-  int64_t pitch;  // from result to result, in the sums
+struct ChannelTaps {
+  const int64_t *rows, *columns;  // where the neighbours of each row and column of taps are
+  const int64_t* shared_rows;     // where the shared factors of each row of taps are
+  const T *neighbours, *shared;
+  int64_t first, last, count;  // rows of taps inside the image; shared factors in each
+  int64_t together;            // rows in a chain
+  int64_t pitch;               // from result to result, in the sums
 };
 
 // sums[m * pitch] = start + the products of M results. The sum is made of parts of whole rows of taps, of at most
 // kChain steps.
 template <class T, int M>
-void channel_run(const ChannelRun<T>& run, const T* x, T* sums, const T* start) {
+void channel_run(const ChannelTaps<T>& taps, const T* neighbours, T* sums, const T* start) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::lanes;
-  const int64_t together = larger(1, kChain<T> / larger(1, run.taps));
-  int64_t t = run.first;
+  int64_t t = taps.first;
   do {
-    const int64_t stop = smaller(t + together, run.last + 1);
+    const int64_t stop = smaller(t + taps.together, taps.last + 1);
     int64_t s = 0;
     do {
-      const int64_t end = smaller(s + kChain<T>, run.taps);
+      const int64_t end = smaller(s + kChain<T>, taps.count);
       V acc[M] = {};
       for (int64_t r = t; r < stop; ++r) {
-        const T *row = x + run.rows[r], *w = run.weights + r * run.w_pitch;
+        const T *row = neighbours + taps.rows[r], *factor = taps.shared + taps.shared_rows[r];
         for (int64_t c = s; c < end; ++c) {
-          const V weight = load(w + c * L);
-          const T* from = row + run.columns[c];
+          const V shared = load(factor + c * L);
+          const T* from = row + taps.columns[c];
+          asm("" : "+r"(from));  // one register: a multiply-add with an indexed load takes two slots to issue
 #pragma GCC unroll 16
-          for (int m = 0; m < M; ++m) acc[m] += weight * load(from + m * L);
+          for (int m = 0; m < M; ++m) acc[m] += shared * load(from + m * L);
         }
       }
 #pragma GCC unroll 16
-      for (int m = 0; m < M; ++m) store(sums + m * run.pitch, acc[m] + load(start ? start : sums + m * run.pitch));
+      for (int m = 0; m < M; ++m) store(sums + m * taps.pitch, acc[m] + load(start ? start : sums + m * taps.pitch));
       start = nullptr;
       s = end;
-    } while (s < run.taps);
+    } while (s < taps.count);
     t = stop;
-  } while (t <= run.last);
+  } while (t <= taps.last);
 }
 
-// Registers: M sums and a weight.
+// A row of results as runs of at most kRunResults. Registers: that many sums and a weight.
 constexpr int kRunResults = CONVX_VECTOR_BYTES == 64 ? 16 : 12;
 
+template <class T>
+struct ChannelRun {
+  void (*run)(const ChannelTaps<T>&, const T* neighbours, T* sums, const T* start);
+  int64_t phase, x, sums;  // of its first result
+};
+
 template <class T, int M = kRunResults>
-void channel_run(int64_t m, const ChannelRun<T>& run, const T* x, T* sums, const T* start) {
-  if (m == M) return channel_run<T, M>(run, x, sums, start);
-  if constexpr (M > 1) channel_run<T, M - 1>(m, run, x, sums, start);
+auto channel_run_of(int64_t m) -> decltype(ChannelRun<T>::run) {
+  if constexpr (M > 1)
+    if (m < M) return channel_run_of<T, M - 1>(m);
+  return channel_run<T, M>;
 }
 
 // Weights as [vector of groups][output][input][row of taps][column of taps][lanes], rows and columns of taps in the
-// order of the phases. Returns whether they are all finite.
+// order of the phases, columns `backwards` if asked. Returns whether they are all finite.
 template <class T, class In>
-bool pack_channel_weights(T* to, const Convolution<T, In>& cv, const ResultAxis& r, const ResultAxis& c) {
+bool pack_channel_weights(T* to, const Convolution<T, In>& cv, const ResultAxis& r, const ResultAxis& c,
+                          bool backwards) {
   constexpr int64_t L = Vec<T>::lanes;
   const int64_t filter = int64_t(r.taps) * c.taps;
   Buffer<int64_t> from(filter);
   Buffer<int32_t> place(filter);
-  int64_t i = 0;
-  bool in_order = true;
+  int64_t i = 0, low = 0, high = -1;
   for (int64_t a = 0; a < r.phases; ++a)
     for (int tr = 0; tr < r.plan[a].taps; ++tr)
       for (int64_t b = 0; b < c.phases; ++b)
-        for (int ts = 0; ts < c.plan[b].taps; ++ts, ++i) {
-          from[i] = r.plan[a].index[tr] * cv.weight_r + c.plan[b].index[ts] * cv.weight_s;
-          in_order = in_order && from[i] == from[0] + i;
-          place[i] = int32_t(i * L);
+        for (int ts = 0, n = c.plan[b].taps; ts < n; ++ts, ++i) {
+          from[i] = r.plan[a].index[tr] * cv.weight_r + c.plan[b].index[backwards ? n - 1 - ts : ts] * cv.weight_s;
+          low = i ? smaller(low, from[i]) : from[i], high = i ? larger(high, from[i]) : from[i];
         }
+  const bool together = high - low + 1 == filter;  // one stretch of memory in another order
+  for (i = 0; i < filter && together; ++i) place[from[i] - low] = int32_t(i * L);
   T* next = to;
   for (int64_t g = 0; g < cv.G; g += L)
     for (int64_t k = 0; k < cv.outputs; ++k)
       for (int64_t ch = 0; ch < cv.inputs; ++ch, next += filter * L) {
         const In* w = cv.weight + g * cv.weight_group + k * cv.weight_output + ch * cv.weight_input;
         const int64_t lanes = smaller(L, cv.G - g);
-        if (in_order && filter > 0)
-          channels_from_planes<T, In>(w + from[0], cv.weight_group, lanes, filter, next, place.data());
+        if (together)
+          load_channels<T, In>(w + low, cv.weight_group, 1, lanes, filter, next, place.data());
         else
           for (int64_t t = 0; t < filter; ++t)
             for (int64_t l = 0; l < L; ++l) next[t * L + l] = l < lanes ? T(w[l * cv.weight_group + from[t]]) : T(0);
       }
   return all_finite(to, next - to);
+}
+
+// Whether every tap of a row is a column of x less a result's, and all those are taps. Then column w of x meets result
+// q by tap w - q - lowest.
+inline bool every_column_meets(const ResultAxis& c) {
+  return c.phases == 1 && c.stride == 1 && c.mode == PaddingMode::zeros && c.taps == c.highest - c.lowest + 1 &&
+         c.lowest <= 1 - c.results && c.highest >= c.in - 1;
 }
 
 // Rows of results a block: as many as the cache takes, in equal parts.
@@ -134,13 +152,33 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
   const int64_t vectors = ceil_div(cv.G, L), filter = int64_t(r.taps) * c.taps;
   const ChannelTile<T> shape(r, c, block);
   Buffer<T> weights(vectors * L * cv.outputs * cv.inputs * filter);
-  if (!pack_channel_weights<T, In>(weights.data(), cv, r, c) && shape.padded()) return false;
+  // Tap offsets rise or fall; where x is the shared factor, the weights that neighbouring results need must rise.
+  const bool swapped = every_column_meets(c), backwards = swapped && c.taps > 1 && c.plan[0].offset[0] == c.lowest;
+  if (!pack_channel_weights<T, In>(weights.data(), cv, r, c, backwards) && shape.padded() && !swapped) return false;
 
-  Buffer<int64_t> row_offset(r.taps), column_offset(c.taps);
+  const int64_t columns = swapped ? c.in : c.taps;
+  Buffer<int64_t> x_rows(r.taps), w_rows(r.taps), column_offset(columns), together(c.phases);
   for (int64_t a = 0; a < r.phases; ++a)
-    for (int t = 0; t < r.plan[a].taps; ++t) row_offset[r.first_tap[a] + t] = r.plan[a].offset[t] * shape.pitch();
-  for (int64_t b = 0; b < c.phases; ++b)
-    for (int t = 0; t < c.plan[b].taps; ++t) column_offset[c.first_tap[b] + t] = shape.column(c.plan[b].offset[t]);
+    for (int t = 0; t < r.plan[a].taps; ++t) {
+      x_rows[r.first_tap[a] + t] = r.plan[a].offset[t] * shape.pitch() + (swapped ? shape.column(0) : 0);
+      w_rows[r.first_tap[a] + t] = t * c.taps * L;
+    }
+  for (int64_t b = 0; b < c.phases; ++b) {
+    together[b] = larger(1, kChain<T> / larger(1, swapped ? columns : c.plan[b].taps));
+    for (int t = 0; t < c.plan[b].taps && !swapped; ++t)
+      column_offset[c.first_tap[b] + t] = shape.column(c.plan[b].offset[t]);
+  }
+  for (int64_t w = 0; w < columns && swapped; ++w) column_offset[w] = (c.highest - w) * L;
+
+  Buffer<ChannelRun<T>> runs(c.phases * ceil_div(c.units(), kRunResults));
+  int64_t run_count = 0;
+  for (int64_t b = 0; b < c.phases; ++b) {
+    const int64_t count = c.plan[b].count, parts = ceil_div(count, kRunResults);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t q = count * part / parts, m = count * (part + 1) / parts - q;
+      runs[run_count++] = {channel_run_of<T>(m), b, q * L, (q * c.phases + b) * L};
+    }
+  }
 
   const double work = double(block * r.phases) * c.results * (filter * cv.inputs * cv.outputs + 8) * L / 16;
   parallel_for(cv.N * vectors * strips, grain_for(work), [&](int64_t begin, int64_t end) {
@@ -157,26 +195,26 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
         for (int64_t l = 0; l < L; ++l)
           bias[l] = cv.bias && l < lanes ? T(cv.bias[((v * L + l) * cv.outputs + k) * cv.bias_stride]) : T(0);
         const T* w = weights.data() + (v * cv.outputs + k) * cv.inputs * filter * L;
-        for (int64_t p = p0; p < p1; ++p) {
-          const int64_t a = p % r.phases, j = p / r.phases;
-          const Run inside = r.inside(a, j);
-          for (int64_t b = 0; b < c.phases; ++b) {
-            const ChannelRun<T> run = {row_offset.data() + r.first_tap[a], column_offset.data() + c.first_tap[b],
-                                       inside.first, inside.last, c.plan[b].taps, nullptr, c.taps * L, c.phases * L};
-            for (int64_t ch = 0; ch < cv.inputs; ++ch) {
-              ChannelRun<T> of = run;
-              of.weights = w + ch * filter * L + (r.first_tap[a] * c.taps + c.first_tap[b]) * L;
-              const T* x = tile.data() + ch * shape.size() + (j * r.stride - shape.top(unit)) * shape.pitch();
-              T* to = sums.data() + ((p - p0) * c.results + b) * L;
-              const int64_t count = c.plan[b].count, parts = ceil_div(count, kRunResults);
-              for (int64_t part = 0, q = 0; part < parts; ++part) {
-                const int64_t m = (count - q) / (parts - part);
-                channel_run<T>(m, of, x + q * L, to + q * run.pitch, ch == 0 ? bias.data() : nullptr);
-                q += m;
+        for (int64_t j = unit; j < unit + units; ++j)
+          for (int64_t a = 0; a < smaller(r.phases, r.results - j * r.phases); ++a) {
+            ChannelTaps<T> taps;
+            const Run inside = r.inside(a, j);
+            taps.rows = (swapped ? w_rows : x_rows).data() + r.first_tap[a], taps.pitch = c.phases * L;
+            taps.shared_rows = (swapped ? x_rows : w_rows).data() + r.first_tap[a];
+            taps.first = inside.first, taps.last = inside.last;
+            const int64_t x_row = (j * r.stride - shape.top(unit)) * shape.pitch();
+            T* to = sums.data() + (j * r.phases + a - p0) * c.results * L;
+            for (int64_t ch = 0; ch < cv.inputs; ++ch)
+              for (int64_t i = 0; i < run_count; ++i) {
+                const ChannelRun<T>& of = runs[i];
+                const T* x = tile.data() + ch * shape.size() + x_row;
+                const T* weight = w + ((ch * r.taps + r.first_tap[a]) * c.taps + c.first_tap[of.phase]) * L;
+                taps.columns = column_offset.data() + (swapped ? 0 : c.first_tap[of.phase]);
+                taps.count = swapped ? columns : c.plan[of.phase].taps, taps.together = together[of.phase];
+                taps.shared = swapped ? x : weight;
+                of.run(taps, (swapped ? weight : x) + of.x, to + of.sums, ch == 0 ? bias.data() : nullptr);
               }
-            }
           }
-        }
         In* to = cv.out + cv.out_strides(n, v * L * cv.outputs + k, p0, 0);
         const Strides& s = cv.out_strides;
         const bool flat = s.h == c.results * s.w;
