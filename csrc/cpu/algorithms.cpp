@@ -10,9 +10,9 @@ namespace cpu {
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
-       always, forward_in_place},
-      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels, many_groups,
-       forward_channels},
+       better_in_place, forward_in_place},
+      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels,
+       many_groups, forward_channels},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, few_outputs, forward_pixels},
       {"outer_product", "register tiles of outputs x channels over a packed input tile", why_not_engine, always,
        forward_outer_product},
@@ -20,9 +20,9 @@ const AlgorithmList& algorithms(Primitive primitive) {
   };
   static const AlgorithmList grad_input = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_grad_input,
-       always, grad_input_in_place},
-      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels_grad_input, many_groups,
-       grad_input_channels},
+       better_in_place, grad_input_in_place},
+      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over",
+       why_not_channels_grad_input, many_groups, grad_input_channels},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine_grad_input, few_inputs,
        grad_input_pixels},
       {"outer_product", "the forward kernel on y, one phase of the stride at a time", why_not_engine_grad_input, always,
@@ -33,9 +33,9 @@ const AlgorithmList& algorithms(Primitive primitive) {
   };
   static const AlgorithmList grad_weight = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
-       always, grad_weight_in_place},
-      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels, many_groups,
-       grad_weight_channels},
+       better_in_place_grad_weight, grad_weight_in_place},
+      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels,
+       many_groups, grad_weight_channels},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, small_groups, grad_weight_pixels},
       {"outer_product", "register tiles of outputs x channels, a loop over pixels", why_not_engine, always,
        grad_weight_outer_product},

@@ -21,7 +21,9 @@ void channels_from_planes(const In* from, int64_t pitch, int64_t lanes, int64_t 
   using V = typename Vec<T>::type;
   const auto square = [&](int64_t f) {
     V v[L];
-    load_square<T>(v, from + f, pitch);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) v[i] = load_as<T>(from + i * pitch + f);
+    transpose_square<T>(v);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) store(to + place[f + i], v[i]);
   };
@@ -52,7 +54,9 @@ void planes_from_channels(const T* from, int64_t lanes, int64_t count, In* to, i
     V v[L];
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) v[i] = load(from + (f + i) * L);
-    store_square<T>(v, to + f, pitch);
+    transpose_square<T>(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) store_as<T>(to + i * pitch + f, v[i]);
   };
   int64_t f = 0;
   if (lanes == L)

@@ -2,8 +2,8 @@
 //
 //   acc[m] += x[pixel m * stride + tap] * w[tap],   m < M neighbouring results of a row, all of them vectors.
 //
-// forward and grad_input (hence transposed layers: results of equal remainder modulo the stride have the same taps), any
-// stride, dilation and padding, and a few channels a group: each output channel k of each group in its turn.
+// forward and grad_input (hence transposed layers: results of equal remainder modulo the stride have the same taps),
+// any stride, dilation and padding, and a few channels a group: each output channel k of each group in its turn.
 //
 // What it gains over depthwise.h and pixels.h: a load is never across a cache line and needs no mask, so two
 // multiply-adds a cycle instead of one; strides cost nothing; small planes fill their vectors; every processor can do

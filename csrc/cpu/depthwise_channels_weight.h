@@ -107,8 +107,8 @@ void strip_dots(const ResultAxis& r, const ResultAxis& c, const ChannelTile<T>& 
           if (other.first != run.first || other.last != run.last) break;
         }
         if (run.first > run.last) continue;
-        const DotRows d = {row_offset + run.first, r.stride * shape.pitch(), c.results * L,
-                           next - p,               c.results,                c.taps * L};
+        const DotRows d = {
+            row_offset + run.first, r.stride * shape.pitch(), c.results * L, next - p, c.results, c.taps * L};
         channel_dots<T>(run.last - run.first + 1, width, d, x + p * d.x_pitch + at, y + (p - p0) * d.y_pitch,
                         totals + (run.first * c.taps + s) * L);
       }
@@ -146,9 +146,8 @@ bool weight_gradient_channels(const WeightGradient<T, In>& wg, const ResultAxis&
         const int64_t n = u / strips, p0 = u % strips * block, p1 = smaller(p0 + block, r.results);
         std::memset(strip.data(), 0, size * sizeof(T));
         for (int64_t ch = 0; ch < wg.inputs; ++ch)
-          shape.pack(tile.data() + ch * shape.size(), p0, p1 - p0,
-                     wg.x + wg.x_strides(n, v * L * wg.inputs + ch, 0, 0), wg.x_strides, wg.inputs * wg.x_strides.c,
-                     lanes);
+          shape.pack(tile.data() + ch * shape.size(), p0, p1 - p0, wg.x + wg.x_strides(n, v * L * wg.inputs + ch, 0, 0),
+                     wg.x_strides, wg.inputs * wg.x_strides.c, lanes);
         for (int64_t k = 0; k < wg.outputs; ++k) {
           const Strides& s = wg.y_strides;
           const bool flat = s.h == Q * s.w;

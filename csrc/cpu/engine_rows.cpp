@@ -74,27 +74,28 @@ const char* why_not_engine_grad_input(const ConvProblem& pb, const Operands& o) 
   return why_not_engine(pb, o);
 }
 
-// The rows that one row of results reads must fit a tile, of 16 (float) or 8 (double) groups at most.
-const char* why_not_channels_of(const ConvProblem& pb, const Operands& o, const char* why, int64_t rows, int64_t columns,
-                                int64_t inputs) {
-  if (why) return why;
-  if (double(rows) * columns * inputs * 64 > (1 << 19)) return "the rows that one row of results reads don't fit its tile";
-  return nullptr;
+// What one row of results reads must fit the tile of a vector of groups.
+const char* why_not_tile(double rows, double columns, int64_t channels) {
+  return rows * columns * channels * 64 > 512 * 1024 ? "what one row of results reads doesn't fit its tile" : nullptr;
 }
 
 const char* why_not_channels(const ConvProblem& pb, const Operands& o) {
+  if (const char* why = why_not_engine(pb, o)) return why;
+  if (pb.outputs_per_group() * pb.channels_per_group() > 64) return "it is for groups of few channels";
   const Axis r = pb.rows(), c = pb.columns();
-  int64_t rows = (r.kernel - 1) * r.dilation + 1;
-  if (pb.is_zero_padded() && rows > r.in) rows = r.in;
-  return why_not_channels_of(pb, o, why_not_engine(pb, o), rows, c.out * c.stride + (c.kernel - 1) * c.dilation, pb.channels_per_group());
+  const double rows = double(r.kernel - 1) * r.dilation + 1;
+  return why_not_tile(pb.is_zero_padded() && rows > r.in ? r.in : rows,
+                      double(c.out) * c.stride + double(c.kernel - 1) * c.dilation, pb.channels_per_group());
 }
 
 const char* why_not_channels_grad_input(const ConvProblem& pb, const Operands& o) {
+  if (const char* why = why_not_engine_grad_input(pb, o)) return why;
+  if (pb.outputs_per_group() * pb.channels_per_group() > 64) return "it is for groups of few channels";
   const Axis r = pb.rows(), c = pb.columns();
-  int64_t rows = (r.kernel - 1) * r.dilation / r.stride + 1;
-  if (rows > r.out) rows = r.out;
   if (r.stride > 64 || c.stride > 64) return "its tables hold at most 64 phases along an axis";
-  return why_not_channels_of(pb, o, why_not_engine_grad_input(pb, o), rows, (c.in  + (c.kernel - 1) * c.dilation) / c.stride + 1, pb.outputs_per_group());
+  const double rows = double(r.kernel - 1) * r.dilation / r.stride + 1;
+  return why_not_tile(rows > r.out ? r.out : rows, (double(c.in) + double(c.kernel - 1) * c.dilation) / c.stride + 1,
+                      pb.outputs_per_group());
 }
 
 // For one channel a group on the side that is summed over (`inputs`), and planes that are lines of equal length.
@@ -116,8 +117,23 @@ const char* why_not_in_place_grad_input(const ConvProblem& pb, const Operands& o
   return why_not_in_place(pb, o, pb.outputs_per_group());
 }
 
+// Half a vector of groups or more, of few channels each: below, outer_product.h fills its vectors better.
 bool many_groups(const ConvProblem& pb, const Operands&) {
   return pb.G >= 8 && pb.outputs_per_group() * pb.channels_per_group() <= 8;
+}
+
+// In place a multiply-add costs twice what it costs across channels, but nothing is turned over: measured, nine taps
+// are about even on planes of 14 x 14, and 25 lose everywhere. Turning over also converts 16-bit types, vectors at a
+// time.
+bool better_in_place(const ConvProblem& pb, const Operands& o) {
+  if (!many_groups(pb, o)) return true;
+  return pb.R * pb.S <= 9 && pb.H * pb.W >= 196 && (o.dtype == DType::float32 || o.dtype == DType::float64);
+}
+
+// For the gradient of the weight both sides are read and nothing is written: in place wins only where a tile holds so
+// few rows that most of them are packed twice.
+bool better_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
+  return better_in_place(pb, o) && (!many_groups(pb, o) || pb.W > 256);
 }
 
 // Across channels, a group's outputs share vectors: below half a vector of 16 more than half the lanes idle.

@@ -1,4 +1,5 @@
-// The engine's entries for the algorithm list; see outer_product.h, pixels.h and depthwise.h for the methods.
+// The engine's entries for the algorithm list; see outer_product.h, pixels.h, depthwise.h and
+// depthwise_channels.h for the methods.
 #pragma once
 #include "../problem.h"
 
@@ -26,6 +27,8 @@ const char* why_not_in_place_forward(const ConvProblem&, const Operands&);
 const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
 
 bool many_groups(const ConvProblem&, const Operands&);
+bool better_in_place(const ConvProblem&, const Operands&);
+bool better_in_place_grad_weight(const ConvProblem&, const Operands&);
 bool few_outputs(const ConvProblem&, const Operands&);
 bool few_inputs(const ConvProblem&, const Operands&);
 bool small_groups(const ConvProblem&, const Operands&);

@@ -106,10 +106,11 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   cv.weight_output = o.w.strides.n, cv.weight_input = o.w.strides.c;
   cv.weight_group = cv.outputs * o.w.strides.n;
   cv.weight_r = o.w.strides.h, cv.weight_s = o.w.strides.w;
-  if constexpr (std::is_same_v<Kernels, AcrossGroups>) return Kernels::forward(cv, pb);
+  if constexpr (std::is_same_v<Kernels, AcrossGroups>)
+    return Kernels::forward(cv, pb);
   else {
-  cv.rows = forward_axis(pb.rows(), true), cv.columns = forward_axis(pb.columns(), true);
-  return Kernels::convolve(cv);
+    cv.rows = forward_axis(pb.rows(), true), cv.columns = forward_axis(pb.columns(), true);
+    return Kernels::convolve(cv);
   }
 }
 
