@@ -26,6 +26,7 @@ namespace cpu {
 namespace CONVX_ISA {
 
 constexpr int64_t kChannelTileBytes = 192 << 10;  // of the L2 cache
+constexpr int64_t kSumVectors = 128;              // of the L1 cache: a quarter
 
 // The taps of results that share them. A multiply-add takes one factor that all M results share and M neighbouring
 // ones: the weight of a tap and pixels of x. Where every column of x meets every result (a kernel at least as wide as
@@ -149,6 +150,9 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
   constexpr int64_t L = Vec<T>::lanes;
   if (cv.N == 0 || r.results == 0 || c.results == 0) return true;
   const int64_t block = channel_units<T>(r, c, cv.inputs), strips = ceil_div(r.units(), block);
+  // Results are turned over and written while they are in L1.
+  const int64_t rows_at_once = larger(1, kSumVectors / (r.phases * c.results));
+  const int64_t at_once = ceil_div(block, ceil_div(block, rows_at_once));
   const int64_t vectors = ceil_div(cv.G, L), filter = int64_t(r.taps) * c.taps;
   const ChannelTile<T> shape(r, c, block);
   Buffer<T> weights(vectors * L * cv.outputs * cv.inputs * filter);
@@ -182,12 +186,11 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
 
   const double work = double(block * r.phases) * c.results * (filter * cv.inputs * cv.outputs + 8) * L / 16;
   parallel_for(cv.N * vectors * strips, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> tile(cv.inputs * shape.size()), sums(block * r.phases * c.results * L), bias(L);
+    Buffer<T> tile(cv.inputs * shape.size()), sums(at_once * r.phases * c.results * L), bias(L);
     std::memset(tile.data(), 0, cv.inputs * shape.size() * sizeof(T));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t unit = i % strips * block, units = smaller(block, r.units() - unit);
       const int64_t v = i / strips % vectors, n = i / strips / vectors, lanes = smaller(L, cv.G - v * L);
-      const int64_t p0 = unit * r.phases, p1 = smaller(p0 + units * r.phases, r.results);
       for (int64_t ch = 0; ch < cv.inputs; ++ch)
         shape.pack(tile.data() + ch * shape.size(), unit, units, cv.in + cv.in_strides(n, v * L * cv.inputs + ch, 0, 0),
                    cv.in_strides, cv.inputs * cv.in_strides.c, lanes);
@@ -195,7 +198,7 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
         for (int64_t l = 0; l < L; ++l)
           bias[l] = cv.bias && l < lanes ? T(cv.bias[((v * L + l) * cv.outputs + k) * cv.bias_stride]) : T(0);
         const T* w = weights.data() + (v * cv.outputs + k) * cv.inputs * filter * L;
-        for (int64_t j = unit; j < unit + units; ++j)
+        for (int64_t j = unit, stored = unit; j < unit + units; ++j) {
           for (int64_t a = 0; a < smaller(r.phases, r.results - j * r.phases); ++a) {
             ChannelTaps<T> taps;
             const Run inside = r.inside(a, j);
@@ -203,7 +206,7 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
             taps.shared_rows = (swapped ? x_rows : w_rows).data() + r.first_tap[a];
             taps.first = inside.first, taps.last = inside.last;
             const int64_t x_row = (j * r.stride - shape.top(unit)) * shape.pitch();
-            T* to = sums.data() + (j * r.phases + a - p0) * c.results * L;
+            T* to = sums.data() + ((j - stored) * r.phases + a) * c.results * L;
             for (int64_t ch = 0; ch < cv.inputs; ++ch)
               for (int64_t i = 0; i < run_count; ++i) {
                 const ChannelRun<T>& of = runs[i];
@@ -215,12 +218,15 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
                 of.run(taps, (swapped ? weight : x) + of.x, to + of.sums, ch == 0 ? bias.data() : nullptr);
               }
           }
-        In* to = cv.out + cv.out_strides(n, v * L * cv.outputs + k, p0, 0);
-        const Strides& s = cv.out_strides;
-        const bool flat = s.h == c.results * s.w;
-        for (int64_t p = p0; p < p1; p += flat ? p1 - p0 : 1)
-          store_channels<T, In>(sums.data() + (p - p0) * c.results * L, lanes, (flat ? p1 - p0 : 1) * c.results,
-                                to + (p - p0) * s.h, cv.outputs * s.c, s.w);
+          if (j + 1 - stored < at_once && j + 1 < unit + units) continue;
+          const Strides& s = cv.out_strides;
+          const int64_t p0 = stored * r.phases, p1 = smaller((j + 1) * r.phases, r.results);
+          const bool flat = s.h == c.results * s.w;
+          for (int64_t p = p0; p < p1; p += flat ? p1 - p0 : 1)
+            store_channels<T, In>(sums.data() + (p - p0) * c.results * L, lanes, (flat ? p1 - p0 : 1) * c.results,
+                                  cv.out + s(n, v * L * cv.outputs + k, p, 0), cv.outputs * s.c, s.w);
+          stored = j + 1;
+        }
       }
     }
   });
