@@ -174,6 +174,8 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
   }
   for (int64_t w = 0; w < columns && swapped; ++w) column_offset[w] = (c.highest - w) * L;
 
+  Buffer<Run> inside(r.results);
+  for (int64_t p = 0; p < r.results; ++p) inside[p] = r.inside(p % r.phases, p / r.phases);
   Buffer<ChannelRun<T>> runs(c.phases * ceil_div(c.units(), kRunResults));
   int64_t run_count = 0;
   for (int64_t b = 0; b < c.phases; ++b) {
@@ -188,23 +190,24 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
   parallel_for(cv.N * vectors * strips, grain_for(work), [&](int64_t begin, int64_t end) {
     Buffer<T> tile(cv.inputs * shape.size()), sums(at_once * r.phases * c.results * L), bias(L);
     std::memset(tile.data(), 0, cv.inputs * shape.size() * sizeof(T));
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t unit = i % strips * block, units = smaller(block, r.units() - unit);
-      const int64_t v = i / strips % vectors, n = i / strips / vectors, lanes = smaller(L, cv.G - v * L);
+    std::memset(bias.data(), 0, L * sizeof(T));
+    int64_t strip = begin % strips, v = begin / strips % vectors, n = begin / strips / vectors;
+    for (int64_t i = begin; i < end; ++i) {  // counted on below: divisions would show on small planes
+      const int64_t unit = strip * block, units = smaller(block, r.units() - unit), lanes = smaller(L, cv.G - v * L);
       for (int64_t ch = 0; ch < cv.inputs; ++ch)
         shape.pack(tile.data() + ch * shape.size(), unit, units, cv.in + cv.in_strides(n, v * L * cv.inputs + ch, 0, 0),
                    cv.in_strides, cv.inputs * cv.in_strides.c, lanes);
       for (int64_t k = 0; k < cv.outputs; ++k) {
-        for (int64_t l = 0; l < L; ++l)
-          bias[l] = cv.bias && l < lanes ? T(cv.bias[((v * L + l) * cv.outputs + k) * cv.bias_stride]) : T(0);
+        for (int64_t l = 0; l < lanes && cv.bias; ++l)
+          bias[l] = T(cv.bias[((v * L + l) * cv.outputs + k) * cv.bias_stride]);
         const T* w = weights.data() + (v * cv.outputs + k) * cv.inputs * filter * L;
         for (int64_t j = unit, stored = unit; j < unit + units; ++j) {
           for (int64_t a = 0; a < smaller(r.phases, r.results - j * r.phases); ++a) {
             ChannelTaps<T> taps;
-            const Run inside = r.inside(a, j);
+            const Run run = inside[j * r.phases + a];
             taps.rows = (swapped ? w_rows : x_rows).data() + r.first_tap[a], taps.pitch = c.phases * L;
             taps.shared_rows = (swapped ? x_rows : w_rows).data() + r.first_tap[a];
-            taps.first = inside.first, taps.last = inside.last;
+            taps.first = run.first, taps.last = run.last;
             const int64_t x_row = (j * r.stride - shape.top(unit)) * shape.pitch();
             T* to = sums.data() + ((j - stored) * r.phases + a) * c.results * L;
             for (int64_t ch = 0; ch < cv.inputs; ++ch)
@@ -228,6 +231,8 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
           stored = j + 1;
         }
       }
+      if (++strip == strips) strip = 0, ++v;
+      if (v == vectors) v = 0, ++n;
     }
   });
   return true;
