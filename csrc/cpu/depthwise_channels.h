@@ -11,7 +11,7 @@
 // and vector, some 8 cycles for 16 results. So 3x3 on large planes is better done in place, and channels_last here.
 //
 // Limit: M + 1 loads for M multiply-adds, two of each a cycle. 7x7 planes and taps, 16 channels: 37 rows of taps inside
-// the image x 7 x 7 / 1.75 = 1040 cycles, the turning 500; memory takes twice that.
+// the image x 7 x 7 / 1.75 = 1040 cycles, the turning 500; it takes about twice that, the rest is memory.
 //
 // Rows of taps in the padding are skipped, columns are zeros in the tile: weights that are not finite go to the
 // reference. A tile stays within kChannelTileBytes, so that blocks of rows stay in cache. Alone:
