@@ -127,7 +127,7 @@ bool many_groups(const ConvProblem& pb, const Operands&) {
 // time.
 bool better_in_place(const ConvProblem& pb, const Operands& o) {
   if (!many_groups(pb, o)) return true;
-  return pb.R * pb.S <= 9 && pb.H * pb.W >= 196 && (o.dtype == DType::float32 || o.dtype == DType::float64);
+  return pb.R * pb.S <= 9 && pb.H * pb.W >= 784 && (o.dtype == DType::float32 || o.dtype == DType::float64);
 }
 
 // For the gradient of the weight both sides are read and nothing is written: in place wins only where a tile holds so
