@@ -27,6 +27,7 @@ SHAPES = {
     "grouped": Problem(2, 32, 12, 12, 32, 3, 3, padding=(1, 1), G=4),
     "depthwise": Problem(4, 32, 15, 14, 32, 3, 3, padding=(1, 1), G=32),
     "depthwise-large": Problem(2, 12, 17, 17, 12, 13, 13, padding=(6, 6), G=12),
+    "depthwise-all-meet": Problem(4, 20, 7, 6, 20, 13, 13, padding=(6, 6), G=20),
     "generator": Problem(2, 16, 16, 16, 24, 4, 4, (2, 2), (1, 1)),
     "batch": Problem(32, 8, 6, 6, 8, 3, 3, padding=(1, 1)),
     "uneven": Problem(3, 19, 13, 11, 21, 3, 2, (2, 1), (1, 0), (2, 1)),

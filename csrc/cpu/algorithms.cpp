@@ -10,7 +10,9 @@ namespace cpu {
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
-       always, forward_in_place},
+       better_in_place, forward_in_place},
+      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels,
+       many_groups, forward_channels},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, suits_pixels_forward, forward_pixels},
       {"panels", "register tiles of outputs x channels over packed panels, for small planes", why_not_engine,
        suits_panels_forward, forward_panels},
@@ -20,7 +22,9 @@ const AlgorithmList& algorithms(Primitive primitive) {
   };
   static const AlgorithmList grad_input = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_grad_input,
-       always, grad_input_in_place},
+       better_in_place, grad_input_in_place},
+      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over",
+       why_not_channels_grad_input, many_groups, grad_input_channels},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, suits_pixels_grad_input,
        grad_input_pixels},
       {"panels", "the forward kernel on y, one phase of the stride at a time, for small planes",
@@ -33,7 +37,9 @@ const AlgorithmList& algorithms(Primitive primitive) {
   };
   static const AlgorithmList grad_weight = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
-       always, grad_weight_in_place},
+       better_in_place_grad_weight, grad_weight_in_place},
+      {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels,
+       many_groups, grad_weight_channels},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, small_groups, grad_weight_pixels},
       {"outer_product", "register tiles of outputs x channels, a loop over pixels", why_not_engine, always,
        grad_weight_outer_product},

@@ -13,7 +13,7 @@ struct Engine {
   struct Primitives {
     Run forward, grad_input, grad_weight;
   };
-  Primitives outer_product, panels, pixels, in_place;  // in_place: null where there are no masks
+  Primitives outer_product, panels, pixels, channels, in_place;  // in_place: null where there are no masks
 };
 
 namespace baseline {

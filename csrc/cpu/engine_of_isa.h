@@ -61,6 +61,7 @@ extern const Engine engine;
 const Engine engine = {primitives<AcrossChannels>(),
                        {forward_any<AcrossPanels>, grad_input_any<AcrossPanels>, nullptr},
                        primitives<AcrossPixels>(),
+                       primitives<AcrossGroups>(),
                        in_place()};
 
 }  // namespace CONVX_ISA

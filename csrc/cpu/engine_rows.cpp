@@ -51,6 +51,18 @@ void grad_weight_pixels(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().pixels.grad_weight(pb, o)) grad_weight_reference(pb, o);
 }
 
+void forward_channels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().channels.forward(pb, o)) forward_reference(pb, o);
+}
+
+void grad_input_channels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().channels.grad_input(pb, o)) grad_input_reference(pb, o);
+}
+
+void grad_weight_channels(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().channels.grad_weight(pb, o)) grad_weight_reference(pb, o);
+}
+
 void forward_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.forward(pb, o); }
 
 void grad_input_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.grad_input(pb, o); }
@@ -62,6 +74,30 @@ void grad_weight_in_place(const ConvProblem& pb, const Operands& o) {
 const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
   if (o.dtype == DType::int64) return "it computes in floating point";
   return nullptr;
+}
+
+// What one row of results reads must fit the tile of a vector of groups.
+const char* why_not_tile(double rows, double columns, int64_t channels) {
+  return rows * columns * channels * 64 > 512 * 1024 ? "what one row of results reads doesn't fit its tile" : nullptr;
+}
+
+const char* why_not_channels(const ConvProblem& pb, const Operands& o) {
+  if (const char* why = why_not_engine(pb, o)) return why;
+  if (pb.outputs_per_group() * pb.channels_per_group() > 64) return "it is for groups of few channels";
+  const Axis r = pb.rows(), c = pb.columns();
+  const double rows = double(r.kernel - 1) * r.dilation + 1;
+  return why_not_tile(pb.is_zero_padded() && rows > r.in ? r.in : rows,
+                      double(c.out) * c.stride + double(c.kernel - 1) * c.dilation, pb.channels_per_group());
+}
+
+const char* why_not_channels_grad_input(const ConvProblem& pb, const Operands& o) {
+  if (const char* why = why_not_engine(pb, o)) return why;
+  if (pb.outputs_per_group() * pb.channels_per_group() > 64) return "it is for groups of few channels";
+  const Axis r = pb.rows(), c = pb.columns();
+  if (r.stride > 64 || c.stride > 64) return "its tables hold at most 64 phases along an axis";
+  const double rows = double(r.kernel - 1) * r.dilation / r.stride + 1;
+  return why_not_tile(rows > r.out ? r.out : rows, (double(c.in) + double(c.kernel - 1) * c.dilation) / c.stride + 1,
+                      pb.outputs_per_group());
 }
 
 // For one channel a group on the side that is summed over (`inputs`), and planes that are lines of equal length.
@@ -126,6 +162,26 @@ bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }
 bool suits_panels_forward(const ConvProblem& pb, const Operands&) { return suits_panels(pb, forward_sizes(pb)); }
 bool suits_panels_grad_input(const ConvProblem& pb, const Operands&) { return suits_panels(pb, grad_input_sizes(pb)); }
+
+// Half a vector of groups or more, of few channels each: below, outer_product.h fills its vectors better.
+bool many_groups(const ConvProblem& pb, const Operands&) {
+  return pb.G >= 8 && pb.outputs_per_group() * pb.channels_per_group() <= 8;
+}
+
+// In place a multiply-add costs twice what it costs across channels, but nothing is turned over: measured, nine taps
+// gain nothing on planes of 14 x 14, and 25 lose everywhere. Turning over also converts 16-bit types, vectors at a
+// time.
+bool better_in_place(const ConvProblem& pb, const Operands& o) {
+  if (!many_groups(pb, o)) return true;
+  return pb.R * pb.S <= 9 && pb.H * pb.W >= 784 && (o.dtype == DType::float32 || o.dtype == DType::float64);
+}
+
+// For the gradient of the weight both sides are read and nothing is written: in place wins only where a tile holds so
+// few rows that most of them are packed twice.
+bool better_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
+  return better_in_place(pb, o) && (!many_groups(pb, o) || pb.W > 256);
+}
+
 bool small_groups(const ConvProblem& pb, const Operands&) {
   return pb.outputs_per_group() * pb.channels_per_group() <= 8;
 }

@@ -1,4 +1,5 @@
-// The engine's entries for the algorithm list; see outer_product.h, pixels.h and depthwise.h for the methods.
+// The engine's entries for the algorithm list; see outer_product.h, pixels.h, depthwise.h and
+// depthwise_channels.h for the methods.
 #pragma once
 #include "../problem.h"
 
@@ -13,14 +14,22 @@ void grad_input_panels(const ConvProblem&, const Operands&);
 void forward_pixels(const ConvProblem&, const Operands&);
 void grad_input_pixels(const ConvProblem&, const Operands&);
 void grad_weight_pixels(const ConvProblem&, const Operands&);
+void forward_channels(const ConvProblem&, const Operands&);
+void grad_input_channels(const ConvProblem&, const Operands&);
+void grad_weight_channels(const ConvProblem&, const Operands&);
 void forward_in_place(const ConvProblem&, const Operands&);
 void grad_input_in_place(const ConvProblem&, const Operands&);
 void grad_weight_in_place(const ConvProblem&, const Operands&);
 
 const char* why_not_engine(const ConvProblem&, const Operands&);
+const char* why_not_channels(const ConvProblem&, const Operands&);
+const char* why_not_channels_grad_input(const ConvProblem&, const Operands&);
 const char* why_not_in_place_forward(const ConvProblem&, const Operands&);
 const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
 
+bool many_groups(const ConvProblem&, const Operands&);
+bool better_in_place(const ConvProblem&, const Operands&);
+bool better_in_place_grad_weight(const ConvProblem&, const Operands&);
 bool suits_pixels_forward(const ConvProblem&, const Operands&);
 bool suits_pixels_grad_input(const ConvProblem&, const Operands&);
 bool suits_panels_forward(const ConvProblem&, const Operands&);

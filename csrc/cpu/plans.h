@@ -2,6 +2,8 @@
 // position modulo the stride ("phase"), because results of one phase are read by the same taps: no zeros are inserted
 // between the elements of y, no element of x is written twice.
 #pragma once
+#include "depthwise_channels.h"
+#include "depthwise_channels_weight.h"
 #include "fold_padding.h"
 #include "outer_product.h"
 #include "outer_product_weight.h"
@@ -73,13 +75,31 @@ struct AcrossPixels {
   }
 };
 
-template <class T, class In>
-struct PhaseList {
-  Convolution<T, In>* list;
-  explicit PhaseList(int64_t count) : list(new Convolution<T, In>[count]) {}
-  ~PhaseList() { delete[] list; }
-  PhaseList(const PhaseList&) = delete;
-  PhaseList& operator=(const PhaseList&) = delete;
+// Vectors across groups: all phases at once, so that results leave in whole rows.
+struct AcrossGroups {
+  template <class T, class In>
+  static bool forward(const Convolution<T, In>& cv, const ConvProblem& pb) {
+    const ResultAxis r(pb.P, 1, [&](int64_t) { return forward_axis(pb.rows()); });
+    const ResultAxis c(pb.Q, 1, [&](int64_t) { return forward_axis(pb.columns()); });
+    return convolve_channels(cv, r, c);
+  }
+  template <class T, class In>
+  static bool grad_input(const Convolution<T, In>& cv, const ConvProblem& pb) {
+    const auto rows = pb.rows(), columns = pb.columns();
+    const ResultAxis r(pb.H, smaller(pb.stride_h, pb.H), [&](int64_t a) { return grad_input_axis(rows, a); });
+    const ResultAxis c(pb.W, smaller(pb.stride_w, pb.W), [&](int64_t b) { return grad_input_axis(columns, b); });
+    return convolve_channels(cv, r, c);
+  }
+  template <class T, class In>
+  static bool weight_gradient(const WeightGradient<T, In>& wg, const ConvProblem& pb) {
+    const ResultAxis r(pb.P, 1, [&](int64_t) { return forward_axis(pb.rows()); });
+    const ResultAxis c(pb.Q, 1, [&](int64_t) { return forward_axis(pb.columns()); });
+    if (r.taps < pb.R || c.taps < pb.S)  // the others' zeros
+      for (int64_t k = 0; k < pb.K; ++k)
+        for (int64_t ch = 0; ch < wg.inputs; ++ch)
+          for (int64_t t = 0; t < pb.R * pb.S; ++t) wg.w[wg.w_strides(k, ch, t / pb.S, t % pb.S)] = In(0);
+    return r.taps == 0 || c.taps == 0 || weight_gradient_channels(wg, r, c);
+  }
 };
 
 template <class T, class In>
@@ -107,7 +127,6 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   Convolution<T, In> cv;
   cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.channels_per_group(), cv.outputs = pb.outputs_per_group();
   if (cv.inputs == 0) return false;  // nothing to multiply: the reference writes the bias
-  cv.rows = forward_axis(pb.rows()), cv.columns = forward_axis(pb.columns());
   cv.in = static_cast<const In*>(o.x.data), cv.weight = static_cast<const In*>(o.w.data);
   cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
   cv.out = static_cast<In*>(o.y.data);
@@ -115,7 +134,12 @@ bool forward(const ConvProblem& pb, const Operands& o) {
   cv.weight_output = o.w.strides.n, cv.weight_input = o.w.strides.c;
   cv.weight_group = cv.outputs * o.w.strides.n;
   set_filter(cv, pb, o);
-  return convolve_each<Kernels>(&cv, 1);
+  if constexpr (requires { Kernels::forward(cv, pb); }) {
+    return Kernels::forward(cv, pb);
+  } else {
+    cv.rows = forward_axis(pb.rows()), cv.columns = forward_axis(pb.columns());
+    return convolve_each<Kernels>(&cv, 1);
+  }
 }
 
 template <class T, class In>
@@ -147,14 +171,9 @@ inline AxisPlan patch_axis(const Axis& a) {
   return plan;
 }
 
+// grad_input as convolutions of y: one for patches, else one for each phase of the stride.
 template <class Kernels, class T, class In>
-bool grad_input(const ConvProblem& pb, const Operands& o) {
-  if (pb.P == 0 || pb.Q == 0) return false;  // nothing to multiply: the reference writes the bias
-  if (!pb.is_zero_padded())
-    return fold_padding<T, In>(pb, o, [](const ConvProblem& padded, const Operands& part) {
-      return grad_input<Kernels, T, In>(padded, part);
-    });
-  if (pb.outputs_per_group() == 0) return false;
+bool convolve_phases(const ConvProblem& pb, const Operands& o) {
   if constexpr (requires { Kernels::merges_phases; }) {
     if (patches(pb) && o.w.strides.w == 1 && o.w.strides.h == pb.S && o.w.strides.c == pb.R * pb.S) {
       Convolution<T, In> cv;
@@ -170,26 +189,39 @@ bool grad_input(const ConvProblem& pb, const Operands& o) {
   constexpr int64_t kTogetherAtMost = 64;  // a stride may have as many phases as x has elements
   for (int64_t first = 0; first < down * across; first += kTogetherAtMost) {
     const int64_t count = smaller(kTogetherAtMost, down * across - first);
-    PhaseList<T, In> phases(count);
+    Objects<Convolution<T, In>> phases(count);
     for (int64_t j = 0; j < count; ++j) {
-      Convolution<T, In>& cv = phases.list[j];
+      Convolution<T, In>& cv = phases[j];
       set_grad_input(cv, pb, o);
       cv.rows = grad_input_axis(pb.rows(), (first + j) / across);
       cv.columns = grad_input_axis(pb.columns(), (first + j) % across);
     }
-    if (!convolve_each<Kernels>(phases.list, count)) return false;
+    if (!convolve_each<Kernels>(phases.data(), count)) return false;
   }
   return true;
 }
 
 template <class Kernels, class T, class In>
-bool grad_weight(const ConvProblem& pb, const Operands& o) {
-  if (pb.N == 0 || pb.P == 0 || pb.Q == 0) return false;  // nothing to sum: the reference writes the zeros
-  WeightGradient<T, In> wg;
-  wg.N = pb.N, wg.G = pb.G, wg.inputs = pb.channels_per_group(), wg.outputs = pb.outputs_per_group();
+bool grad_input(const ConvProblem& pb, const Operands& o) {
+  if (pb.P == 0 || pb.Q == 0) return false;  // nothing to multiply: the reference writes the bias
+  if (!pb.is_zero_padded())
+    return fold_padding<T, In>(pb, o, [](const ConvProblem& padded, const Operands& part) {
+      return grad_input<Kernels, T, In>(padded, part);
+    });
+  if (pb.outputs_per_group() == 0) return false;
+  if constexpr (requires(Convolution<T, In> cv) { Kernels::grad_input(cv, pb); }) {
+    Convolution<T, In> cv;
+    set_grad_input(cv, pb, o);
+    return Kernels::grad_input(cv, pb);
+  } else {
+    return convolve_phases<Kernels, T, In>(pb, o);
+  }
+}
+
+// The gradient of the taps that some result reads through, zeros for the others.
+template <class Kernels, class T, class In>
+bool weight_gradient_of_taps(WeightGradient<T, In>& wg, const ConvProblem& pb) {
   wg.rows = forward_axis(pb.rows()), wg.columns = forward_axis(pb.columns());
-  wg.x = static_cast<const In*>(o.x.data), wg.y = static_cast<const In*>(o.y.data), wg.w = static_cast<In*>(o.w.data);
-  wg.x_strides = o.x.strides, wg.y_strides = o.y.strides, wg.w_strides = o.w.strides;
   wg.all_taps = wg.rows.taps == pb.R && wg.columns.taps == pb.S;
   if (!wg.all_taps)  // some that no result reads through
     for (int64_t k = 0; k < pb.K; ++k)
@@ -198,6 +230,20 @@ bool grad_weight(const ConvProblem& pb, const Operands& o) {
           for (int64_t s = 0; s < pb.S; ++s) wg.w[wg.w_strides(k, c, r, s)] = In(0.f);
   if (wg.rows.taps == 0 || wg.columns.taps == 0) return true;
   return Kernels::weight_gradient(wg);
+}
+
+template <class Kernels, class T, class In>
+bool grad_weight(const ConvProblem& pb, const Operands& o) {
+  if (pb.N == 0 || pb.P == 0 || pb.Q == 0) return false;  // nothing to sum: the reference writes the zeros
+  WeightGradient<T, In> wg;
+  wg.N = pb.N, wg.G = pb.G, wg.inputs = pb.channels_per_group(), wg.outputs = pb.outputs_per_group();
+  wg.x = static_cast<const In*>(o.x.data), wg.y = static_cast<const In*>(o.y.data), wg.w = static_cast<In*>(o.w.data);
+  wg.x_strides = o.x.strides, wg.y_strides = o.y.strides, wg.w_strides = o.w.strides;
+  if constexpr (requires { Kernels::weight_gradient(wg, pb); }) {
+    return Kernels::weight_gradient(wg, pb);
+  } else {
+    return weight_gradient_of_taps<Kernels>(wg, pb);
+  }
 }
 
 }  // namespace CONVX_ISA

@@ -60,7 +60,23 @@ class Buffer {
   T* data_;
 };
 
-// The same from the thread's stack of working memory (scratch.h): for locals of a function or members of one.
+// An array of objects, made and destroyed.
+template <class T>
+class Objects {
+ public:
+  explicit Objects(int64_t count) : list_(new T[count]) {}
+  ~Objects() { delete[] list_; }
+  Objects(const Objects&) = delete;
+  Objects& operator=(const Objects&) = delete;
+  T* data() { return list_; }
+  T& operator[](int64_t i) { return list_[i]; }
+  const T& operator[](int64_t i) const { return list_[i]; }
+
+ private:
+  T* list_;
+};
+
+// As Buffer, but from the thread's stack of working memory (scratch.h): for locals of a function or members of one.
 template <class T>
 class Scratch {
  public:

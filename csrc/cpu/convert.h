@@ -1,0 +1,103 @@
+// Vectors of the compute type from and to memory of the storage type: the 16-bit types become float as they are loaded
+// and are rounded as they are stored, a vector at a time (scalar.h does the same, an element at a time).
+#pragma once
+#include "transpose.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+// Of storage type In, computed in T.
+template <class T, class In>
+struct Converted {
+  using V = typename Vec<T>::type;
+  static_assert(std::is_same_v<T, In>, "the 16-bit types are below");
+  static V load(const In* p) { return CONVX_ISA::load(p); }
+  static void store(In* p, V v) { CONVX_ISA::store(p, v); }
+};
+
+// The 16 bits of each lane, in the vectors that they have in memory and in registers.
+struct Bits16 {
+  static constexpr int L = Vec<float>::lanes;
+  typedef uint16_t Memory __attribute__((vector_size(2 * L), aligned(2), may_alias));
+  typedef uint16_t Value __attribute__((vector_size(2 * L)));
+  typedef uint32_t Wide __attribute__((vector_size(4 * L)));
+};
+
+template <>
+struct Converted<float, BFloat16> : Bits16 {
+  using V = Vec<float>::type;
+  static V load(const BFloat16* p) {
+    return V(__builtin_convertvector(Value(*reinterpret_cast<const Memory*>(p)), Wide) << 16);
+  }
+  static void store(BFloat16* p, V v) {  // to nearest, ties to even; a NaN stays one
+    const Wide u = Wide(v), rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
+    const Wide nan = Wide((u & 0x7fffffffu) > 0x7f800000u);
+    *reinterpret_cast<Memory*>(p) = __builtin_convertvector((nan & quiet) | (~nan & rounded), Value);
+  }
+};
+
+template <>
+struct Converted<float, Half> : Bits16 {
+  using V = Vec<float>::type;
+#if CONVX_VECTOR_BYTES == 64
+  static constexpr __mmask16 kAll = 0xffff;  // the same without a mask warns of GCC's own header
+  static V load(const Half* p) {
+    return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void store(Half* p, V v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(kAll, v, 0));
+  }
+#elif CONVX_VECTOR_BYTES == 32
+  static V load(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static void store(Half* p, V v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0)); }
+#else
+  static V load(const Half* p) {
+    V v;
+    for (int i = 0; i < L; ++i) v[i] = p[i];
+    return v;
+  }
+  static void store(Half* p, V v) {
+    for (int i = 0; i < L; ++i) p[i] = Half(v[i]);
+  }
+#endif
+};
+
+template <class T, class In>
+inline typename Vec<T>::type load_as(const In* p) {
+  return Converted<T, In>::load(p);
+}
+
+template <class T, class In>
+inline void store_as(In* p, typename Vec<T>::type v) {
+  Converted<T, In>::store(p, v);
+}
+
+// The same for the first n elements only; the rest loads as zero and is not touched in memory.
+template <class T, class In>
+inline typename Vec<T>::type load_some(const In* p, int64_t n) {
+  if (n >= Vec<T>::lanes) return load_as<T>(p);
+  if constexpr (std::is_same_v<T, In>) {
+    return Some<T>(n).load(p);
+  } else {
+    In lanes[Vec<T>::lanes] = {};
+    std::memcpy(static_cast<void*>(lanes), p, n * sizeof(In));
+    return load_as<T>(lanes);
+  }
+}
+
+template <class T, class In>
+inline void store_some(In* p, typename Vec<T>::type v, int64_t n) {
+  if (n >= Vec<T>::lanes) return store_as<T>(p, v);
+  if constexpr (std::is_same_v<T, In>) {
+    Some<T>(n).store(p, v);
+  } else {
+    In lanes[Vec<T>::lanes];
+    store_as<T>(lanes, v);
+    std::memcpy(static_cast<void*>(p), lanes, n * sizeof(In));
+  }
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx
