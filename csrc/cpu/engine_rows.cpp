@@ -138,7 +138,8 @@ Sizes grad_input_sizes(const ConvProblem& pb) {
   const int64_t columns = ceil_div(pb.W, pb.stride_w);
   return {pb.channels_per_group(),
           pb.outputs_per_group() * ceil_div(pb.R, pb.stride_h) * ceil_div(pb.S, pb.stride_w),
-          pb.N * ceil_div(pb.H, pb.stride_h) * columns, columns, pb.R <= pb.stride_h && pb.S <= pb.stride_w};
+          pb.N * ceil_div(pb.H, pb.stride_h) * columns, columns,
+          (pb.R <= pb.stride_h || pb.P == 1) && (pb.S <= pb.stride_w || pb.Q == 1)};
 }
 
 // Across channels, a group's outputs share vectors, and few leave most lanes idle. And a sum of few steps takes less
