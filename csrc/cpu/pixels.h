@@ -103,7 +103,34 @@ PixelProduct<T> pixel_product_of(int m, int64_t left, int& vectors) {
   return nullptr;
 }
 
-// How many rows of results make a block: its tile should stay in L2, in L1 if a few rows fit.
+// How many rows of results make a block, and how many input channels its tile holds at a time. With few channels the
+// tile has all of them and stays in L2, in L1 if a few rows fit; else the sums of the whole block wait for the next
+// channels, so that rows are many beside the halo of the filter.
+struct PixelBlock {
+  int64_t rows, channels;
+
+  template <class T>
+  static PixelBlock choose(const AxisPlan& r, const AxisPlan& c, int64_t channels, int64_t outputs) {
+    constexpr int64_t kTileBytes = 128 << 10, kSumsBytes = 256 << 10, kFewChannels = 16;
+    const TileShape one(r, c, 1, c.count);
+    const int64_t row_bytes = one.rows.count * one.columns.count * one.pitch * int64_t(sizeof(T));
+    const int64_t halo = one.rows.length - 1;
+    PixelBlock b;
+    b.channels = channels;
+    b.rows = kTileBytes / larger(1, row_bytes * channels) - halo;
+    if (b.rows < smaller(r.count, 4 * halo + 1) && channels > kFewChannels) {
+      b.rows = smaller(kTileBytes / (row_bytes * kFewChannels) - halo,
+                       kSumsBytes / (outputs * one.pitch * int64_t(sizeof(T))));
+      b.rows = larger(1, smaller(r.count, b.rows));
+      b.channels = larger(1, smaller(channels, kTileBytes / (row_bytes * (b.rows + halo))));
+    }
+    b.rows = larger(1, smaller(r.count, b.rows));
+    b.rows = ceil_div(r.count, ceil_div(r.count, b.rows));
+    return b;
+  }
+};
+
+// How many rows make a block for the weight gradient, whose tile has all channels.
 template <class T>
 int64_t pixel_rows(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   constexpr int64_t kTileBytes = 128 << 10;
@@ -174,32 +201,44 @@ void store_line(const Convolution<T, In>& cv, const PixelLine<T>& line, const T*
   }
 }
 
-// One chunk of outputs for a whole line.
+// The steps that the tile in hand has, and whether sums begin or end with them.
+struct PixelPass {
+  int64_t k0, k1;
+  bool first, last;
+};
+
+// One chunk of outputs for a whole line: the steps of one pass. With one pass in all, the sums of one group of vectors
+// after the other take the same place (`sums` has that many); else every group has its own, `pitch` elements an output.
 template <class T, class In>
 void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, const PixelLine<T>& line,
-                   const int32_t* b_k, int64_t chunk, T* sums, bool may_read_past_end) {
+                    const int32_t* b_k, int64_t chunk, const PixelPass& pass, T* sums, int64_t pitch, T* totals,
+                    bool may_read_past_end) {
   constexpr int64_t L = Vec<T>::lanes;
-  const int64_t k0 = pw.first(chunk), length = line.length(), size = kGroup * L;
+  const int64_t k0 = pw.first(chunk), length = line.length();
+  const bool only = pass.first && pass.last;
   const int m = int(pw.first(chunk + 1) - k0);
   const T *w = pw.of(line.g, chunk), *bias = pw.bias.data() + line.g * pw.outputs + k0;
+  const T zeros[CONVX_MAX_M] = {};
   int64_t vectors;
   for (int64_t f = 0; f < length; f += vectors * L) {
     vectors = smaller(kGroup, may_read_past_end ? ceil_div(length - f, L) : (length - f) / L);
     if (vectors == 0) vectors = 1, f = length - L;  // the last vector overlaps rather than reading past the end
-    T* const totals = sums + CONVX_MAX_M * size;
-    const T zeros[CONVX_MAX_M] = {};
-    for (int64_t k = 0; k < larger(pw.steps, 1); k += kChain<T>) {
-      if (k && begins_sum<T>(k)) add_sums(totals, sums, m * size, k == kParts * kChain<T>);
+    T* const sum = only ? sums : sums + k0 * pitch + f;
+    for (int64_t k = pass.k0; k < larger(pass.k1, pass.k0 + 1); k += kChain<T>) {
+      // a very long sum is made of long sums; passes are short enough without
+      const bool begins = only && k && begins_sum<T>(k);
+      if (begins) add_sums(totals, sums, m * pitch, k == kParts * kChain<T>);
       int nv;
       for (int64_t v = 0; v < vectors; v += nv) {
         const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
-        kernel(line.tile + f + v * L, b_k + k, w + k * m, smaller(kChain<T>, pw.steps - k), sums + v * L, size,
-               k == 0 ? bias : begins_sum<T>(k) ? zeros : nullptr);
+        kernel(line.tile + f + v * L, b_k + (k - pass.k0), w + k * m, smaller(kChain<T>, pass.k1 - k), sum + v * L,
+               pitch, k == 0 ? bias : begins ? zeros : nullptr);
       }
     }
-    if (pw.steps > kParts * kChain<T>) add_sums(sums, totals, m * size, false);
-    for (int64_t k = 0; k < m; ++k)
-      store_line(cv, line, sums + k * size, f, smaller(length, f + vectors * L), line.g * cv.outputs + k0 + k);
+    if (only && pw.steps > kParts * kChain<T>) add_sums(sums, totals, m * pitch, false);
+    if (pass.last)
+      for (int64_t o = 0; o < m; ++o)
+        store_line(cv, line, sum + o * pitch, f, smaller(length, f + vectors * L), line.g * cv.outputs + k0 + o);
   }
 }
 
@@ -209,45 +248,51 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
   constexpr int64_t L = Vec<T>::lanes;
   const PixelWeights<T> pw(cv);
   if (!pw.finite) return false;
-  const int64_t Q = cv.columns.count;
+  const int64_t Q = cv.columns.count, taps = cv.taps();
   const bool in_place = cv.reads_in_place() && cv.rows.count == 1 && Q >= L;
   // A block: some rows of the tile, or a piece of the line.
-  const int64_t block = in_place ? 1 : pixel_rows<T>(cv.rows, cv.columns, cv.inputs);
-  const int64_t down = ceil_div(cv.rows.count, block);
+  PixelBlock block{1, cv.inputs};
+  if (!in_place) block = PixelBlock::choose<T>(cv.rows, cv.columns, cv.inputs, cv.outputs);
+  const int64_t passes = ceil_div(cv.inputs, block.channels), down = ceil_div(cv.rows.count, block.rows);
   const int64_t most = larger(2 * kGroup * L, (int64_t(256) << 10) / (cv.inputs * int64_t(sizeof(T))));
   const int64_t across = in_place ? ceil_div(Q, smaller(Q, most)) : 1;
-  const TileShape shape(cv.rows, cv.columns, block, Q);
-  Scratch<int32_t> b_k(pw.steps);
-  for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
+  const TileShape shape(cv.rows, cv.columns, block.rows, Q);
+  Scratch<int32_t> b_k(block.channels * taps);  // the same for the channels of every pass
+  for (int64_t c = 0, k = 0; c < block.channels; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
         b_k[k++] = int32_t(in_place ? c * cv.in_strides.c : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
-  const int64_t places = cv.N * cv.G * down * across;
-  const int64_t wanted = 2 * thread_count();
+  const int64_t places = cv.N * cv.G * down * across, wanted = 2 * thread_count();
   const int64_t parts = places >= wanted ? 1 : smaller(pw.chunks, ceil_div(wanted, places));
-  const double work = double(block) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
+  const int64_t group = kGroup * L, line_pitch = ceil_div(block.rows * shape.pitch, group) * group + L;
+  const double work = double(block.rows) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    const int64_t tile_size = in_place ? 0 : cv.inputs * shape.plane + (kGroup + 1) * L;
-    Scratch<T> tile(tile_size), sums(2 * CONVX_MAX_M * kGroup * L);
+    const int64_t tile_size = in_place ? 0 : block.channels * shape.plane + (kGroup + 1) * L;
+    const int64_t pitch = passes == 1 ? group : line_pitch;
+    Scratch<T> tile(tile_size), totals(CONVX_MAX_M * group), sums((passes == 1 ? CONVX_MAX_M : cv.outputs) * pitch);
     std::memset(tile.data(), 0, tile_size * sizeof(T));
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = i / parts, part = i % parts, q = place % across, p = place / across % down;
       PixelLine<T> line;
       line.n = place / across / down / cv.G, line.g = place / across / down % cv.G;
-      line.i0 = p * block, line.rows = smaller(block, cv.rows.count - line.i0);
+      line.i0 = p * block.rows, line.rows = smaller(block.rows, cv.rows.count - line.i0);
       line.j0 = Q * q / across, line.Q = Q * (q + 1) / across - line.j0;
       line.pitch = in_place ? line.Q : shape.pitch;
       line.tile = tile.data();
       if constexpr (std::is_same_v<T, In>)
         if (in_place) line.tile = cv.in + cv.in_strides(line.n, line.g * cv.inputs, 0, line.j0);
-      if (!in_place && packed != place)
-        pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, line.i0, line.rows, 0, Q,
-                         cv.in + cv.in_strides(line.n, line.g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
-      packed = place;
-      for (int64_t chunk = part * pw.chunks / parts; chunk < (part + 1) * pw.chunks / parts; ++chunk)
-        convolve_chunk(cv, pw, line, b_k.data(), chunk, sums.data(), !in_place);
+      for (int64_t c0 = 0; c0 < cv.inputs; c0 += block.channels) {
+        const int64_t c1 = smaller(cv.inputs, c0 + block.channels);
+        if (!in_place && (packed != place || passes > 1))
+          pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, line.i0, line.rows, 0, Q,
+                           cv.in + cv.in_strides(line.n, line.g * cv.inputs + c0, 0, 0), cv.in_strides, c1 - c0);
+        packed = place;
+        const PixelPass pass{c0 * taps, c1 * taps, c0 == 0, c1 == cv.inputs};
+        for (int64_t chunk = part * pw.chunks / parts; chunk < (part + 1) * pw.chunks / parts; ++chunk)
+          convolve_chunk(cv, pw, line, b_k.data(), chunk, pass, sums.data(), pitch, totals.data(), !in_place);
+      }
     }
   });
   return true;
