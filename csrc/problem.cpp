@@ -35,6 +35,15 @@ const char* name(PaddingMode m) {
   return "?";
 }
 
+bool ConvProblem::phases_read_the_same() const {
+  const auto plain = [](const Axis& a) { return a.pad == 0 && a.dilation == 1; };
+  const auto one_tap = [](const Axis& a) { return a.in == a.out * a.kernel && (a.stride == a.kernel || a.out == 1); };
+  const Axis r = rows(), c = columns();
+  if (!is_zero_padded() || R * S == 1 || !plain(r) || !plain(c) || !one_tap(r)) return false;
+  if (one_tap(c)) return true;
+  return channels_per_group() == 1 && R == 1 && c.kernel % c.stride == 0 && c.in == (c.out - 1) * c.stride + c.kernel;
+}
+
 std::string ConvProblem::to_string() const {
   std::ostringstream s;
   s << "N" << N << " C" << C << " H" << H << " W" << W << " K" << K << " R" << R << " S" << S << " P" << P << " Q" << Q

@@ -118,6 +118,10 @@ struct ConvProblem {
   bool is_dilated() const { return dilation_h > 1 || dilation_w > 1; }
   bool is_zero_padded() const { return padding_mode == PaddingMode::zeros; }
 
+  // Whether all phases of the stride read the same elements of y, so that x is made of patches of stride_h x stride_w,
+  // one for each element of y (kernel = stride, or a single y), or of neighbouring y's (a line, kernel = n * stride).
+  bool phases_read_the_same() const;
+
   // Multiply-adds of any of the three primitives, taps in the padding counted too (as is usual).
   double multiply_adds() const { return double(N) * K * P * Q * (C / (G ? G : 1)) * R * S; }
 

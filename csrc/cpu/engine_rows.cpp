@@ -123,23 +123,34 @@ namespace {
 
 // A convolution's sizes as the kernels see them. grad_input's are those of one phase of the stride.
 struct Sizes {
-  int64_t outputs, steps, pixels, columns;
+  int64_t outputs, taps, steps, pixels, columns;
   bool pointwise;
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 Sizes forward_sizes(const ConvProblem& pb) {
-  return {pb.outputs_per_group(), pb.channels_per_group() * pb.R * pb.S, pb.N * pb.P * pb.Q, pb.Q,
+  return {pb.outputs_per_group(), pb.R * pb.S, pb.channels_per_group() * pb.R * pb.S, pb.N * pb.P * pb.Q, pb.Q,
           pb.R * pb.S == 1};
 }
 
 Sizes grad_input_sizes(const ConvProblem& pb) {
-  const int64_t columns = ceil_div(pb.W, pb.stride_w);
-  return {pb.channels_per_group(),
-          pb.outputs_per_group() * ceil_div(pb.R, pb.stride_h) * ceil_div(pb.S, pb.stride_w),
-          pb.N * ceil_div(pb.H, pb.stride_h) * columns, columns,
-          (pb.R <= pb.stride_h || pb.P == 1) && (pb.S <= pb.stride_w || pb.Q == 1)};
+  Sizes s;
+  s.columns = ceil_div(pb.W, pb.stride_w);
+  s.outputs = pb.channels_per_group();
+  s.taps = ceil_div(pb.R, pb.stride_h) * ceil_div(pb.S, pb.stride_w);
+  s.pixels = pb.N * ceil_div(pb.H, pb.stride_h) * s.columns;
+  s.pointwise = pb.R <= pb.stride_h && pb.S <= pb.stride_w;
+  if (pb.phases_read_the_same()) {  // one product for all phases
+    const int64_t patch = pb.Q == 1 ? pb.S : pb.stride_w;
+    s.columns = pb.Q;
+    s.outputs *= pb.R * patch;
+    s.taps = pb.S / patch;
+    s.pixels = pb.N * pb.P * pb.Q;
+    s.pointwise = s.taps == 1;
+  }
+  s.steps = pb.outputs_per_group() * s.taps;
+  return s;
 }
 
 // Across channels, a group's outputs share vectors, and few leave most lanes idle. And a sum of few steps takes less
@@ -154,7 +165,7 @@ bool suits_pixels(const Sizes& s) {
 // (A large filter would have a channel's tile packed again for each slab of its taps.)
 bool suits_panels(const ConvProblem& pb, const Sizes& s) {
   constexpr int64_t kManyWeights = 1 << 20;
-  return s.pointwise || (s.pixels <= 400 && pb.R * pb.S <= 64 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
+  return s.pointwise || (s.pixels <= 400 && s.taps <= 64 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
 }
 
 }  // namespace
@@ -184,7 +195,7 @@ bool better_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
 }
 
 bool small_groups(const ConvProblem& pb, const Operands&) {
-  return pb.outputs_per_group() * pb.channels_per_group() <= 8;
+  return pb.outputs_per_group() * pb.channels_per_group() <= 8 || pb.channels_per_group() * pb.R * pb.S <= 9;
 }
 
 }  // namespace cpu

@@ -54,11 +54,15 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
   const int64_t filter = wg.inputs * taps;
   const double work = double(wg.N) * wg.rows.count * Q * (filter * wg.outputs + 4 * (wg.inputs + wg.outputs)) / 8;
   std::atomic<bool> finite{true};
-  parallel_for(wg.G, grain_for(work), [&](int64_t begin, int64_t end) {
-    Scratch<T> tile(tile_size), y(line), totals(wg.outputs * filter * L);  // a vector for each weight
+  // Few groups: divide the outputs as well, at the price of packing the tile once for each part.
+  const int64_t parts = smaller(wg.outputs, ceil_div(thread_count(), wg.G));
+  parallel_for(wg.G * parts, grain_for(work / double(parts)), [&](int64_t begin, int64_t end) {
+    Scratch<T> tile(tile_size), y(line), totals(ceil_div(wg.outputs, parts) * filter * L);  // a vector for each weight
     std::memset(tile.data(), 0, tile_size * sizeof(T));
-    for (int64_t g = begin; g < end; ++g) {
-      std::memset(totals.data(), 0, wg.outputs * filter * L * sizeof(T));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t g = item / parts, part = item % parts;
+      const int64_t k_begin = wg.outputs * part / parts, k_end = wg.outputs * (part + 1) / parts;
+      std::memset(totals.data(), 0, (k_end - k_begin) * filter * L * sizeof(T));
       for (int64_t n = 0; n < wg.N; ++n)
         for (int64_t i0 = 0; i0 < wg.rows.count; i0 += block) {
           const int64_t ni = smaller(block, wg.rows.count - i0), length = (ni - 1) * shape.pitch + Q;
@@ -68,7 +72,7 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
             finite = false;
             return;
           }
-          for (int64_t k = 0; k < wg.outputs; ++k) {
+          for (int64_t k = k_begin; k < k_end; ++k) {
             std::memset(y.data(), 0, line * sizeof(T));
             for (int64_t i = 0; i < ni; ++i) {
               const In* from = wg.y + wg.y_strides(n, g * wg.outputs + k, i0 + i, 0);
@@ -87,10 +91,10 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
                 for (int64_t v = 0, stop = ceil_div(length, L); v < stop; v += kPixelChain<T>)
                   pixel_dots_of<T, kDotTaps>(taps - t, y.data() + v * L, tile.data() + c * shape.plane + v * L,
                                              b_k.data() + t, smaller(kPixelChain<T>, stop - v),
-                                             totals.data() + (k * filter + c * taps + t) * L);
+                                             totals.data() + ((k - k_begin) * filter + c * taps + t) * L);
           }
         }
-      for (int64_t k = 0, i = 0; k < wg.outputs; ++k)
+      for (int64_t k = k_begin, i = 0; k < k_end; ++k)
         for (int64_t c = 0; c < wg.inputs; ++c)
           for (int r = 0; r < wg.rows.taps; ++r)
             for (int s = 0; s < wg.columns.taps; ++s)

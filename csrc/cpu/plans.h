@@ -154,20 +154,13 @@ void set_grad_input(Convolution<T, In>& cv, const ConvProblem& pb, const Operand
   set_filter(cv, pb, o);
 }
 
-// Whether x is made of patches of R x S, one for each element of y and no larger.
-inline bool patches(const ConvProblem& pb) {
-  const auto axis = [](const Axis& a) {
-    return a.pad == 0 && a.dilation == 1 && a.in == a.out * a.kernel && (a.stride == a.kernel || a.out == 1);
-  };
-  return pb.is_zero_padded() && pb.R * pb.S > 1 && axis(pb.rows()) && axis(pb.columns());
-}
-
-// The one tap of such an axis: y[p], for results that are a patch apart.
+// The taps of any phase of an axis whose phases all read the same: y[p], y[p-1], ... for results a patch apart.
 inline AxisPlan patch_axis(const Axis& a) {
-  AxisPlan plan(1);
-  plan.in = plan.count = a.out;
-  plan.out_step = a.kernel;
-  plan.add_tap(0, 0);
+  const int64_t patch = a.out == 1 ? a.kernel : a.stride, taps = a.kernel / patch;
+  AxisPlan plan(taps);
+  plan.in = a.out, plan.count = a.out + taps - 1;
+  plan.out_step = patch;
+  for (int64_t t = 0; t < taps; ++t) plan.add_tap(-t, t * patch);
   return plan;
 }
 
@@ -175,11 +168,11 @@ inline AxisPlan patch_axis(const Axis& a) {
 template <class Kernels, class T, class In>
 bool convolve_phases(const ConvProblem& pb, const Operands& o) {
   if constexpr (requires { Kernels::merges_phases; }) {
-    if (patches(pb) && o.w.strides.w == 1 && o.w.strides.h == pb.S && o.w.strides.c == pb.R * pb.S) {
+    if (pb.phases_read_the_same() && o.w.strides.w == 1 && o.w.strides.h == pb.S && o.w.strides.c == pb.R * pb.S) {
       Convolution<T, In> cv;
       set_grad_input(cv, pb, o);
       cv.rows = patch_axis(pb.rows()), cv.columns = patch_axis(pb.columns());
-      cv.merged_h = pb.R, cv.merged_w = pb.S;
+      cv.merged_h = cv.rows.out_step, cv.merged_w = cv.columns.out_step;
       cv.outputs *= cv.merged();
       cv.weight_output = 1;
       return convolve_each<Kernels>(&cv, 1);
