@@ -1,7 +1,7 @@
 // Vectors of the compute type from and to memory of the storage type: the 16-bit types become float as they are loaded
 // and are rounded as they are stored, a vector at a time (scalar.h does the same, an element at a time).
 #pragma once
-#include "transpose.h"
+#include "vec.h"
 
 namespace convx {
 namespace cpu {
@@ -72,6 +72,44 @@ template <class T, class In>
 inline void store_as(In* p, typename Vec<T>::type v) {
   Converted<T, In>::store(p, v);
 }
+
+// Loads and stores the first n elements of a vector only; the rest loads as zero and is not touched in memory.
+template <class T>
+struct Some {
+  static constexpr int L = Vec<T>::lanes;
+  using V = typename Vec<T>::type;
+  int64_t n;
+  explicit Some(int64_t n) : n(n) {}
+  V load(const T* p) const {
+    if (n >= L) return CONVX_ISA::load(p);
+    T lanes[L] = {};
+    std::memcpy(lanes, p, n * sizeof(T));
+    return CONVX_ISA::load(lanes);
+  }
+  void store(T* p, V v) const {
+    if (n >= L) return CONVX_ISA::store(p, v);
+    T lanes[L];
+    CONVX_ISA::store(lanes, v);
+    std::memcpy(p, lanes, n * sizeof(T));
+  }
+};
+
+#if CONVX_VECTOR_BYTES == 64
+template <>
+struct Some<float> {
+  __mmask16 mask;
+  explicit Some(int64_t n) : mask(n >= 16 ? 0xffff : (1u << n) - 1) {}
+  Vec<float>::type load(const float* p) const { return _mm512_maskz_loadu_ps(mask, p); }
+  void store(float* p, Vec<float>::type v) const { _mm512_mask_storeu_ps(p, mask, v); }
+};
+template <>
+struct Some<double> {
+  __mmask8 mask;
+  explicit Some(int64_t n) : mask(n >= 8 ? 0xff : (1u << n) - 1) {}
+  Vec<double>::type load(const double* p) const { return _mm512_maskz_loadu_pd(mask, p); }
+  void store(double* p, Vec<double>::type v) const { _mm512_mask_storeu_pd(p, mask, v); }
+};
+#endif
 
 // The same for the first n elements only; the rest loads as zero and is not touched in memory.
 template <class T, class In>

@@ -105,18 +105,15 @@ template <class T, class In>
 void store_pixels(const T* sums, int64_t pixels, int64_t width, int64_t count, In* out, int64_t output_stride,
                   int64_t step) {
   constexpr int64_t L = Vec<T>::lanes;
-  if constexpr (std::is_same_v<T, In>) {
-    if (step == 1 && output_stride != 1) {
-      for (int64_t k = 0; k < count; k += L)
-        for (int64_t p = 0; p < pixels; p += L)
-          transpose_block(sums + p * width + k, width, L, smaller(L, count - k), out + k * output_stride + p,
-                          output_stride, smaller(L, pixels - p));
-      return;
-    }
-  }
   if (output_stride == 1) {
     for (int64_t p = 0; p < pixels; ++p)
-      for (int64_t k = 0; k < count; ++k) out[p * step + k] = In(sums[p * width + k]);
+      for (int64_t k = 0; k < count; k += L)
+        store_some<T>(out + p * step + k, load(sums + p * width + k), count - k);
+  } else if (step == 1) {
+    for (int64_t k = 0; k < count; k += L)
+      for (int64_t p = 0; p < pixels; p += L)
+        transpose_block<T>(sums + p * width + k, width, L, smaller(L, count - k), out + k * output_stride + p,
+                           output_stride, smaller(L, pixels - p));
   } else {
     for (int64_t k = 0; k < count; ++k)
       for (int64_t p = 0; p < pixels; ++p) out[k * output_stride + p * step] = In(sums[p * width + k]);
@@ -134,25 +131,26 @@ void store_patches(const Convolution<T, In>& cv, const T* sums, int64_t pixels, 
     return image + s(0, o / cv.merged(), row + o / cv.merged_w % cv.merged_h, column + o % cv.merged_w);
   };
   const int64_t step = s.w * cv.columns.out_step;
-  if constexpr (std::is_same_v<T, In>) {
-    if (pixels == 1 && s.w == 1 && s.h == cv.merged_w && s.c == cv.merged()) return copy_run(place(first), sums, count);
-    if (cv.merged_w == 2 && step == 2 && count % 2 == 0) {
-      const auto low = Interleave<T>::index(Interleave<T>::table.low),
-                 high = Interleave<T>::index(Interleave<T>::table.high);
-      for (int64_t k = 0; k < count; k += L)
-        for (int64_t p = 0; p < pixels; p += L) {
-          typename Vec<T>::type v[L];
-          for (int64_t i = 0; i < L; ++i) v[i] = load(sums + (p + i) * width + k);
-          transpose_square<T>(v);
-          const int64_t left = 2 * smaller(L, pixels - p);
-          for (int64_t i = 0; i < smaller(L, count - k); i += 2) {
-            T* to = place(first + k + i) + 2 * p;
-            Some<T>(smaller(L, left)).store(to, shuffle<T>(v[i], v[i + 1], low));
-            if (left > L) Some<T>(left - L).store(to + L, shuffle<T>(v[i], v[i + 1], high));
-          }
+  if (pixels == 1 && s.w == 1 && s.h == cv.merged_w && s.c == cv.merged()) {
+    for (int64_t k = 0; k < count; k += L) store_some<T>(place(first) + k, load(sums + k), count - k);
+    return;
+  }
+  if (cv.merged_w == 2 && step == 2 && count % 2 == 0) {
+    const auto low = Interleave<T>::index(Interleave<T>::table.low),
+               high = Interleave<T>::index(Interleave<T>::table.high);
+    for (int64_t k = 0; k < count; k += L)
+      for (int64_t p = 0; p < pixels; p += L) {
+        typename Vec<T>::type v[L];
+        for (int64_t i = 0; i < L; ++i) v[i] = load(sums + (p + i) * width + k);
+        transpose_square<T>(v);
+        const int64_t left = 2 * smaller(L, pixels - p);
+        for (int64_t i = 0; i < smaller(L, count - k); i += 2) {
+          In* to = place(first + k + i) + 2 * p;
+          store_some<T>(to, shuffle<T>(v[i], v[i + 1], low), smaller(L, left));
+          if (left > L) store_some<T>(to + L, shuffle<T>(v[i], v[i + 1], high), left - L);
         }
-      return;
-    }
+      }
+    return;
   }
   for (int64_t o = 0; o < count; ++o) {
     In* to = place(first + o);

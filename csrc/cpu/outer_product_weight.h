@@ -210,13 +210,7 @@ void store_tiles(const WeightGradient<T, In>& wg, const Channels& ch, const T* s
       transpose_square<T>(v);
       for (int64_t j = 0; j < smaller(L, count - k); ++j) {
         In* const to = w + (k + j) * wg.w_strides.n + place;
-        if constexpr (std::is_same_v<T, In>) {
-          Some<T>(places).store(to, v[j]);
-        } else {
-          T lanes[L];
-          store(lanes, v[j]);
-          for (int64_t i = 0; i < places; ++i) to[i] = In(lanes[i]);
-        }
+        store_some<T>(to, v[j], places);
       }
     }
   }

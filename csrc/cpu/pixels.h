@@ -189,12 +189,9 @@ void store_line(const Convolution<T, In>& cv, const PixelLine<T>& line, const T*
   for (int64_t f = f0; f < f1; to += cv.out_strides.h * cv.rows.out_step) {
     const int64_t count = smaller(line.Q - q, f1 - f);
     const T* from = sums + (f - f0);
-    if constexpr (std::is_same_v<T, In>) {
-      if (step == 1 && count > 0) copy_run(to + q, from, count);
-    } else if (step == 1) {
-      for (int64_t x = 0; x < count; ++x) to[q + x] = In(from[x]);
-    }
-    if (step != 1)
+    if (step == 1)
+      for (int64_t x = 0; x < count; x += Vec<T>::lanes) store_some<T>(to + q + x, load(from + x), count - x);
+    else
       for (int64_t x = 0; x < count; ++x) to[(q + x) * step] = In(from[x]);
     f += line.pitch - q;
     q = 0;

@@ -91,15 +91,10 @@ struct TileShape {
 // Copies count neighbours.
 template <class T, class In>
 inline void copy_run(T* to, const In* from, int64_t count) {
-  if constexpr (std::is_same_v<T, In>) {
-    constexpr int64_t L = Vec<T>::lanes;
-    int64_t i = 0;
-    for (; i + L <= count; i += L) store(to + i, load(from + i));
-    const Some<T> rest(count - i);
-    if (i < count) rest.store(to + i, rest.load(from + i));
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = T(from[i]);
-  }
+  constexpr int64_t L = Vec<T>::lanes;
+  int64_t i = 0;
+  for (; i + L <= count; i += L) store(to + i, load_as<T>(from + i));
+  if (i < count) store_some<T>(to + i, load_some<T>(from + i, count - i), count - i);
 }
 
 // Copies every other element: two vectors are loaded and their even elements kept. Reads up to from[2 * count - 2].

@@ -4,49 +4,11 @@
 // A square of L = 2^k vectors is transposed by k perfect shuffles: interleaving the first half of the vectors with the
 // second half rotates the bits of each element's address (row, column) by one, and after k rotations rows are columns.
 #pragma once
-#include "vec.h"
+#include "convert.h"
 
 namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
-
-// Loads and stores the first n elements of a vector only; the rest loads as zero and is not touched in memory.
-template <class T>
-struct Some {
-  static constexpr int L = Vec<T>::lanes;
-  using V = typename Vec<T>::type;
-  int64_t n;
-  explicit Some(int64_t n) : n(n) {}
-  V load(const T* p) const {
-    if (n >= L) return CONVX_ISA::load(p);
-    T lanes[L] = {};
-    std::memcpy(lanes, p, n * sizeof(T));
-    return CONVX_ISA::load(lanes);
-  }
-  void store(T* p, V v) const {
-    if (n >= L) return CONVX_ISA::store(p, v);
-    T lanes[L];
-    CONVX_ISA::store(lanes, v);
-    std::memcpy(p, lanes, n * sizeof(T));
-  }
-};
-
-#if CONVX_VECTOR_BYTES == 64
-template <>
-struct Some<float> {
-  __mmask16 mask;
-  explicit Some(int64_t n) : mask(n >= 16 ? 0xffff : (1u << n) - 1) {}
-  Vec<float>::type load(const float* p) const { return _mm512_maskz_loadu_ps(mask, p); }
-  void store(float* p, Vec<float>::type v) const { _mm512_mask_storeu_ps(p, mask, v); }
-};
-template <>
-struct Some<double> {
-  __mmask8 mask;
-  explicit Some(int64_t n) : mask(n >= 8 ? 0xff : (1u << n) - 1) {}
-  Vec<double>::type load(const double* p) const { return _mm512_maskz_loadu_pd(mask, p); }
-  void store(double* p, Vec<double>::type v) const { _mm512_mask_storeu_pd(p, mask, v); }
-};
-#endif
 
 // The two index vectors of a perfect shuffle of two vectors.
 template <class T>
@@ -111,25 +73,30 @@ inline void transpose_square(typename Vec<T>::type* v) {
   }
 }
 
-// to[c][r] = from[r][c] for r < rows, c < columns (at most a vector each); each line of `to` is filled with zeros up to
-// `fill` elements. Whole rows and columns take no tests.
-template <class T>
-__attribute__((noinline)) void transpose_block(const T* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to,
-                                               int64_t to_pitch, int64_t fill) {
+// to[c][r] = from[r][c] for r < rows, c < columns (at most a vector each), by way of T; each line of `to` is filled with
+// zeros up to `fill` elements. Whole rows and columns take no tests.
+template <class T, class From, class To>
+__attribute__((noinline)) void transpose_block(const From* from, int64_t from_pitch, int64_t rows, int64_t columns,
+                                               To* to, int64_t to_pitch, int64_t fill) {
   constexpr int L = Vec<T>::lanes;
   typename Vec<T>::type v[L];
-  const Some<T> in(columns), out(fill);
   if (rows >= L && columns >= L) {
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) v[i] = load(from + i * from_pitch);
+    for (int i = 0; i < L; ++i) v[i] = load_as<T>(from + i * from_pitch);
     transpose_square<T>(v);
+    if (fill >= L) {
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) out.store(to + i * to_pitch, v[i]);
+      for (int i = 0; i < L; ++i) store_as<T>(to + i * to_pitch, v[i]);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) store_some<T>(to + i * to_pitch, v[i], fill);
+    }
     return;
   }
-  for (int i = 0; i < L; ++i) v[i] = i < rows ? in.load(from + i * from_pitch) : typename Vec<T>::type{};
+  for (int i = 0; i < L; ++i)
+    v[i] = i < rows ? load_some<T>(from + i * from_pitch, columns) : typename Vec<T>::type{};
   transpose_square<T>(v);
-  for (int i = 0; i < columns && i < L; ++i) out.store(to + i * to_pitch, v[i]);
+  for (int i = 0; i < columns && i < L; ++i) store_some<T>(to + i * to_pitch, v[i], fill);
 }
 
 // to[c][r] = from[r][c], any sizes; each line of `to` is filled with zeros up to `fill` (at least `rows`) elements.
@@ -137,17 +104,12 @@ template <class T, class In>
 void transpose(const In* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch,
                int64_t fill) {
   constexpr int64_t L = Vec<T>::lanes;
-  if constexpr (std::is_same_v<T, In>) {
-    for (int64_t r = 0; r < fill; r += L)
-      for (int64_t c = 0; c < columns; c += L) {
-        for (int64_t i = r; i < smaller(rows, r + L); ++i) __builtin_prefetch(from + i * from_pitch + c + 4 * L);
-        transpose_block(from + r * from_pitch + c, from_pitch, smaller(L, larger(0, rows - r)), smaller(L, columns - c),
-                        to + c * to_pitch + r, to_pitch, smaller(L, fill - r));
-      }
-  } else {
-    for (int64_t r = 0; r < fill; ++r)
-      for (int64_t c = 0; c < columns; ++c) to[c * to_pitch + r] = r < rows ? T(from[r * from_pitch + c]) : T(0);
-  }
+  for (int64_t r = 0; r < fill; r += L)
+    for (int64_t c = 0; c < columns; c += L) {
+      for (int64_t i = r; i < smaller(rows, r + L); ++i) __builtin_prefetch(from + i * from_pitch + c + 4 * L);
+      transpose_block<T>(from + r * from_pitch + c, from_pitch, smaller(L, larger(0, rows - r)),
+                         smaller(L, columns - c), to + c * to_pitch + r, to_pitch, smaller(L, fill - r));
+    }
 }
 
 }  // namespace CONVX_ISA
