@@ -246,11 +246,12 @@ for _name, _backward in (
 def _call(name: str, function: type[Function], *args) -> Tensor:
     if torch.compiler.is_compiling():
         return getattr(_ops, name)(*args)
-    if _in_forward_mode() or (
-        torch.is_grad_enabled() and any(t.requires_grad for t in args[:3] if isinstance(t, Tensor))
-    ):
+    if _in_forward_mode() or not all(type(t) in _PLAIN for t in args[:3] if isinstance(t, Tensor)):
         return function.apply(*args)
-    return getattr(_C, name)(*args)  # nothing to record: no Function, no autograd key
+    return getattr(_C, name)(*args)  # records itself, or doesn't if there is nothing to record
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def forward(*args) -> Tensor:

@@ -179,6 +179,10 @@ def conv2d(
         ValueError: an unknown padding_mode.
         NotImplementedError: a dtype without a kernel.
     """
+    if not torch.compiler.is_compiling():
+        out = _C.conv2d(input, weight, bias, stride, padding, dilation, groups, padding_mode)
+        if out is not None:  # a plain call
+            return out
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             conv2d,
@@ -279,6 +283,10 @@ def conv_transpose2d(
         TypeError: an argument of the wrong type.
         NotImplementedError: a dtype without a kernel.
     """
+    if not torch.compiler.is_compiling():
+        out = _C.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        if out is not None:  # a plain call
+            return out
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             conv_transpose2d,
