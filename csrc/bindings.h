@@ -3,6 +3,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
+#include <c10/util/python_stub.h>
 
 #include <array>
 #include <optional>
@@ -59,8 +60,13 @@ Tensor call(Primitive, const Tensor& first, const Tensor& second, const std::opt
 Tensor call(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
             const Geometry<c10::SymInt>&);
 
-// Whether forward mode or a transform of torch.func is active, anywhere.
+// Whether forward mode (in any thread) or a transform of torch.func is active.
 bool in_forward_mode_or_transform();
+
+// What the module's initialisation asks of the files beside it: the names of autograd's nodes in Python
+// (bindings_autograd.cpp), and the functions that take Python's arguments as they are (bindings_call.cpp).
+void name_nodes();
+void add_plain_calls(PyObject* module);
 
 // The algorithm a user forces for a primitive; empty for the automatic choice. Process-wide, because autograd may run
 // the backward on another thread than the one that asked.

@@ -14,6 +14,7 @@
 #include <ATen/ops/sum.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/forward_grad.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "bindings.h"
@@ -82,8 +83,9 @@ Tensor bias_gradient(const Tensor& y) {
   Tensor flat = y.reshape(-1);
   if (dtype == at::kHalf || dtype == at::kBFloat16) flat = flat.to(at::kFloat);
   const int64_t each = flat.size(0) / parts;
-  const Tensor total = flat.slice(0, 0, parts * each).reshape({parts, each}).sum(1).sum();
-  return total.add(flat.slice(0, parts * each).sum()).to(dtype).unsqueeze(0);
+  Tensor total = flat.slice(0, parts * each).sum();
+  if (each > 0) total = flat.slice(0, 0, parts * each).reshape({parts, each}).sum(1).sum().add(total);
+  return total.to(dtype).unsqueeze(0);
 }
 
 // convx.autograd's function of that name.
@@ -106,7 +108,7 @@ struct Recorded : torch::autograd::Function<Node> {
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({second.requires_grad() ? first : Tensor(), first.requires_grad() ? second : Tensor()});
     ctx->saved_data["integers"] = std::vector<int64_t>{
-        a.stride[0],    a.stride[1],     a.padding[0],  a.padding[1],  a.dilation[0],  a.dilation[1],  a.groups,
+        a.stride[0],     a.stride[1],      a.padding[0],  a.padding[1],  a.dilation[0],  a.dilation[1], a.groups,
         a.channels_last, bias.has_value(), first.size(2), first.size(3), second.size(2), second.size(3)};
     ctx->saved_data["padding_mode"] = a.padding_mode;
     return result;
@@ -141,7 +143,7 @@ struct Recorded : torch::autograd::Function<Node> {
 
 }  // namespace
 
-// Named where people see them: in a graph's grad_fn and in anomaly mode's messages.
+// Named, because anomaly mode and the profiler print these names.
 struct Forward : Recorded<Forward, Primitive::forward> {};
 struct GradInput : Recorded<GradInput, Primitive::grad_input> {};
 struct GradWeight : Recorded<GradWeight, Primitive::grad_weight> {};
@@ -165,7 +167,8 @@ Tensor call(Primitive primitive, const Tensor& first, const Tensor& second, cons
     if (list.size() != 2 || list[0].is_heap_allocated() || list[1].is_heap_allocated()) return std::nullopt;
     return Pair{list[0].as_int_unchecked(), list[1].as_int_unchecked()};
   };
-  const auto stride = pair(g.stride), padding = pair(g.padding), dilation = pair(g.dilation), size = pair(g.result_size);
+  const auto stride = pair(g.stride), padding = pair(g.padding), dilation = pair(g.dilation),
+             size = pair(g.result_size);
   if (stride && padding && dilation && size && !g.groups.is_heap_allocated())
     return call(primitive, first, second, bias,
                 {*stride, *padding, *dilation, g.groups.as_int_unchecked(), *size, std::string(g.padding_mode),
@@ -178,6 +181,24 @@ bool in_forward_mode_or_transform() {
   return included.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
          included.has(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
          torch::autograd::ForwardADLevel::try_get_by_idx(0);
+}
+
+namespace {
+
+// The Python type of a node, which torch else shows as CppFunction whatever it is.
+template <class Node>
+void name_node(const char* name) {
+  static PyTypeObject type = {};
+  torch::autograd::registerCppFunction(typeid(torch::autograd::CppNode<Node>),
+                                       torch::autograd::_initFunctionPyTypeObject(type, name, nullptr, nullptr));
+}
+
+}  // namespace
+
+void name_nodes() {
+  name_node<Forward>("ForwardBackward");
+  name_node<GradInput>("GradInputBackward");
+  name_node<GradWeight>("GradWeightBackward");
 }
 
 }  // namespace convx

@@ -2,9 +2,9 @@
 // without a line of Python. For a convolution of 0.1 MFLOP the checks of convx/functional.py take longer than the sums.
 //
 // They return None for whatever is not plain: wrong types or values (functional.py says what is wrong), other ranks,
-// dtypes and devices, subclasses, autocast, forward mode, transforms of torch.func. So each test here errs to that side,
-// none raises, and functional.py stays the one description of what the arguments mean. What fits no kernel in a plain
-// call is said by the operator's checks, the same ones.
+// dtypes and devices, subclasses, autocast, forward mode, transforms of torch.func. So each test here errs to that
+// side, none raises, and functional.py stays the one description of what the arguments mean. What fits no kernel in a
+// plain call is said by the operator's checks, the same ones.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/Exceptions.h>
@@ -43,6 +43,21 @@ bool read(PyObject* object, std::string& text) {
   if (!data) return PyErr_Clear(), false;
   text.assign(data, size_t(length));
   return true;
+}
+
+// conv2d's padding: as above, or 'valid' or, without strides, 'same', which pads by the span of the kernel's taps.
+bool read_padding(PyObject* object, const Pair& stride, const Pair& span, Pair& padding, Pair& total) {
+  if (!PyUnicode_CheckExact(object)) {
+    if (!read(object, 0, padding)) return false;
+    total = {2 * padding[0], 2 * padding[1]};
+    return true;
+  }
+  if (PyUnicode_CompareWithASCIIString(object, "valid") == 0) {
+    padding = total = {0, 0};
+    return true;
+  }
+  padding = {span[0] / 2, span[1] / 2}, total = span;
+  return PyUnicode_CompareWithASCIIString(object, "same") == 0 && stride == Pair{1, 1};
 }
 
 struct Tensors {
@@ -95,13 +110,16 @@ PyObject* conv2d(PyObject*, PyObject* const* objects, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   Tensors t;
   Arguments a;
-  if (count != 8 || !read(objects, t) || !read(objects[3], 1, a.stride) || !read(objects[4], 0, a.padding) ||
-      !read(objects[5], 1, a.dilation) || !read(objects[6], 1, a.groups) || !read(objects[7], a.padding_mode))
+  if (count != 8 || !read(objects, t) || !read(objects[3], 1, a.stride) || !read(objects[5], 1, a.dilation) ||
+      !read(objects[6], 1, a.groups) || !read(objects[7], a.padding_mode))
     Py_RETURN_NONE;
-  for (int i : {0, 1})
-    a.result_size[i] =
-        output_size(t.input.size(i + 2), t.weight.size(i + 2), a.stride[i], 2 * a.padding[i], a.dilation[i]);
-  if (a.result_size[0] < 1 || a.result_size[1] < 1) Py_RETURN_NONE;
+  const Pair span = {a.dilation[0] * (t.weight.size(2) - 1), a.dilation[1] * (t.weight.size(3) - 1)};
+  Pair total;
+  if (!read_padding(objects[4], a.stride, span, a.padding, total)) Py_RETURN_NONE;
+  for (int i : {0, 1}) {
+    if (t.input.size(i + 2) + total[i] <= span[i]) Py_RETURN_NONE;  // the kernel does not fit
+    a.result_size[i] = output_size(t.input.size(i + 2), t.weight.size(i + 2), a.stride[i], total[i], a.dilation[i]);
+  }
   return run_plain(Primitive::forward, t, a);
   END_HANDLE_TH_ERRORS
 }

@@ -14,10 +14,6 @@
 namespace py = pybind11;
 using namespace convx;
 
-namespace convx {
-void add_plain_calls(PyObject* module);  // bindings_call.cpp
-}
-
 namespace {
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -112,6 +108,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("forward", forward, release_gil());
   m.def("grad_input", grad_input, release_gil());
   m.def("grad_weight", grad_weight, release_gil());
+  name_nodes();
   add_plain_calls(m.ptr());
   m.def("prefers_channels_last", prefers_channels_last);
   m.def("algorithms", algorithms, py::arg("device"), py::arg("primitive"));
