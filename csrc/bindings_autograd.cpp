@@ -1,10 +1,10 @@
 // Reverse-mode gradients of plain eager calls. Three nodes that name one another, as in convx/autograd.py, whose twins
-// they are: those know forward mode and torch.func's transforms too, and cost ten times the time of a small
-// convolution. Which way a call goes:
+// they are: those know forward mode and torch.func's transforms too, but are Python, and take longer than a small
+// convolution does. Which way a call goes:
 //
-//   eager                             here
-//   forward mode, torch.func, vmap    the Functions of convx/autograd.py
-//   torch.compile, torch.export       the operators' autograd registration, at the end of convx/autograd.py
+//   eager                                   here
+//   forward mode, torch.func, subclasses    the Functions of convx/autograd.py
+//   torch.compile, torch.export             the operators' autograd registration, at the end of convx/autograd.py
 //
 // The primitives are the derivatives of one trilinear form T(x, w, y) (problem.h), each by the operand it lacks. So the
 // gradient by an operand is the primitive that lacks this operand, of the two others: one formula for all three and for
@@ -51,14 +51,20 @@ Tensor dispatch(Primitive primitive, const Tensor& first, const Tensor& second, 
             g.channels_last);
 }
 
-Tensor below_autograd(Primitive primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
-                      const Arguments& a) {
+Geometry<c10::SymInt> geometry(const Arguments& a) {
   const auto ints = [](const Pair& pair) { return c10::fromIntArrayRefSlow(pair); };
-  at::AutoDispatchBelowAutograd guard;
-  return dispatch(primitive, first, second, bias,
-                  {ints(a.stride), ints(a.padding), ints(a.dilation), a.groups, ints(a.result_size), a.padding_mode,
-                   a.channels_last});
+  return {ints(a.stride),      ints(a.padding), ints(a.dilation), a.groups,
+          ints(a.result_size), a.padding_mode,  a.channels_last};
 }
+
+Tensor below_autograd(Primitive primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
+                      const Arguments& arguments) {
+  at::AutoDispatchBelowAutograd guard;
+  return dispatch(primitive, first, second, bias, geometry(arguments));
+}
+
+// In a backward for several cotangents at once (autograd.grad's is_grads_batched), which torch runs by its older vmap.
+bool is_batched(const Tensor& t) { return t.key_set().has(c10::DispatchKey::Batched); }
 
 // What T is linear in. A primitive's result and operands, in the operator's order.
 enum Factor { x, w, y };
@@ -150,6 +156,8 @@ struct GradWeight : Recorded<GradWeight, Primitive::grad_weight> {};
 
 Tensor call(Primitive primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
             const Arguments& arguments) {
+  // The batch is taken apart first, and what is recorded are the calls inside.
+  if (is_batched(first) || is_batched(second)) return dispatch(primitive, first, second, bias, geometry(arguments));
   if (!at::GradMode::is_enabled() ||
       !(first.requires_grad() || second.requires_grad() || (bias && bias->requires_grad())))
     return below_autograd(primitive, first, second, bias, arguments);

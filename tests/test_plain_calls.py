@@ -1,6 +1,6 @@
 """Plain eager calls, which C++ takes from Python's arguments to the kernel (csrc/bindings_call.cpp) and records for
-reverse mode (csrc/bindings_autograd.cpp). There is a longer way to the same kernels, through convx/functional.py and the
-Functions of convx/autograd.py: everything unusual must go that way, and both must give the same bits.
+reverse mode (csrc/bindings_autograd.cpp). There is a longer way to the same kernels, through convx/functional.py and
+the Functions of convx/autograd.py: everything unusual must go that way, and both must give the same bits.
 """
 
 import math
@@ -318,3 +318,19 @@ def test_the_gradient_of_an_undefined_gradient_is_undefined():
     x, w, b = leaves(X, W, B)
     out = Undefined.apply(convx.conv2d(x, w, b, groups=2))
     assert torch.autograd.grad(out.sum(), (x, w, b), allow_unused=True) == (None, None, None)
+
+
+def test_a_graph_of_batched_gradients():
+    """is_grads_batched with create_graph, as vectorised Hessians need it: the gradients have a graph of their own."""
+    x, w, b = leaves(X, W, B)
+
+    def penalty(out, cotangents):
+        grads = torch.autograd.grad(out, (x, w, b), cotangents, is_grads_batched=True, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in grads), (x, w, cotangents))
+
+    out = convx.conv2d(x, w, b, groups=2)
+    cotangents = values(3, *out.shape, dtype=torch.float64).requires_grad_()
+    expected = penalty(torch.conv2d(x, w, b, groups=2), cotangents)
+    for got, wanted in zip(penalty(out, cotangents), expected, strict=True):
+        assert got.any()
+        torch.testing.assert_close(got, wanted)
