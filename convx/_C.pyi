@@ -1,10 +1,32 @@
-"""Types of the compiled module; see csrc/bindings_python.cpp."""
+"""Types of the compiled module; see csrc/bindings_python.cpp and, for the first two, csrc/bindings_call.cpp."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+def conv2d(
+    input: object,
+    weight: object,
+    bias: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: object,
+    padding_mode: object,
+    /,
+) -> Tensor | None: ...
+def conv_transpose2d(
+    input: object,
+    weight: object,
+    bias: object,
+    stride: object,
+    padding: object,
+    output_padding: object,
+    groups: object,
+    dilation: object,
+    /,
+) -> Tensor | None: ...
 def forward(
     input: Tensor,
     weight: Tensor,

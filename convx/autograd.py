@@ -5,8 +5,9 @@ The primitives are the derivatives of one trilinear form T(x, w, y) (csrc/proble
 them is another of the three. So the three Functions below name one another and nothing else: a gradient of any order
 is again one of these calls, and ConvTranspose2d, which is ``grad_input``, needs no formula of its own.
 
-The formulas are written once and used twice: by the Functions, which eager code runs (they alone support forward mode
-and ``torch.func``), and by the operators' autograd registration, which ``torch.compile`` and ``torch.export`` trace.
+The formulas are written once here and used twice: by the Functions, which run where forward mode, a transform of
+``torch.func`` or a tensor subclass is about, and by the operators' autograd registration, which ``torch.compile`` and
+``torch.export`` trace. Other eager code doesn't come here: csrc/bindings_autograd.cpp has the same three nodes in C++.
 
 Every primitive is called as ``(first, second, [bias], stride, padding, dilation, groups, size, padding_mode,
 channels_last)``, where ``size`` is the spatial size of the result and ``channels_last`` its layout.
@@ -76,7 +77,7 @@ def _bias_gradient(y: Tensor) -> Tensor:
     """The sum of y over all but its channels, in an order that doesn't depend on the number of threads.
 
     torch divides a sum among threads by its results. Only a single result it divides by its terms, so a single
-    channel is first summed to a fixed number of parts.
+    channel is first summed to a fixed number of parts. csrc/bindings_autograd.cpp adds in the same order.
     """
     if y.shape[1] != 1:
         return y.sum((0, 2, 3))
@@ -243,14 +244,15 @@ for _name, _backward in (
     )
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def _call(name: str, function: type[Function], *args) -> Tensor:
     if torch.compiler.is_compiling():
         return getattr(_ops, name)(*args)
-    if _in_forward_mode() or (
-        torch.is_grad_enabled() and any(t.requires_grad for t in args[:3] if isinstance(t, Tensor))
-    ):
+    if _in_forward_mode() or not all(type(t) in _PLAIN for t in args[:3] if isinstance(t, Tensor)):
         return function.apply(*args)
-    return getattr(_C, name)(*args)  # nothing to record: no Function, no autograd key
+    return getattr(_C, name)(*args)  # csrc/bindings_autograd.cpp records it, if there is something to record
 
 
 def forward(*args) -> Tensor:

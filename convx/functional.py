@@ -1,8 +1,10 @@
 """``conv2d`` and ``conv_transpose2d`` with the arguments of ``torch.nn.functional``'s.
 
 This file turns a call as torch's users write it (ints or pairs, ``padding='same'``, unbatched input, autocast, complex
-or small integer dtypes) into one call of a primitive. What is wrong with shapes and dtypes is said by the operators'
-own checks (csrc/bindings_checks.cpp), so that every way into a kernel is guarded by the same lines.
+or small integer dtypes) into one call of a primitive. Plain calls, which are nearly all, are taken at the first line by
+csrc/bindings_call.cpp, which does the same faster and leaves to this file whatever is unusual or wrong. What is wrong
+with shapes and dtypes is said by the operators' own checks (csrc/bindings_checks.cpp), so that every way into a kernel
+is guarded by the same lines.
 """
 
 from __future__ import annotations
@@ -179,6 +181,10 @@ def conv2d(
         ValueError: an unknown padding_mode.
         NotImplementedError: a dtype without a kernel.
     """
+    if not torch.compiler.is_compiling():
+        out = _C.conv2d(input, weight, bias, stride, padding, dilation, groups, padding_mode)
+        if out is not None:
+            return out
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             conv2d,
@@ -279,6 +285,10 @@ def conv_transpose2d(
         TypeError: an argument of the wrong type.
         NotImplementedError: a dtype without a kernel.
     """
+    if not torch.compiler.is_compiling():
+        out = _C.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        if out is not None:
+            return out
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             conv_transpose2d,

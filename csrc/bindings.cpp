@@ -1,11 +1,12 @@
 // The three operators as torch sees them: schemas, the path from tensors to a kernel, and the CPU and Meta keys. The
-// CUDA key is in bindings_cuda.cpp; gradients are in convx/autograd.py.
+// CUDA key is in bindings_cuda.cpp; gradients are in bindings_autograd.cpp and convx/autograd.py.
 #include "bindings.h"
 
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 
@@ -49,6 +50,7 @@ ConvProblem problem_of(const Tensor& x, const Tensor& w, const Tensor& y, const 
 }
 
 struct Forced {
+  std::atomic<bool> ever = false;  // nearly always false, and then no call has to wait for another's
   std::mutex mutex;
   std::string names[3];
 };
@@ -92,6 +94,7 @@ Tensor meta_grad_weight(const Tensor& input, const Tensor& grad_output,
 }  // namespace
 
 std::string forced_algorithm(Primitive p) {
+  if (!forced().ever) return {};
   std::lock_guard<std::mutex> lock(forced().mutex);
   return forced().names[int(p)];
 }
@@ -99,6 +102,7 @@ std::string forced_algorithm(Primitive p) {
 void force_algorithm(Primitive p, const std::string& name) {
   std::lock_guard<std::mutex> lock(forced().mutex);
   forced().names[int(p)] = name;
+  forced().ever = true;
 }
 
 Tensor run(Primitive primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,

@@ -1,7 +1,5 @@
-// The module convx._C: what Python needs beside the operators themselves. Calls that skip the autograd key (the
-// Functions of convx/autograd.py are the autograd), the algorithm lists, and facts about the build.
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
+// The module convx._C: what Python needs beside the operators themselves. Eager calls, recorded by
+// bindings_autograd.cpp, the algorithm lists, and facts about the build.
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -18,40 +16,18 @@ using namespace convx;
 
 namespace {
 
-using WithBias = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::SymIntArrayRef,
-                        c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt, c10::SymIntArrayRef, c10::string_view,
-                        bool);
-using WithoutBias = Tensor(const Tensor&, const Tensor&, c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef,
-                           c10::SymInt, c10::SymIntArrayRef, c10::string_view, bool);
-
-template <class Signature>
-auto find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, c10::SymIntArrayRef stride,
-               c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, c10::SymInt groups,
-               c10::SymIntArrayRef output_size, const std::string& padding_mode, bool channels_last) {
-  static const auto op = find<WithBias>("convx::forward");
-  at::AutoDispatchBelowAutograd guard;
-  return op.call(input, weight, bias, stride, padding, dilation, groups, output_size, padding_mode, channels_last);
+Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+               CONVX_GEOMETRY(c10::SymIntArrayRef, c10::SymInt)) {
+  return call(Primitive::forward, input, weight, bias, CONVX_PACK);
 }
 
 Tensor grad_input(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias,
-                  c10::SymIntArrayRef stride, c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
-                  c10::SymInt groups, c10::SymIntArrayRef input_size, const std::string& padding_mode,
-                  bool channels_last) {
-  static const auto op = find<WithBias>("convx::grad_input");
-  at::AutoDispatchBelowAutograd guard;
-  return op.call(grad_output, weight, bias, stride, padding, dilation, groups, input_size, padding_mode, channels_last);
+                  CONVX_GEOMETRY(c10::SymIntArrayRef, c10::SymInt)) {
+  return call(Primitive::grad_input, grad_output, weight, bias, CONVX_PACK);
 }
 
-Tensor grad_weight(const Tensor& input, const Tensor& grad_output, c10::SymIntArrayRef stride,
-                   c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, c10::SymInt groups,
-                   c10::SymIntArrayRef kernel_size, const std::string& padding_mode, bool channels_last) {
-  static const auto op = find<WithoutBias>("convx::grad_weight");
-  at::AutoDispatchBelowAutograd guard;
-  return op.call(input, grad_output, stride, padding, dilation, groups, kernel_size, padding_mode, channels_last);
+Tensor grad_weight(const Tensor& input, const Tensor& grad_output, CONVX_GEOMETRY(c10::SymIntArrayRef, c10::SymInt)) {
+  return call(Primitive::grad_weight, input, grad_output, std::nullopt, CONVX_PACK);
 }
 
 Primitive primitive_of(const std::string& text) {
@@ -132,6 +108,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("forward", forward, release_gil());
   m.def("grad_input", grad_input, release_gil());
   m.def("grad_weight", grad_weight, release_gil());
+  name_nodes();
+  add_plain_calls(m.ptr());
   m.def("prefers_channels_last", prefers_channels_last);
   m.def("algorithms", algorithms, py::arg("device"), py::arg("primitive"));
   m.def("forced_algorithm", [](const std::string& p) { return forced_algorithm(primitive_of(p)); });
