@@ -20,8 +20,9 @@ struct Convolution {
   int64_t weight_output, weight_input, weight_group, weight_r, weight_s;  // strides of the weight
   int64_t filter_size;                                                    // all taps of a filter, R * S
   bool filter_is_line;
-  // Where the kernel is as large as the stride, each result has one tap, and the results of a channel's R x S phases are
-  // outputs of one product: output (c * merged_h + a) * merged_w + b goes to row a and column b of its pixel's patch.
+  // Where the kernel is as large as the stride, each result has one tap, and the results of a channel's R x S phases
+  // are outputs of one product: output (c * merged_h + a) * merged_w + b goes to row a and column b of its pixel's
+  // patch.
   int64_t merged_h = 1, merged_w = 1;
   int64_t merged() const { return merged_h * merged_w; }
   int64_t bias_stride;
@@ -96,7 +97,9 @@ bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
 template <class T, class In>
 void pack_bias(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width) {
   for (int64_t o = 0; o < width; ++o)
-    to[o] = cv.bias && first + o < cv.outputs ? T(cv.bias[(group * cv.outputs + first + o) / cv.merged() * cv.bias_stride]) : T(0);
+    to[o] = cv.bias && first + o < cv.outputs
+                ? T(cv.bias[(group * cv.outputs + first + o) / cv.merged() * cv.bias_stride])
+                : T(0);
 }
 
 // Writes sums [pixels][width] of `count` outputs to as many neighbouring results, `step` apart. `sums` is readable up
@@ -107,8 +110,7 @@ void store_pixels(const T* sums, int64_t pixels, int64_t width, int64_t count, I
   constexpr int64_t L = Vec<T>::lanes;
   if (output_stride == 1) {
     for (int64_t p = 0; p < pixels; ++p)
-      for (int64_t k = 0; k < count; k += L)
-        store_some<T>(out + p * step + k, load(sums + p * width + k), count - k);
+      for (int64_t k = 0; k < count; k += L) store_some<T>(out + p * step + k, load(sums + p * width + k), count - k);
   } else if (step == 1) {
     for (int64_t k = 0; k < count; k += L)
       for (int64_t p = 0; p < pixels; p += L)

@@ -130,8 +130,8 @@ struct Sizes {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 Sizes forward_sizes(const ConvProblem& pb) {
-  return {pb.outputs_per_group(), pb.R * pb.S, pb.channels_per_group() * pb.R * pb.S, pb.N * pb.P * pb.Q, pb.Q,
-          pb.R * pb.S == 1};
+  return {pb.outputs_per_group(), pb.R * pb.S, pb.channels_per_group() * pb.R * pb.S,
+          pb.N * pb.P * pb.Q,     pb.Q,        pb.R * pb.S == 1};
 }
 
 Sizes grad_input_sizes(const ConvProblem& pb) {
@@ -165,7 +165,8 @@ bool suits_pixels(const Sizes& s) {
 // (A large filter would have a channel's tile packed again for each slab of its taps.)
 bool suits_panels(const ConvProblem& pb, const Sizes& s) {
   constexpr int64_t kManyWeights = 1 << 20;
-  return s.pointwise || (s.pixels <= 400 && s.taps <= 64 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
+  return s.pointwise ||
+         (s.pixels <= 400 && s.taps <= 64 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
 }
 
 }  // namespace

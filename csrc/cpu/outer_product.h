@@ -165,7 +165,10 @@ void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch
       if (k0 && begins_sum<T>(k0)) add_sums(totals, partial, together * tile_size, k0 == kParts * kChain<T>);
       for (int64_t t = 0; t < together; ++t)
         kernel(tile + row[t] * pitch + column[t], pitch, a_k + k0, weights + k0 * width, smaller(kChain<T>, steps - k0),
-               partial + t * tile_size, k0 == 0 ? bias : begins_sum<T>(k0) ? kZeros<T> : nullptr);
+               partial + t * tile_size,
+               k0 == 0             ? bias
+               : begins_sum<T>(k0) ? kZeros<T>
+                                   : nullptr);
     }
     if (steps > kParts * kChain<T>) add_sums(partial, totals, together * tile_size, false);
     for (int64_t t = 0; t < together; ++t)
@@ -186,8 +189,7 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
   for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
-        a_k[k++] = int32_t(in_place ? c * cv.in_strides.c
-                                    : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
+        a_k[k++] = int32_t(in_place ? c * cv.in_strides.c : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
   const int64_t down = ceil_div(cv.rows.count, b.rows), across = ceil_div(cv.columns.count, b.columns);
   const int64_t places = cv.N * cv.G * down * across;

@@ -269,9 +269,9 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
     const auto store_item = [&](int64_t i, const T* total) {
       const int64_t g = i / parts / kbs, kb = i / parts % kbs, u0 = ch.first_unit(i % parts, parts);
       const int64_t k0 = g * wg.outputs + kb * width, count = smaller(width, wg.outputs - kb * width);
-      if (lines)
-        return store_tiles(wg, ch, total, ch.tile(u0), units_of(i) / ch.taps, k0, count, width);
-      for (int64_t u = u0; u < u0 + units_of(i); ++u) store_unit(wg, ch, total + (u - u0) * unit_size, u, k0, count, width);
+      if (lines) return store_tiles(wg, ch, total, ch.tile(u0), units_of(i) / ch.taps, k0, count, width);
+      for (int64_t u = u0; u < u0 + units_of(i); ++u)
+        store_unit(wg, ch, total + (u - u0) * unit_size, u, k0, count, width);
     };
     for (int64_t item = begin; item < end;) {
       const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);

@@ -214,7 +214,8 @@ bool convolve_panels(const Convolution<T, In>& cv) {
   const double work = double(b.pixels) * b.outputs * width * steps / 16;
   parallel_for(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Panels<T, In> panels(cv, b.pixels);
-    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width), slab(kSlab<T> * width), bias(b.outputs * width);
+    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width), slab(kSlab<T> * width),
+        bias(b.outputs * width);
     int32_t a_k[kSlab<T>];
     for (int64_t i = begin; i < end && finite; ++i) {
       const int64_t part = i % parts, place = i / parts % places, g = i / parts / places;
@@ -240,8 +241,8 @@ bool convolve_panels(const Convolution<T, In>& cv) {
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }
           if (k1 == steps)
-            panels.write(sums.data() + (kb - kb0) * block, g, kb * width,
-                         smaller(width, cv.outputs - kb * width), wide);
+            panels.write(sums.data() + (kb - kb0) * block, g, kb * width, smaller(width, cv.outputs - kb * width),
+                         wide);
         }
       }
     }

@@ -72,8 +72,8 @@ PixelProduct<T> pixel_product_of(int64_t left, int& vectors) {
   vectors = left >= NV ? NV : NV > 4 && left >= 4 ? 4 : NV > 2 && left >= 2 ? 2 : 1;
   switch (vectors) {
     case 1: return pixel_product<T, M, 1>;
-    case 2: return pixel_product<T, M, NV < 2 ? NV : 2>;
-    case 4: return pixel_product<T, M, NV < 4 ? NV : 4>;
+    case 2: return pixel_product < T, M, NV < 2 ? NV : 2 > ;
+    case 4: return pixel_product < T, M, NV < 4 ? NV : 4 > ;
   }
   return pixel_product<T, M, NV>;
 }
@@ -229,7 +229,10 @@ void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, con
       for (int64_t v = 0; v < vectors; v += nv) {
         const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
         kernel(line.tile + f + v * L, b_k + (k - pass.k0), w + k * m, smaller(kChain<T>, pass.k1 - k), sum + v * L,
-               pitch, k == 0 ? bias : begins ? zeros : nullptr);
+               pitch,
+               k == 0   ? bias
+               : begins ? zeros
+                        : nullptr);
       }
     }
     if (only && pw.steps > kParts * kChain<T>) add_sums(sums, totals, m * pitch, false);

@@ -9,8 +9,8 @@
 namespace convx {
 namespace cpu {
 
-void* take_scratch(size_t bytes);   // aligned to a cache line, not initialised; throws std::bad_alloc
-void give_scratch(void* memory);    // the last one taken and not given back, by the same thread
+void* take_scratch(size_t bytes);  // aligned to a cache line, not initialised; throws std::bad_alloc
+void give_scratch(void* memory);   // the last one taken and not given back, by the same thread
 
 }  // namespace cpu
 }  // namespace convx

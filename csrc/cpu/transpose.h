@@ -73,8 +73,8 @@ inline void transpose_square(typename Vec<T>::type* v) {
   }
 }
 
-// to[c][r] = from[r][c] for r < rows, c < columns (at most a vector each), by way of T; each line of `to` is filled with
-// zeros up to `fill` elements. Whole rows and columns take no tests.
+// to[c][r] = from[r][c] for r < rows, c < columns (at most a vector each), by way of T; each line of `to` is filled
+// with zeros up to `fill` elements. Whole rows and columns take no tests.
 template <class T, class From, class To>
 __attribute__((noinline)) void transpose_block(const From* from, int64_t from_pitch, int64_t rows, int64_t columns,
                                                To* to, int64_t to_pitch, int64_t fill) {
@@ -93,8 +93,7 @@ __attribute__((noinline)) void transpose_block(const From* from, int64_t from_pi
     }
     return;
   }
-  for (int i = 0; i < L; ++i)
-    v[i] = i < rows ? load_some<T>(from + i * from_pitch, columns) : typename Vec<T>::type{};
+  for (int i = 0; i < L; ++i) v[i] = i < rows ? load_some<T>(from + i * from_pitch, columns) : typename Vec<T>::type{};
   transpose_square<T>(v);
   for (int i = 0; i < columns && i < L; ++i) store_some<T>(to + i * to_pitch, v[i], fill);
 }
