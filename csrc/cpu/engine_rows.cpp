@@ -185,7 +185,7 @@ bool many_groups(const ConvProblem& pb, const Operands&) {
 // gain nothing on planes of 14 x 14, and 25 lose everywhere. Turning over also converts 16-bit types, vectors at a
 // time.
 bool better_in_place(const ConvProblem& pb, const Operands& o) {
-  if (!many_groups(pb, o)) return true;
+  if (!many_groups(pb, o)) return pb.outputs_per_group() * pb.channels_per_group() <= 4;  // not a first layer
   return pb.R * pb.S <= 9 && pb.H * pb.W >= 784 && (o.dtype == DType::float32 || o.dtype == DType::float64);
 }
 

@@ -261,6 +261,8 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
     for (int64_t i = begin; i < end; ++i)
       most_units = strip.count == 1 ? larger(most_units, units_of(i)) : most_units + units_of(i);
     Scratch<T> x(tile.size()), y(pixels * width), totals(most_units * unit_size + Vec<T>::lanes);
+    // the last tile's rest: stale memory there could be subnormal numbers, which are slow
+    std::memset(x.data() + tile.size() - CONVX_MAX_M, 0, CONVX_MAX_M * sizeof(T));
     // With many strips, what adding them rounds off is kept, and added at the end.
     const bool many = strip.count > 8;
     Scratch<T> lost(many ? most_units * unit_size : 0);

@@ -85,7 +85,7 @@ class Panels {
         tap_(cv.taps()),
         runs_(most_pixels),
         tile_(in_place_ ? 0 : images_ * image_size_ + 2 * CONVX_MAX_M + Vec<T>::lanes),
-        pitch_(ceil_div(most_pixels + CONVX_MAX_M, Vec<T>::lanes) * Vec<T>::lanes + Vec<T>::lanes),
+        pitch_(ceil_div(most_pixels + CONVX_MAX_M, Vec<T>::lanes) * Vec<T>::lanes + 2 * Vec<T>::lanes),
         lines_(pitch_ * kLines),
         panels_((most_pixels + CONVX_MAX_M) * (kSlab<T> + Vec<T>::lanes)) {
     for (int r = 0, t = 0; r < cv.rows.taps; ++r)
@@ -133,6 +133,9 @@ class Panels {
           copy_vectors(line + runs_[r].to, from + runs_[r].from, runs_[r].length);
         if (++tap == cv_.taps()) tap = 0, ++c;
       }
+      // what the last piece has beyond the pixels: stale memory there could be subnormal numbers, which are slow
+      store(line + count_, typename Vec<T>::type{});
+      if (Vec<T>::lanes < CONVX_MAX_M) store(line + count_ + Vec<T>::lanes, typename Vec<T>::type{});
       if (k % kLines == kLines - 1 || k == k1 - k0 - 1) deal_out(k / kLines * kLines, k % kLines + 1);
     }
   }

@@ -1,6 +1,6 @@
 // forward and grad_input with the vectors across pixels: for few output channels in each group, where most lanes would
-// be padding across channels (outer_product.h); for short sums, whose results come out here as they are stored, with
-// nothing to transpose; and for pointwise layers, whose input is read where it is.
+// be padding across channels (outer_product.h); and for short sums, whose results come out here as they are stored,
+// with nothing to transpose.
 //
 //   acc[m][n] += w[k][m] * tile[b_k[k] + n],   m < M output channels,  n < NV vectors of neighbouring pixels.
 //
@@ -110,9 +110,9 @@ struct PixelBlock {
   int64_t rows, channels;
 
   template <class T>
-  static PixelBlock choose(const AxisPlan& r, const AxisPlan& c, int64_t channels, int64_t outputs) {
+  static PixelBlock choose(const AxisPlan& r, const AxisPlan& c, int64_t columns, int64_t channels, int64_t outputs) {
     constexpr int64_t kTileBytes = 128 << 10, kSumsBytes = 256 << 10, kFewChannels = 16;
-    const TileShape one(r, c, 1, c.count);
+    const TileShape one(r, c, 1, columns);
     const int64_t row_bytes = one.rows.count * one.columns.count * one.pitch * int64_t(sizeof(T));
     const int64_t halo = one.rows.length - 1;
     PixelBlock b;
@@ -169,8 +169,7 @@ struct PixelWeights {
   }
 };
 
-// A line of pixels of one image, in the tile or in the input: `rows` rows of Q results, `pitch` apart, from result
-// (i0, j0) on.
+// A line of pixels of one image in the tile: `rows` rows of Q results, `pitch` apart, from result (i0, j0) on.
 template <class T>
 struct PixelLine {
   const T* tile;
@@ -208,24 +207,21 @@ struct PixelPass {
 // after the other take the same place (`sums` has that many); else every group has its own, `pitch` elements an output.
 template <class T, class In>
 void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, const PixelLine<T>& line,
-                    const int32_t* b_k, int64_t chunk, const PixelPass& pass, T* sums, int64_t pitch, T* totals,
-                    bool may_read_past_end) {
+                    const int32_t* b_k, int64_t chunk, const PixelPass& pass, T* sums, int64_t pitch, T* totals) {
   constexpr int64_t L = Vec<T>::lanes;
   const int64_t k0 = pw.first(chunk), length = line.length();
   const bool only = pass.first && pass.last;
   const int m = int(pw.first(chunk + 1) - k0);
   const T *w = pw.of(line.g, chunk), *bias = pw.bias.data() + line.g * pw.outputs + k0;
   const T zeros[CONVX_MAX_M] = {};
-  int64_t vectors;
-  for (int64_t f = 0; f < length; f += vectors * L) {
-    vectors = smaller(kGroup, may_read_past_end ? ceil_div(length - f, L) : (length - f) / L);
-    if (vectors == 0) vectors = 1, f = length - L;  // the last vector overlaps rather than reading past the end
+  for (int64_t f = 0; f < length; f += kGroup * L) {
+    const int64_t vectors = smaller(kGroup, ceil_div(length - f, L));
     T* const sum = only ? sums : sums + k0 * pitch + f;
     for (int64_t k = pass.k0; k < larger(pass.k1, pass.k0 + 1); k += kChain<T>) {
       // a very long sum is made of long sums; passes are short enough without
       const bool begins = only && k && begins_sum<T>(k);
       if (begins) add_sums(totals, sums, m * pitch, k == kParts * kChain<T>);
-      int nv;
+      int nv = 1;
       for (int64_t v = 0; v < vectors; v += nv) {
         const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
         kernel(line.tile + f + v * L, b_k + (k - pass.k0), w + k * m, smaller(kChain<T>, pass.k1 - k), sum + v * L,
@@ -249,26 +245,23 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
   const PixelWeights<T> pw(cv);
   if (!pw.finite) return false;
   const int64_t Q = cv.columns.count, taps = cv.taps();
-  const bool in_place = cv.reads_in_place() && cv.rows.count == 1 && Q >= L;
-  // A block: some rows of the tile, or a piece of the line.
-  PixelBlock block{1, cv.inputs};
-  if (!in_place) block = PixelBlock::choose<T>(cv.rows, cv.columns, cv.inputs, cv.outputs);
+  // A block: some rows of the tile, or a piece of a single long row.
+  const int64_t across = cv.rows.count == 1 ? ceil_div(Q, kGroup * L) : 1, columns = ceil_div(Q, across);
+  const PixelBlock block = PixelBlock::choose<T>(cv.rows, cv.columns, columns, cv.inputs, cv.outputs);
   const int64_t passes = ceil_div(cv.inputs, block.channels), down = ceil_div(cv.rows.count, block.rows);
-  const int64_t most = larger(2 * kGroup * L, (int64_t(256) << 10) / (cv.inputs * int64_t(sizeof(T))));
-  const int64_t across = in_place ? ceil_div(Q, smaller(Q, most)) : 1;
-  const TileShape shape(cv.rows, cv.columns, block.rows, Q);
+  const TileShape shape(cv.rows, cv.columns, block.rows, columns);
   Scratch<int32_t> b_k(block.channels * taps);  // the same for the channels of every pass
   for (int64_t c = 0, k = 0; c < block.channels; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
-        b_k[k++] = int32_t(in_place ? c * cv.in_strides.c : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
+        b_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
   const int64_t places = cv.N * cv.G * down * across, wanted = 2 * thread_count();
   const int64_t parts = places >= wanted ? 1 : smaller(pw.chunks, ceil_div(wanted, places));
   const int64_t group = kGroup * L, line_pitch = ceil_div(block.rows * shape.pitch, group) * group + L;
   const double work = double(block.rows) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    const int64_t tile_size = in_place ? 0 : block.channels * shape.plane + (kGroup + 1) * L;
+    const int64_t tile_size = block.channels * shape.plane + (kGroup + 1) * L;
     const int64_t pitch = passes == 1 ? group : line_pitch;
     Scratch<T> tile(tile_size), totals(CONVX_MAX_M * group), sums((passes == 1 ? CONVX_MAX_M : cv.outputs) * pitch);
     std::memset(tile.data(), 0, tile_size * sizeof(T));
@@ -278,20 +271,18 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
       PixelLine<T> line;
       line.n = place / across / down / cv.G, line.g = place / across / down % cv.G;
       line.i0 = p * block.rows, line.rows = smaller(block.rows, cv.rows.count - line.i0);
-      line.j0 = Q * q / across, line.Q = Q * (q + 1) / across - line.j0;
-      line.pitch = in_place ? line.Q : shape.pitch;
+      line.j0 = q * columns, line.Q = smaller(columns, Q - line.j0);
+      line.pitch = shape.pitch;
       line.tile = tile.data();
-      if constexpr (std::is_same_v<T, In>)
-        if (in_place) line.tile = cv.in + cv.in_strides(line.n, line.g * cv.inputs, 0, line.j0);
       for (int64_t c0 = 0; c0 < cv.inputs; c0 += block.channels) {
         const int64_t c1 = smaller(cv.inputs, c0 + block.channels);
-        if (!in_place && (packed != place || passes > 1))
-          pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, line.i0, line.rows, 0, Q,
+        if (packed != place || passes > 1)
+          pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, line.i0, line.rows, line.j0, line.Q,
                            cv.in + cv.in_strides(line.n, line.g * cv.inputs + c0, 0, 0), cv.in_strides, c1 - c0);
         packed = place;
         const PixelPass pass{c0 * taps, c1 * taps, c0 == 0, c1 == cv.inputs};
         for (int64_t chunk = part * pw.chunks / parts; chunk < (part + 1) * pw.chunks / parts; ++chunk)
-          convolve_chunk(cv, pw, line, b_k.data(), chunk, pass, sums.data(), pitch, totals.data(), !in_place);
+          convolve_chunk(cv, pw, line, b_k.data(), chunk, pass, sums.data(), pitch, totals.data());
       }
     }
   });

@@ -157,7 +157,8 @@ void pack_tile(T* tile, const TileShape& shape, const AxisPlan& r, const AxisPla
         for (int64_t row = 0; row < height; ++row, to += shape.pitch) {
           const int64_t h = r.source(top + row * r.stride);
           if (h >= 0 && pc == 0 && strides.w == 1)  // of the next channel: its rows are too few for the hardware to see
-            for (int64_t x = 0; x < c.in; x += 64 / int64_t(sizeof(In)))
+            for (int64_t x = larger(0, run.v0), end = smaller(c.in, run.v0 + width * c.stride); x < end;
+                 x += 64 / int64_t(sizeof(In)))
               __builtin_prefetch(in + (ch + 1) * strides.c + h * strides.h + x);
           if (h < 0)
             std::memset(to, 0, width * sizeof(T));
