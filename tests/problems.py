@@ -139,8 +139,6 @@ UGLY = {
     "patches-uneven": Problem(2, 6, 9, 8, 4, 3, 4, stride=(3, 4), G=2),
     "overlapping-line": Problem(2, 1, 1, 27, 5, 1, 12, stride=(1, 3)),
     "long-line": Problem(1, 2, 1, 150, 3, 1, 80, stride=(1, 2)),
-    "very-deep": Problem(1, 4200, 1, 2, 3, 1, 1),
-    "wide-and-deep": Problem(1, 17, 5, 400, 3, 3, 3, padding=(1, 1)),
     "tall-kernel": Problem(2, 3, 9, 4, 4, 7, 1, padding=(3, 0)),
     "wide-kernel": Problem(2, 3, 4, 9, 4, 1, 7, (1, 2), (0, 3)),
     "large-kernel": Problem(1, 2, 17, 15, 2, 13, 11, padding=(6, 5)),
@@ -170,7 +168,6 @@ UGLY = {
     "depthwise-17": Problem(2, 17, 7, 6, 17, 3, 3, padding=(1, 1), G=17),
     "depthwise-all-meet": Problem(2, 19, 5, 4, 19, 9, 9, padding=(4, 4), G=19),
     "depthwise-17-uneven": Problem(3, 17, 9, 8, 34, 4, 5, (2, 3), (2, 2), G=17),
-    "depthwise-strips": Problem(1, 17, 70, 67, 17, 5, 3, padding=(2, 1), G=17),
     "depthwise-row-stride": Problem(1, 3, 9, 18, 3, 3, 3, (2, 1), (1, 1), G=3),
     "merging-same": Problem(2, 6, 7, 17, 3, 3, 3, padding=(1, 1), G=3),
     "from-one-channel": Problem(2, 1, 9, 19, 8, 3, 3, padding=(1, 1)),
@@ -185,6 +182,13 @@ UGLY = {
     "no-channels": Problem(2, 0, 6, 5, 4, 3, 2, (2, 1), (1, 0)),
     "reach-beyond": Problem(1, 2, 4, 4, 3, 2, 2, padding=(0, 0), P=6, Q=7),
     "reads-only-padding": Problem(1, 1, 2, 2, 2, 1, 1, (5, 5), (5, 6), P=1, Q=1),
+}
+
+# Large enough for the CPU's kernels to work in several blocks, passes or sums of sums; too large for the emulator.
+SEVERAL_BLOCKS = {
+    "very-deep": Problem(1, 4200, 1, 2, 3, 1, 1),
+    "wide-and-deep": Problem(1, 17, 5, 400, 3, 3, 3, padding=(1, 1)),
+    "depthwise-strips": Problem(1, 17, 70, 67, 17, 5, 3, padding=(2, 1), G=17),
 }
 
 

@@ -13,11 +13,11 @@ from choices import call_each
 from conftest import DEVICES, DTYPES, EXHAUSTIVE, PRIMITIVES
 from exact import assert_exact, draw_integers, judge, numpy_of
 from memory import BIASES, LAYOUTS, poisoned_results, storage_bytes
-from problems import UGLY, Problem, with_modes
+from problems import SEVERAL_BLOCKS, UGLY, Problem, with_modes
 from sampling import covering
 
 ROWS = [(d, p, dtype) for d in DEVICES for p in PRIMITIVES for dtype in DTYPES[d]]
-PROBLEMS = with_modes(UGLY)
+PROBLEMS = with_modes(UGLY | SEVERAL_BLOCKS)
 VARIATIONS = list(product(LAYOUTS, LAYOUTS, BIASES, (False, True)))
 ORDINARY = ("contiguous", "contiguous", "contiguous", False)  # of every problem: some kernels take nothing else
 

@@ -14,7 +14,7 @@ from choices import call_each
 from conftest import DEVICES, EXHAUSTIVE, FLOATING, PRIMITIVES
 from exact import judge, numpy_of
 from memory import LAYOUTS
-from problems import UGLY, with_modes
+from problems import SEVERAL_BLOCKS, UGLY, Problem, with_modes
 from sampling import covering
 
 import convx
@@ -164,3 +164,13 @@ def test_subnormal_results_are_not_flushed(device, primitive, dtype):
         first[:, :2] = tiny
     for what, actual in call_each(primitive, first, second, None, problem):
         assert (actual == tiny / 2).all(), what
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("values", [(inf,), (inf, -inf)], ids=("inf", "both-infinities"))
+@pytest.mark.parametrize("problem", [SEVERAL_BLOCKS["depthwise-strips"], Problem(1, 3, 70, 67, 4, 3, 3)], ids=str)
+def test_infinities_in_sums_that_keep_what_they_round_off(problem, values, dtype):
+    operands = special_operands("grad_weight", problem, dtype, 0, values)
+    expected = judge("grad_weight", *(t.double().numpy() for t in operands), None, problem)
+    differences = [difference(y, expected, what) for what, y in call_each("grad_weight", *operands, None, problem)]
+    assert not any(differences), "\n".join(filter(None, differences))

@@ -2,8 +2,9 @@
 // places of the padded axis, and its gradient is the sum of theirs. So the gradient of a padded x is computed first, a
 // few images at a time, by whatever kernel the caller has for zero padding, and then folded onto x.
 //
-// The sums of one element are added in the order of their places, whatever the threads. Memory: 16 MiB, or one image if
-// that is more. Cost: the padded gradient is written and read once, 8 bytes an element beside R * S * K multiply-adds.
+// The sums of one element are added in the order of their places, whatever the threads, and rounded once: 16-bit types
+// are computed in float from converted copies. Memory: 16 MiB, or one image if that is more, and such copies. Cost: the
+// padded gradient is written and read once, 8 bytes an element beside R * S * K multiply-adds.
 #pragma once
 #include "vec.h"
 
@@ -11,13 +12,30 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Adds line [first virtual place .. ) of the padded axis onto `sums`, an element for each input element.
+// Adds a line of the padded axis onto `sums`, an element for each input element.
+template <class T>
+void fold_line(T* sums, const T* line, const Axis& a, int64_t length) {
+  const T* inside = line + a.pad;
+  for (int64_t i = 0; i < a.in; ++i) sums[i] += inside[i];
+  for (int64_t v = -a.pad; v < 0; ++v) sums[a.source(v)] += inside[v];
+  for (int64_t v = a.in; v < length - a.pad; ++v) sums[a.source(v)] += inside[v];
+}
+
+// A contiguous copy in T of a tensor of `shape`; the view itself if it is of T already.
 template <class T, class In>
-void fold_line(T* sums, const In* line, const Axis& a, int64_t length) {
-  const In* inside = line + a.pad;
-  for (int64_t i = 0; i < a.in; ++i) sums[i] += T(inside[i]);
-  for (int64_t v = -a.pad; v < 0; ++v) sums[a.source(v)] += T(inside[v]);
-  for (int64_t v = a.in; v < length - a.pad; ++v) sums[a.source(v)] += T(inside[v]);
+View as_type(const View& view, const int64_t (&shape)[4], Buffer<T>& copy) {
+  if constexpr (std::is_same_v<T, In>) {
+    return view;
+  } else {
+    const Strides s{shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1};
+    copy = Buffer<T>(shape[0] * s.n);
+    for (int64_t n = 0; n < shape[0]; ++n)
+      for (int64_t c = 0; c < shape[1]; ++c)
+        for (int64_t h = 0; h < shape[2]; ++h)
+          for (int64_t w = 0; w < shape[3]; ++w)
+            copy[s(n, c, h, w)] = T(static_cast<const In*>(view.data)[view.strides(n, c, h, w)]);
+    return {copy.data(), s};
+  }
 }
 
 // How long the padded axis is: as far as any tap reads, and at least to the input's end.
@@ -35,13 +53,17 @@ bool fold_padding(const ConvProblem& pb, const Operands& o, Gradient&& with_zero
   padded.pad_h = padded.pad_w = 0;
   padded.padding_mode = PaddingMode::zeros;
   const int64_t plane = padded.H * padded.W, image = pb.C * plane;
-  const int64_t images = larger(1, smaller(pb.N, kBytes / larger(1, image * int64_t(sizeof(In)))));
-  Buffer<In> gradient(images * image);
+  const int64_t images = larger(1, smaller(pb.N, kBytes / larger(1, image * int64_t(sizeof(T)))));
+  Buffer<T> gradient(images * image), w_copy(0), y_copy(0);
+  const View weight = as_type<T, In>(o.w, {pb.K, pb.channels_per_group(), pb.R, pb.S}, w_copy);
   for (int64_t n0 = 0; n0 < pb.N; n0 += images) {
     padded.N = smaller(images, pb.N - n0);
     Operands part = o;
     part.bias = nullptr;
+    if (!std::is_same_v<T, In>) part.dtype = DType::float32;
+    part.w = weight;
     part.y.data = static_cast<In*>(o.y.data) + n0 * o.y.strides.n;
+    part.y = as_type<T, In>(part.y, {padded.N, pb.K, pb.P, pb.Q}, y_copy);
     part.x.data = gradient.data();
     part.x.strides = {image, plane, padded.W, 1};
     if (!with_zero_padding(padded, part)) return false;

@@ -299,8 +299,11 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
         }
       }
       T* total = totals.data();
-      if (many)
-        for (int64_t e = 0; e < most_units * unit_size; ++e) total[e] += lost[e], lost[e] = T(0);
+      if (many)  // nothing is lost of an infinity
+        for (int64_t e = 0; e < most_units * unit_size; ++e) {
+          total[e] = total[e] - total[e] == T(0) ? total[e] + lost[e] : total[e];
+          lost[e] = T(0);
+        }
       for (int64_t i = item; i < stop && finite && strip.count > 1; total += units_of(i++) * unit_size)
         store_item(i, total);
       item = stop;

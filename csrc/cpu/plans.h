@@ -198,9 +198,8 @@ template <class Kernels, class T, class In>
 bool grad_input(const ConvProblem& pb, const Operands& o) {
   if (pb.P == 0 || pb.Q == 0) return false;  // nothing to multiply: the reference writes the bias
   if (!pb.is_zero_padded())
-    return fold_padding<T, In>(pb, o, [](const ConvProblem& padded, const Operands& part) {
-      return grad_input<Kernels, T, In>(padded, part);
-    });
+    return fold_padding<T, In>(
+        pb, o, [](const ConvProblem& padded, const Operands& part) { return grad_input<Kernels, T, T>(padded, part); });
   if (pb.outputs_per_group() == 0) return false;
   if constexpr (requires(Convolution<T, In> cv) { Kernels::grad_input(cv, pb); }) {
     Convolution<T, In> cv;
