@@ -79,14 +79,14 @@ class PackedWeights {
     parallel_for(cv[0].G * kbs, grain_for(double(all_steps) * width / 2), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t g = i / kbs, kb = i % kbs;
-        if (count > 1 && cv[0].filters_are_lines()) {
-          pack_phases(cv, count, g, kb);
-        } else {
-          for (int64_t j = 0; j < count; ++j)
-            pack_weights(at(cv[j], j, g, kb), cv[j], g, kb * width, width_of(kb), 0, steps(cv[j]));
+        const bool together = count > 1 && cv[0].filters_are_lines();
+        if (together) pack_phases(cv, count, g, kb);
+        for (int64_t j = 0; j < count; ++j) {
+          T* const to = at(cv[j], j, g, kb);
+          if (!(together ? CONVX_ISA::all_finite(to, steps(cv[j]) * width_of(kb))
+                         : pack_weights(to, cv[j], g, kb * width, width_of(kb), 0, steps(cv[j]))))
+            all_finite = false;
         }
-        for (int64_t j = 0; j < count; ++j)
-          if (!CONVX_ISA::all_finite(at(cv[j], j, g, kb), steps(cv[j]) * width_of(kb))) all_finite = false;
         pack_bias(bias_.data() + i * width, cv[0], g, kb * width, width);
       }
     });

@@ -17,7 +17,7 @@
 //
 // Estimate: the copies cost some pixels / 4 cycles a step for the panels and steps * outputs / 4 for the slabs, beside
 // pixels * outputs / 32 for the arithmetic (16 lanes): a tenth at 256 pixels and 256 outputs. Memory: the panels, a
-// slab and the sums, under 1 MiB a thread whatever the problem's size; the weights are never copied as a whole.
+// slab and the sums, about 1 MiB a thread whatever the problem's size; the weights are never copied as a whole.
 //
 // Run alone: with convx.algorithm("panels"): ...
 #pragma once
@@ -76,7 +76,7 @@ class Panels {
   Panels(const Convolution<T, In>& cv, int64_t most_pixels)
       : cv_(cv),
         in_place_(cv.reads_in_place() && (cv.rows.count == 1 || cv.in_strides.h == cv.columns.in) &&
-                  cv.in_strides.n < INT32_MAX / 64),
+                  cv.in_strides.n < INT32_MAX / smaller(cv.N, (most_pixels - 1) / plane() + 2)),
         images_(smaller(cv.N, (most_pixels - 1) / plane() + 2)),
         rows_(smaller(cv.rows.count, images_ > 2 ? cv.rows.count : (most_pixels - 1) / cv.columns.count + 2)),
         shape_(cv.rows, cv.columns, rows_, cv.columns.count),
