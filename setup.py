@@ -55,7 +55,7 @@ def extension():
     files = sources("csrc", "csrc/cpu", suffixes=(".cpp",))
     macros, flags = [], {"cxx": ["-O3", "-fopenmp", *WARNINGS]}
     if with_cuda:
-        files += sources("csrc/cuda", suffixes=(".cu",))
+        files += sources("csrc/cuda", suffixes=(".cu", ".cpp"))
         archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "the GPUs of the machine that built it")
         macros = [("CONVX_WITH_CUDA", None), ("CONVX_CUDA_ARCHS", f'"{archs}"')]
         flags["nvcc"] = ["-O3", "-lineinfo"]

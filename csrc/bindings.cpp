@@ -66,16 +66,15 @@ Tensor meta(Primitive p, const Tensor& first, const Tensor& second, const std::o
 
 Tensor cpu_forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                    CONVX_GEOMETRY(at::IntArrayRef, int64_t)) {
-  return run(Primitive::forward, input, weight, bias, CONVX_PACK, cpu::algorithms(Primitive::forward), nullptr);
+  return run(Primitive::forward, input, weight, bias, CONVX_PACK, cpu::algorithms(Primitive::forward));
 }
 Tensor cpu_grad_input(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias,
                       CONVX_GEOMETRY(at::IntArrayRef, int64_t)) {
-  return run(Primitive::grad_input, grad_output, weight, bias, CONVX_PACK, cpu::algorithms(Primitive::grad_input),
-             nullptr);
+  return run(Primitive::grad_input, grad_output, weight, bias, CONVX_PACK, cpu::algorithms(Primitive::grad_input));
 }
 Tensor cpu_grad_weight(const Tensor& input, const Tensor& grad_output, CONVX_GEOMETRY(at::IntArrayRef, int64_t)) {
   return run(Primitive::grad_weight, input, grad_output, std::nullopt, CONVX_PACK,
-             cpu::algorithms(Primitive::grad_weight), nullptr);
+             cpu::algorithms(Primitive::grad_weight));
 }
 
 Tensor meta_forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -106,7 +105,7 @@ void force_algorithm(Primitive p, const std::string& name) {
 }
 
 Tensor run(Primitive primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
-           const Geometry<int64_t>& g, const AlgorithmList& list, void* stream) {
+           const Geometry<int64_t>& g, const AlgorithmList& list, const OnDevice& device) {
   const std::vector<int64_t> sizes = check(primitive, first, second, bias, g);
   const Tensor result = at::empty(sizes, first.options(), format(g.channels_last));
   if (result.numel() == 0) return result;
@@ -119,7 +118,7 @@ Tensor run(Primitive primitive, const Tensor& first, const Tensor& second, const
   operands.dtype = dtype_of(result);
   operands.x = view_of(x), operands.w = view_of(w), operands.y = view_of(y);
   if (bias) operands.bias = bias->const_data_ptr(), operands.bias_stride = bias->stride(0);
-  operands.stream = stream;
+  operands.stream = device.stream, operands.workspace = device.workspace, operands.allow_tf32 = device.allow_tf32;
 
   const Algorithm& algorithm = select(list, primitive, problem, operands, forced_algorithm(primitive));
   if (!algorithm.deterministic)

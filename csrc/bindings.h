@@ -48,9 +48,16 @@ template <class Int>
 std::vector<Int> check(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
                        const Geometry<Int>&);
 
-// Checks, allocates the result, picks the algorithm and runs it. The caller has set the device and names its stream.
+// What kernels on a GPU get beyond their tensors; see Operands.
+struct OnDevice {
+  void* stream = nullptr;
+  Workspace* workspace = nullptr;
+  bool allow_tf32 = false;
+};
+
+// Checks, allocates the result, picks the algorithm and runs it. The caller has made the device current.
 Tensor run(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
-           const Geometry<int64_t>&, const AlgorithmList&, void* stream);
+           const Geometry<int64_t>&, const AlgorithmList&, const OnDevice& = {});
 
 // A primitive called through the dispatcher and recorded for reverse mode if gradients are on and an operand requires
 // one (bindings_autograd.cpp). Not for forward mode and torch.func's transforms: those are convx/autograd.py's.

@@ -13,6 +13,7 @@
 //
 // No torch in here: kernels include this file and nothing above it, and so compile in seconds, on their own.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -153,6 +154,13 @@ struct View {
   Strides strides{};
 };
 
+// Memory for one call, beyond operands and result: on the GPU, packed operands and partial sums. Whoever starts an
+// algorithm owns it and takes it back when the call's work is done.
+struct Workspace {
+  virtual ~Workspace() = default;
+  virtual void* allocate(size_t bytes) = 0;  // at least 256-byte aligned, contents undefined
+};
+
 // The three tensors of T: a primitive reads two of them and writes the third. `bias`, if any, has one element for
 // each channel of the result of forward (K) or grad_input (C).
 struct Operands {
@@ -160,7 +168,12 @@ struct Operands {
   View x, w, y;
   const void* bias = nullptr;
   int64_t bias_stride = 1;
-  void* stream = nullptr;  // the CUDA stream to launch on; unused on the CPU
+
+  // For CUDA only: the stream to launch on, device memory to be had for this call, and whether float32 products may be
+  // rounded to TF32 (torch.backends.cudnn's switches say).
+  void* stream = nullptr;
+  Workspace* workspace = nullptr;
+  bool allow_tf32 = false;
 };
 
 }  // namespace convx

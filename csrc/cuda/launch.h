@@ -33,10 +33,15 @@ inline Grid one_thread_each(int64_t count) {
 // gridDim.x may reach 2^31 - 1; this many blocks already outlast every GPU's schedulers.
 constexpr int64_t kMaxBlocks = int64_t(1) << 30;
 
+constexpr size_t kSharedUnasked = 48 * 1024;
+
 // Starts kernel(arguments...) on the stream; `name` is for the error message.
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, void* stream, Arguments... arguments) {
   const unsigned blocks = unsigned(grid.blocks < kMaxBlocks ? grid.blocks : kMaxBlocks);
+  // Past what every GPU gives unasked, the kernel has to be told; with too much, the launch below fails.
+  if (grid.shared_bytes > kSharedUnasked)
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared_bytes));
   kernel<<<blocks, grid.threads, grid.shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess)

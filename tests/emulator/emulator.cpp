@@ -116,7 +116,7 @@ void launch(const char* name, int64_t blocks, dim3 threads, size_t shared_bytes,
   if (count < 1 || count > 1024 || blocks < 1)
     throw std::runtime_error(std::string(name) + ": no GPU launches " + std::to_string(blocks) + " blocks of " +
                              std::to_string(count) + " threads");
-  if (shared_bytes > 48 * 1024) throw std::runtime_error(std::string(name) + ": over 48 KiB of shared memory");
+  if (shared_bytes > 227 * 1024) throw std::runtime_error(std::string(name) + ": over 227 KiB of shared memory");
   while (int64_t(fibers.size()) < count) fibers.emplace_back(new Fiber);
   std::mt19937_64 random(settings.seed);
   body = &kernel;

@@ -2,9 +2,12 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "../../csrc/algorithm.h"
+#include "../../csrc/cuda/device.h"
 #include "../../csrc/cuda/launch.h"
 
 using namespace convx;
@@ -21,6 +24,32 @@ ConvProblem problem_of(const int64_t* v) {
   pb.padding_mode = PaddingMode(v[16]);
   return pb;
 }
+
+// Memory full of NaN, between margins that must stay so.
+class PoisonedWorkspace : public Workspace {
+ public:
+  void* allocate(size_t bytes) override {
+    blocks_.emplace_back((bytes + 2 * kMargin + kAlignment) / sizeof(uint64_t) + 1, ~uint64_t(0));
+    const uintptr_t start = reinterpret_cast<uintptr_t>(blocks_.back().data()) + kMargin;
+    used_.push_back({(start + kAlignment - 1) / kAlignment * kAlignment, bytes});
+    return reinterpret_cast<void*>(used_.back().first);
+  }
+  void check_margins() const {
+    for (size_t i = 0; i < used_.size(); ++i) {
+      const auto* begin = reinterpret_cast<const unsigned char*>(blocks_[i].data());
+      const auto* used = reinterpret_cast<const unsigned char*>(used_[i].first);
+      const auto untouched = [](unsigned char c) { return c == 0xff; };
+      if (!std::all_of(begin, used, untouched) ||
+          !std::all_of(used + used_[i].second, begin + blocks_[i].size() * sizeof(uint64_t), untouched))
+        throw std::runtime_error("a kernel wrote beyond its workspace");
+    }
+  }
+
+ private:
+  static constexpr size_t kMargin = 256, kAlignment = 256;
+  std::vector<std::vector<uint64_t>> blocks_;
+  std::vector<std::pair<uintptr_t, size_t>> used_;
+};
 
 // Runs f and returns 0, or puts what it throws into `message` and returns 1.
 template <class F>
@@ -47,6 +76,12 @@ void threads_wait_apart() {
 
 }  // namespace
 
+// The GPU that is pretended to be there: few multiprocessors, so that small problems are split over all of them.
+const cuda::Device& cuda::current_device() {
+  static const Device device = {90, 4, 227 * 1024};
+  return device;
+}
+
 extern "C" {
 
 // "name<tab>deterministic<newline>" for each row of a primitive.
@@ -65,7 +100,7 @@ void emulated_settings(int order, uint64_t seed, int64_t max_blocks, int dropped
 // Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: of
 // x, w and y, strides four to a tensor.
 int emulated_run(int primitive, const char* algorithm, int dtype, const int64_t* problem, void* const* data,
-                 const int64_t* all_strides, const void* bias, int64_t bias_stride, char* message,
+                 const int64_t* all_strides, const void* bias, int64_t bias_stride, int allow_tf32, char* message,
                  int64_t message_bytes) {
   return guarded(message, message_bytes, [&] {
     const ConvProblem pb = problem_of(problem);
@@ -75,7 +110,10 @@ int emulated_run(int primitive, const char* algorithm, int dtype, const int64_t*
     o.w = {data[1], strides(all_strides + 4)};
     o.y = {data[2], strides(all_strides + 8)};
     o.bias = bias, o.bias_stride = bias_stride;
+    PoisonedWorkspace workspace;
+    o.workspace = &workspace, o.allow_tf32 = allow_tf32 != 0;
     select(cuda::algorithms(Primitive(primitive)), Primitive(primitive), pb, o, algorithm).run(pb, o);
+    workspace.check_margins();
   });
 }
 

@@ -21,6 +21,7 @@ HERE = ROOT / "tests" / "emulator"
 SOURCES = [
     *sorted(HERE.glob("*.cpp")),
     *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
+    ROOT / "csrc" / "cuda" / "algorithms.cpp",
     ROOT / "csrc" / "algorithm.cpp",
     ROOT / "csrc" / "problem.cpp",
 ]
@@ -79,7 +80,7 @@ def _longs(values):
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def run_into(result, primitive: str, algorithm: str, first, second, bias, problem: Problem) -> None:
+def run_into(result, primitive: str, algorithm: str, first, second, bias, problem: Problem, tf32=False) -> None:
     """Fills `result`, of any strides. `algorithm` may be "" for the automatic choice."""
     assert algorithm == "" or algorithm in algorithms()[primitive]
     x, w, y = {
@@ -99,6 +100,7 @@ def run_into(result, primitive: str, algorithm: str, first, second, bias, proble
         _longs((*x.stride(), *w.stride(), *y.stride())),
         None if bias is None else ctypes.c_void_p(bias.data_ptr()),
         ctypes.c_int64(0 if bias is None else bias.stride(0)),
+        int(tf32),
     )
 
 

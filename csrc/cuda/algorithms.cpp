@@ -1,0 +1,33 @@
+// The GPU's algorithms, best first. A new one is a NAME.cuh with its kernels, a NAME.cu with their launches, a
+// namespace in rows.h, and rows here.
+#include "rows.h"
+#include "types.h"
+
+namespace convx {
+namespace cuda {
+
+const AlgorithmList& algorithms(Primitive primitive) {
+  static const AlgorithmList forward = {
+      {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
+  };
+  static const AlgorithmList grad_input = {
+      {"scatter", "each y stamps the kernel onto x, a tile to a block", floating_only, only_when_forced,
+       scatter::grad_input},
+      {"scatter_atomic", "each y stamps the kernel onto x, with atomics", scatter_atomic::why_not, only_when_forced,
+       scatter_atomic::grad_input, /*deterministic=*/false},
+      {"reference", "the definition in gather form, a thread to an input", floating_only, always,
+       reference::grad_input},
+  };
+  static const AlgorithmList grad_weight = {
+      {"reference", "the definition, a thread to a weight", floating_only, always, reference::grad_weight},
+  };
+  switch (primitive) {
+    case Primitive::forward: return forward;
+    case Primitive::grad_input: return grad_input;
+    case Primitive::grad_weight: break;
+  }
+  return grad_weight;
+}
+
+}  // namespace cuda
+}  // namespace convx

@@ -1,0 +1,18 @@
+// What the choice of an algorithm and the size of its grid may ask of the GPU that is current.
+#pragma once
+#include <cstddef>
+
+namespace convx {
+namespace cuda {
+
+struct Device {
+  int capability;           // 10 * major + minor: 80, 90
+  int multiprocessors;      // a grid wants a multiple of these
+  size_t shared_per_block;  // the most dynamic shared memory a block may ask for, in bytes
+};
+
+// Read once for each GPU. The emulator of tests/emulator answers for itself.
+const Device& current_device();
+
+}  // namespace cuda
+}  // namespace convx

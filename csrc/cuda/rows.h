@@ -1,0 +1,25 @@
+// What the lists of algorithms.cpp refer to: a namespace for each algorithm, with its launches and, where it has some
+// of its own, its predicates. Each is defined in the .cu file of its name, so that nvcc compiles them one by one.
+#pragma once
+#include "../algorithm.h"
+
+namespace convx {
+namespace cuda {
+
+namespace reference {
+void forward(const ConvProblem&, const Operands&);
+void grad_input(const ConvProblem&, const Operands&);
+void grad_weight(const ConvProblem&, const Operands&);
+}  // namespace reference
+
+namespace scatter {
+void grad_input(const ConvProblem&, const Operands&);
+}
+
+namespace scatter_atomic {
+const char* why_not(const ConvProblem&, const Operands&);
+void grad_input(const ConvProblem&, const Operands&);
+}  // namespace scatter_atomic
+
+}  // namespace cuda
+}  // namespace convx

@@ -1,0 +1,30 @@
+// What the launches of every algorithm share: from a problem's dtype to a kernel's type.
+#pragma once
+#include <stdexcept>
+#include <string>
+
+#include "../algorithm.h"
+#include "../scalar.h"
+
+namespace convx {
+namespace cuda {
+
+// with_type for the types that have CUDA kernels.
+template <class F>
+void with_floating_type(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::float32: return f(float{});
+    case DType::float64: return f(double{});
+    case DType::float16: return f(Half{});
+    case DType::bfloat16: return f(BFloat16{});
+    case DType::int64: break;
+  }
+  throw std::runtime_error(std::string("convx has no CUDA kernel for ") + name(dtype));
+}
+
+inline const char* floating_only(const ConvProblem&, const Operands& o) {
+  return o.dtype == DType::int64 ? "int64 is for the CPU only" : nullptr;
+}
+
+}  // namespace cuda
+}  // namespace convx
