@@ -17,7 +17,7 @@ LITERAL = ("reference", "scatter")
 
 
 def instruction_sets(algorithm: str) -> list[str]:
-    """Those with the matrix unit for the row that is built on it (or its twin in C++); AVX-512 is all the others use."""
+    """Those with the matrix unit for the row that is built on it (or its twin); the others use AVX-512 at most."""
     return [isa for isa in INSTRUCTION_SETS if isa.startswith("amx") == (algorithm == "amx")]
 
 

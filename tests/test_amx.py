@@ -1,7 +1,7 @@
 """float32 and float16 on the matrix unit by splitting (csrc/cpu/amx_terms.h): what splitting must not lose.
 
-Run on AMX where it is, and on the unit's twin in C++ on every machine with AVX-512. The exact, accuracy, propagation and
-determinism tests run this row like all others; here are the numbers that only splitting could get wrong.
+Run on AMX where it is, and on the unit's twin in C++ on every machine with AVX-512. The exact, accuracy, propagation
+and determinism tests run this row like all others; here are the numbers that only splitting could get wrong.
 """
 
 import itertools
@@ -166,8 +166,18 @@ def test_it_is_chosen_where_it_is_for():
         assert torch.equal(automatic, with_unit if ISAS[-1] == "amx" else without)
 
 
+@pytest.mark.skipif("amx" not in ISAS, reason="needs AMX")
+@primitives
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_twin_computes_what_the_unit_computes(primitive, dtype):
+    """Bit for bit, numbers included that the unit takes for zero."""
+    first, second = draw(primitive, dtype)
+    first[0] *= 2.0**-120
+    assert torch.equal(run(primitive, "amx", first, second), run(primitive, "amx_twin", first, second))
+
+
 def test_without_the_unit_it_says_so():
     first, second = draw("forward")
-    with pytest.raises(RuntimeError, match="'amx' was forced but can't do .*: it needs AMX"):
+    with pytest.raises(RuntimeError, match=r"'amx' was forced but can't do .*: it needs AMX"):
         run("forward", "avx512", first, second)
     assert "amx" in [row.name for row in convx.algorithms(device="cpu")["forward"]]

@@ -15,7 +15,8 @@
 // What the terms can't say: an infinity leaves NaN for a rest, and terms below 2^-126 are taken as zero. So operands
 // are looked through first, and images with an infinity, a NaN or a magnitude below 2^-103 are somebody else's
 // (engine.h); so are pairs of operands whose smallest magnitudes multiply to less than that. bfloat16 is its own term,
-// infinities and all, so there only magnitudes below 2^-126 are lost, as the unit has it.
+// infinities and all: there the unit takes products below 2^-126 for zero, and images whose largest products are not
+// far above that are somebody else's.
 #pragma once
 #include "convert.h"
 #include "transpose.h"
@@ -97,8 +98,9 @@ struct Magnitudes {
     greatest = m.greatest > greatest ? m.greatest : greatest;
   }
   bool finite() const { return greatest < 0x7f800000u; }
-  int exponent() const { return int(least >> 23) - 127; }
 };
+
+inline int exponent(uint32_t bits) { return int(bits >> 23) - 127; }
 
 template <class In>
 Magnitudes magnitudes_of_run(const In* p, int64_t stride, int64_t count) {
@@ -145,12 +147,19 @@ void magnitudes_of_images(Magnitudes* images, const In* data, const Strides& s, 
   }
 }
 
-// Whether products of the two come out as float32's would.
-inline bool can_split(const Magnitudes& a, const Magnitudes& b) {
-  if (!a.finite() || !b.finite()) return false;
-  constexpr int kLowest = -103;                  // 23 bits above the smallest that the unit takes as it is
-  const int x = a.exponent(), y = b.exponent();  // 128 if all are zero
-  return x >= kLowest && y >= kLowest && x + y >= kLowest;
+// Whether products of the two come out as float32's would. Numbers that are their own term may be infinite; what the
+// unit flushes is nothing beside the largest products then, unless those are tiny too.
+template <int terms>
+bool can_multiply(const Magnitudes& a, const Magnitudes& b) {
+  if constexpr (terms == 1) {
+    constexpr int kLowest = -90;
+    return a.greatest == 0 || b.greatest == 0 || exponent(a.greatest) + exponent(b.greatest) >= kLowest;
+  } else {
+    if (!a.finite() || !b.finite()) return false;
+    constexpr int kLowest = -103;                            // 23 bits above the smallest that the unit takes as it is
+    const int x = exponent(a.least), y = exponent(b.least);  // above any other if all are zero
+    return x >= kLowest && y >= kLowest && x + y >= kLowest;
+  }
 }
 
 }  // namespace CONVX_ISA

@@ -51,17 +51,20 @@ void run_images(const ConvProblem& pb, const Operands& o, bool is_forward, Run&&
   const auto whole = [&](const ConvProblem& p, const Operands& part) {
     if (!run(p, part)) elsewhere(p, part);
   };
-  // One term says all; the weights are looked through while they are packed. (Padding is folded in float32.)
-  if (kTerms<In> == 1 && (is_forward || pb.is_zero_padded())) return whole(pb, o);
+  constexpr int terms = kTerms<In>;
+  const bool folds = !is_forward && !pb.is_zero_padded();  // in float32, whatever the type
+  const auto can = [&](const Magnitudes& image, const Magnitudes& weight) {
+    return folds ? can_multiply<3>(image, weight) : can_multiply<terms>(image, weight);
+  };
   const Magnitudes w = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
-  if (!can_split(w, {})) return elsewhere(pb, o);
+  if (!w.finite()) return elsewhere(pb, o);
   Buffer<Magnitudes> images(pb.N);
   if (is_forward)
     magnitudes<In>(images.data(), o.x, pb.N, pb.C, pb.H, pb.W);
   else
     magnitudes<In>(images.data(), o.y, pb.N, pb.K, pb.P, pb.Q);
   bool all = true;
-  for (int64_t n = 0; n < pb.N; ++n) all = all && can_split(images[n], w);
+  for (int64_t n = 0; n < pb.N; ++n) all = all && can(images[n], w);
   if (all) return whole(pb, o);
   ConvProblem one = pb;
   one.N = 1;
@@ -69,7 +72,7 @@ void run_images(const ConvProblem& pb, const Operands& o, bool is_forward, Run&&
     Operands part = o;
     part.x.data = static_cast<In*>(o.x.data) + n * o.x.strides.n;
     part.y.data = static_cast<In*>(o.y.data) + n * o.y.strides.n;
-    can_split(images[n], w) ? whole(one, part) : elsewhere(one, part);
+    can(images[n], w) ? whole(one, part) : elsewhere(one, part);
   }
 }
 
@@ -92,7 +95,7 @@ void grad_weight_tiles(const ConvProblem& pb, const Operands& o, Elsewhere elsew
     using In = decltype(in);
     const Magnitudes x = magnitudes_of_all<In>(o.x, pb.N, pb.C, pb.H, pb.W),
                      y = magnitudes_of_all<In>(o.y, pb.N, pb.K, pb.P, pb.Q);
-    const bool can = kTerms<In> == 1 ? x.finite() && y.finite() : can_split(x, y);
+    const bool can = x.finite() && y.finite() && can_multiply<kTerms<In>>(x, y);
     if (!can || !grad_weight<AcrossTiles, float, In>(pb, o)) elsewhere(pb, o);
   });
 }
