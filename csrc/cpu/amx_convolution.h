@@ -119,39 +119,36 @@ bool convolve_tiles(const Convolution<float, In>& cv) {
         a_k[k++] = int32_t(chunk * tile.chunk() + shape.tap(cv.rows, cv.columns, r, s) * kDepth);
   const Lines lines = {kLine, 16 * kLine, tile.term() * 2};
 
-  const int64_t down = ceil_div(cv.rows.count, b.rows), across = ceil_div(cv.columns.count, b.columns);
-  const int64_t places = cv.N * cv.G * down * across;
-  // Few blocks: split the output channels as well, at the price of packing the tile once for each part.
-  const int64_t parts = places >= thread_count() ? 1 : smaller(kbs, ceil_div(thread_count(), places));
-  const double work = double(b.rows) * b.columns * weights.steps * kbs / parts * 2 * Products<terms>::count;
-  parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+  const Places places(cv, b.rows, b.columns, thread_count(), kbs);
+  const double work = double(b.rows) * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
+  parallel_for(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
-    Scratch<uint16_t> packed(tile.size());
+    Scratch<uint16_t> lines_of_tile(tile.size());
     Scratch<float> planes(cv.in_strides.c == 1 ? 0 : tile.size_of_planes());
     Scratch<float> sums((kWide + 16) * kWide);  // store_results reads whole vectors of pixels
     std::memset(sums.data(), 0, (kWide + 16) * kWide * sizeof(float));
-    int64_t at = -1;
+    // stale memory could be subnormal numbers, which are slow
+    if (cv.in_strides.c != 1) std::memset(planes.data(), 0, tile.size_of_planes() * sizeof(float));
+    int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t place = item / parts, part = item % parts;
-      const int64_t q = place % across, p = place / across % down, g = place / across / down % cv.G,
-                    n = place / across / down / cv.G;
-      const int64_t i0 = p * b.rows, j0 = q * b.columns;
-      const int64_t ni = smaller(b.rows, cv.rows.count - i0), nj = smaller(b.columns, cv.columns.count - j0);
-      if (at != place)
-        tile.pack(packed.data(), planes.data(), cv.rows, cv.columns, i0, ni, j0, nj,
-                  cv.in + cv.in_strides(n, g * cv.inputs, 0, 0), cv.in_strides);
-      at = place;
-      const int64_t run = (ni - 1) * shape.pitch + nj;
-      for (int64_t kb = part * kbs / parts; kb < (part + 1) * kbs / parts; ++kb) {
+      const Place at = places[item];
+      if (packed != at.index)
+        tile.pack(lines_of_tile.data(), planes.data(), cv.rows, cv.columns, at,
+                  cv.in + cv.in_strides(at.n, at.g * cv.inputs, 0, 0), cv.in_strides);
+      packed = at.index;
+      const int64_t run = (at.ni - 1) * shape.pitch + at.nj;
+      for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
         const int64_t first = kb * kWide, width = weights.width_of(kb), count = smaller(width, cv.outputs - first);
         for (int64_t m0 = 0; m0 < run; m0 += kWide) {
           const int64_t m1 = smaller(m0 + kWide, run);
-          tile_product_of<terms>(m1 - m0, width)(packed.data() + m0 * kDepth, lines, a_k.data(), weights.of(g, kb),
-                                                 weights.steps, sums.data(), weights.bias(g, kb));
+          tile_product_of<terms>(m1 - m0, width)(lines_of_tile.data() + m0 * kDepth, lines, a_k.data(),
+                                                 weights.of(at.g, kb), weights.steps, sums.data(),
+                                                 weights.bias(at.g, kb));
           for (int64_t m = m0; m < m1;) {
-            const int64_t i = m / shape.pitch, j = m % shape.pitch, pixels = smaller(nj - j, m1 - m);
+            const int64_t i = m / shape.pitch, j = m % shape.pitch, pixels = smaller(at.nj - j, m1 - m);
             if (pixels > 0)
-              store_results(cv, sums.data() + (m - m0) * width, pixels, width, n, g, first, count, i0 + i, j0 + j);
+              store_results(cv, sums.data() + (m - m0) * width, pixels, width, at.n, at.g, first, count, at.i0 + i,
+                            at.j0 + j);
             m += pixels > 0 ? pixels : shape.pitch - j;
           }
         }

@@ -1,16 +1,17 @@
 // float32 on a matrix unit that multiplies bfloat16: each number is split, exactly, into terms of eight significand
 // bits, and the products of terms are summed in float32.
 //
-//   float32  = a0 + a1 + a2      24 bits: the six products a_i * b_j with i + j <= 2; the three left out are below
-//                                2^-24 of the product
+//   float32  = a0 + a1 + a2      24 bits: the six products a_i * b_j with i + j <= 2; the three left out are at most
+//                                2^-23 of the product, and mostly far below
 //   float16  = a0 + a1           11 bits: all four products, so nothing is lost
 //   bfloat16 = a0                one
 //
-// A term is what truncation leaves of the rest before it: the splitting is exact, and no term is larger than the number
-// itself, so the largest floats don't overflow. Every product of two terms is exact in float32, and the unit sums 32 of
-// them before it adds to the total: with six additions for one, the error against float64 is still below that of a
-// chain of float32 multiply-adds. (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial Intelligence Datatype For
-// Higher-Precision Computations, ARITH 2019, arXiv:1904.06376.)
+// A term is the rest before it, rounded: the next rest is then at most half of its last bit, eight bits less, so that
+// three terms hold 24 bits and their signs, and the splitting is exact. (Truncated terms do, too, but their rests are
+// twice as large and all of one sign: the products left out were four times as large, and twice torch's error in short
+// sums.) Every product of two terms is exact in float32, and the unit sums 32 of them before it adds to the total.
+// (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations,
+// ARITH 2019, arXiv:1904.06376.)
 //
 // What the terms can't say: an infinity leaves NaN for a rest, and terms below 2^-126 are taken as zero. So operands
 // are looked through first, and images with an infinity, a NaN or a magnitude below 2^-103 are somebody else's
@@ -62,7 +63,7 @@ template <int terms>
 inline void split(Floats v, Words (&t)[terms]) {
 #pragma GCC unroll 3
   for (int i = 0; i < terms; ++i) {
-    t[i] = Words(v) & 0xffff0000u;
+    t[i] = (Words(v) + 0x8000u) & 0xffff0000u;
     v -= Floats(t[i]);
   }
 }
@@ -155,7 +156,8 @@ bool can_multiply(const Magnitudes& a, const Magnitudes& b) {
     constexpr int kLowest = -90;
     return a.greatest == 0 || b.greatest == 0 || exponent(a.greatest) + exponent(b.greatest) >= kLowest;
   } else {
-    if (!a.finite() || !b.finite()) return false;
+    constexpr uint32_t kRoundsToInfinity = 0x7f7f8000u;
+    if (a.greatest >= kRoundsToInfinity || b.greatest >= kRoundsToInfinity) return false;
     constexpr int kLowest = -103;                            // 23 bits above the smallest that the unit takes as it is
     const int x = exponent(a.least), y = exponent(b.least);  // above any other if all are zero
     return x >= kLowest && y >= kLowest && x + y >= kLowest;

@@ -31,15 +31,16 @@ struct LineTile {
   // `planes` is room for one chunk in float32, size_of_planes() elements.
   int64_t size_of_planes() const { return kDepth * shape.plane + 16; }
 
-  void pack(uint16_t* to, float* planes, const AxisPlan& r, const AxisPlan& c, int64_t i0, int64_t ni, int64_t j0,
-            int64_t nj, const In* in, const Strides& strides) const {
+  void pack(uint16_t* to, float* planes, const AxisPlan& r, const AxisPlan& c, const Place& place, const In* in,
+            const Strides& strides) const {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t c0 = chunk * kDepth, count = smaller(kDepth, channels - c0);
       uint16_t* const at = to + chunk * this->chunk();
       if (strides.c == 1) {
-        pack_pixels(at, r, c, i0, ni, j0, nj, in + c0, strides, count);
+        pack_pixels(at, r, c, place, in + c0, strides, count);
       } else {
-        pack_tile<float, In>(planes, shape, r, c, i0, ni, j0, nj, in + c0 * strides.c, strides, count);
+        pack_tile<float, In>(planes, shape, r, c, place.i0, place.ni, place.j0, place.nj, in + c0 * strides.c, strides,
+                             count);
         turn_over(at, planes, count);
       }
     }
@@ -71,15 +72,15 @@ struct LineTile {
     for (int t = 0; t < terms; ++t) store_words(to + t * term(), line[t]);
   }
 
-  void pack_pixels(uint16_t* to, const AxisPlan& r, const AxisPlan& c, int64_t i0, int64_t ni, int64_t j0, int64_t nj,
-                   const In* in, const Strides& strides, int64_t count) const {
-    const int64_t height = ni + shape.row_span, width = nj + shape.column_span;
+  void pack_pixels(uint16_t* to, const AxisPlan& r, const AxisPlan& c, const Place& place, const In* in,
+                   const Strides& strides, int64_t count) const {
+    const int64_t height = place.ni + shape.row_span, width = place.nj + shape.column_span;
     for (int pr = 0; pr < shape.rows.count; ++pr)
       for (int pc = 0; pc < shape.columns.count; ++pc)
         for (int64_t row = 0; row < height; ++row) {
           uint16_t* at = to + ((pr * shape.columns.count + pc) * shape.phase + row * shape.pitch) * kDepth;
-          const int64_t h = r.source((i0 + row) * r.stride + shape.lowest_row + shape.rows.remainder[pr]);
-          const int64_t v0 = j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc];
+          const int64_t h = r.source((place.i0 + row) * r.stride + shape.lowest_row + shape.rows.remainder[pr]);
+          const int64_t v0 = place.j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc];
           for (int64_t col = 0; col < width; ++col, at += kDepth) {
             const int64_t w = h < 0 ? -1 : c.source(v0 + col * c.stride);
             pack_line(at, w < 0 ? nullptr : in + h * strides.h + w * strides.w, count);

@@ -60,6 +60,42 @@ struct Convolution {
   }
 };
 
+// One item of work: rows [i0, i0 + ni), columns [j0, j0 + nj) of group g of image n, and part `part` of the outputs.
+struct Place {
+  int64_t index, part, n, g, i0, ni, j0, nj;
+};
+
+// All results in blocks of rows x columns; the parts of one block follow one another, so that a thread packs its tile
+// once. With fewer blocks than `wanted` items of work the outputs are divided too, into at most `most_parts`.
+struct Places {
+  int64_t rows, columns, all_rows, all_columns, down, across, G, count, parts;
+
+  template <class T, class In>
+  Places(const Convolution<T, In>& cv, int64_t rows, int64_t columns, int64_t wanted, int64_t most_parts)
+      : rows(rows),
+        columns(columns),
+        all_rows(cv.rows.count),
+        all_columns(cv.columns.count),
+        down(ceil_div(all_rows, rows)),
+        across(ceil_div(all_columns, columns)),
+        G(cv.G),
+        count(cv.N * G * down * across),
+        parts(count >= wanted ? 1 : smaller(most_parts, ceil_div(wanted, count))) {}
+
+  int64_t items() const { return count * parts; }
+  Place operator[](int64_t item) const {
+    const int64_t index = item / parts, i0 = index / across % down * rows, j0 = index % across * columns;
+    return {index,
+            item % parts,
+            index / across / down / G,
+            index / across / down % G,
+            i0,
+            smaller(rows, all_rows - i0),
+            j0,
+            smaller(columns, all_columns - j0)};
+  }
+};
+
 // Packs the weights of steps [k0, k1) of one block of outputs, [step][width], zeros beyond the last output; a step is
 // an (input, row tap, column tap). Returns whether all were finite.
 template <class T, class In>

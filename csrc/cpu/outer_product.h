@@ -141,11 +141,12 @@ class PackedWeights {
   Scratch<T> data_, bias_;
 };
 
-// One block of results: rows [i0, i0 + ni), columns [j0, j0 + nj) of image n, `count` outputs in vectors of `width`.
+// One block of results, `count` outputs in vectors of `width`.
 template <class T, class In>
 void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch, const T* tile, const int32_t* a_k,
-                    const T* weights, int64_t width, T* partial, const T* bias, int64_t n, int64_t g, int64_t first,
-                    int64_t count, int64_t i0, int64_t ni, int64_t j0, int64_t nj) {
+                    const T* weights, int64_t width, T* partial, const T* bias, const Place& at, int64_t first,
+                    int64_t count) {
+  const int64_t ni = at.ni, nj = at.nj;
   const int64_t steps = cv.inputs * cv.taps();
   const int mr = ni >= b.mr ? b.mr : 1;
   const int mc = int(smaller(b.mc, nj));
@@ -173,8 +174,8 @@ void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch
     if (steps > kParts * kChain<T>) add_sums(partial, totals, together * tile_size, false);
     for (int64_t t = 0; t < together; ++t)
       for (int r = 0; r < mr; ++r)
-        store_results(cv, partial + t * tile_size + r * mc * width, mc, width, n, g, first, count, i0 + row[t] + r,
-                      j0 + column[t]);
+        store_results(cv, partial + t * tile_size + r * mc * width, mc, width, at.n, at.g, first, count,
+                      at.i0 + row[t] + r, at.j0 + column[t]);
   }
 }
 
@@ -190,30 +191,23 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
       for (int s = 0; s < cv.columns.taps; ++s)
         a_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
-  const int64_t down = ceil_div(cv.rows.count, b.rows), across = ceil_div(cv.columns.count, b.columns);
-  const int64_t places = cv.N * cv.G * down * across;
-  // Few blocks: split the output channels as well, at the price of packing the tile once for each part.
-  const int64_t wanted = 2 * thread_count(), parts = places >= wanted ? 1 : smaller(kbs, ceil_div(wanted, places));
-  const double work = double(b.rows) * b.columns * steps * cv.outputs / parts / 16;
-  parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+  const Places places(cv, b.rows, b.columns, 2 * thread_count(), kbs);
+  const double work = double(b.rows) * b.columns * steps * cv.outputs / places.parts / 16;
+  parallel_for(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> tile(cv.inputs * shape.plane);
     Scratch<T> partial((2 * kTogether * CONVX_MAX_M + Vec<T>::lanes) * packed_weights.width);
     int64_t packed = -1;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t place = i / parts, part = i % parts;
-      const int64_t q = place % across, p = place / across % down, g = place / across / down % cv.G,
-                    n = place / across / down / cv.G;
-      const int64_t i0 = p * b.rows, j0 = q * b.columns;
-      const int64_t ni = smaller(b.rows, cv.rows.count - i0), nj = smaller(b.columns, cv.columns.count - j0);
-      if (packed != place)
-        pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, i0, ni, j0, nj,
-                         cv.in + cv.in_strides(n, g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
-      packed = place;
-      for (int64_t kb = part * kbs / parts; kb < (part + 1) * kbs / parts; ++kb) {
+    for (int64_t item = begin; item < end; ++item) {
+      const Place at = places[item];
+      if (packed != at.index)
+        pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, at.i0, at.ni, at.j0, at.nj,
+                         cv.in + cv.in_strides(at.n, at.g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
+      packed = at.index;
+      for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
         const int64_t first = kb * packed_weights.width, width = packed_weights.width_of(kb);
-        convolve_block<T, In>(cv, b, shape.pitch, tile.data(), a_k.data(), packed_weights.of(cv, j, g, kb), width,
-                              partial.data(), packed_weights.bias(g, kb), n, g, first,
-                              smaller(width, cv.outputs - first), i0, ni, j0, nj);
+        convolve_block<T, In>(cv, b, shape.pitch, tile.data(), a_k.data(), packed_weights.of(cv, j, at.g, kb), width,
+                              partial.data(), packed_weights.bias(at.g, kb), at, first,
+                              smaller(width, cv.outputs - first));
       }
     }
   });

@@ -173,8 +173,13 @@ bool pack_strip_outputs(T* to, const WeightGradient<T, In>& wg, int64_t n0, int6
         next += ni * Q * width;
         break;
       }
-      for (int64_t j = 0; j < Q; ++j)
-        for (int64_t k = 0; k < width; ++k) next[j * width + k] = k < count ? T(from[j * s.w + k * s.c]) : T(0);
+      if (s.c == 1)
+        for (int64_t j = 0; j < Q; ++j)
+          for (int64_t k = 0; k < width; k += Vec<T>::lanes)
+            store(next + j * width + k, load_some<T>(from + j * s.w + k, larger(0, count - k)));
+      else
+        for (int64_t j = 0; j < Q; ++j)
+          for (int64_t k = 0; k < width; ++k) next[j * width + k] = k < count ? T(from[j * s.w + k * s.c]) : T(0);
       next += Q * width;
     }
   return all_finite(to, images * ni * Q * width);

@@ -143,10 +143,43 @@ inline void pack_row(T* to, const AxisPlan& c, const InsideRun& run, int64_t wid
   edge(run.last, width);
 }
 
+// pack_tile where channels are neighbours in memory: each row's pixels are turned over, squares of pixels x channels.
+template <class T, class In>
+void pack_tile_of_pixels(T* tile, const TileShape& shape, const AxisPlan& r, const AxisPlan& c, int64_t i0, int64_t ni,
+                         int64_t j0, int64_t nj, const In* in, const Strides& strides, int64_t channels) {
+  const int64_t height = ni + shape.row_span, width = nj + shape.column_span;
+  for (int pc = 0; pc < shape.columns.count; ++pc) {
+    const InsideRun run(c, j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc], width);
+    for (int pr = 0; pr < shape.rows.count; ++pr)
+      for (int64_t row = 0; row < height; ++row) {
+        T* const to = tile + (pr * shape.columns.count + pc) * shape.phase + row * shape.pitch;
+        const int64_t h = r.source((i0 + row) * r.stride + shape.lowest_row + shape.rows.remainder[pr]);
+        const In* const from = in + h * strides.h;
+        const auto edge = [&](int64_t begin, int64_t end) {
+          for (int64_t x = begin; x < end; ++x) {
+            const int64_t w = h < 0 ? -1 : c.source(run.v0 + x * c.stride);
+            for (int64_t ch = 0; ch < channels; ++ch)
+              to[ch * shape.plane + x] = w < 0 ? T(0) : T(from[w * strides.w + ch]);
+          }
+        };
+        if (h < 0) {
+          for (int64_t ch = 0; ch < channels; ++ch) std::memset(to + ch * shape.plane, 0, width * sizeof(T));
+          continue;
+        }
+        edge(0, run.first);
+        transpose<T, In>(from + (run.v0 + run.first * c.stride) * strides.w, c.stride * strides.w, run.last - run.first,
+                         channels, to + run.first, shape.plane, run.last - run.first);
+        edge(run.last, width);
+      }
+  }
+}
+
 // Copies what the results [i0, i0 + ni) x [j0, j0 + nj) read of `channels` channels into `tile`, a plane a channel.
 template <class T, class In>
 void pack_tile(T* tile, const TileShape& shape, const AxisPlan& r, const AxisPlan& c, int64_t i0, int64_t ni,
                int64_t j0, int64_t nj, const In* in, const Strides& strides, int64_t channels) {
+  if (strides.c == 1 && strides.w != 1)
+    return pack_tile_of_pixels(tile, shape, r, c, i0, ni, j0, nj, in, strides, channels);
   const int64_t height = ni + shape.row_span, width = nj + shape.column_span;
   for (int pc = 0; pc < shape.columns.count; ++pc) {
     const InsideRun run(c, j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc], width);
