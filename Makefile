@@ -26,10 +26,10 @@ help:  ## this list
 demo: build  ## the notebooks' examples, an autoencoder on photographs, a short table beside torch
 	@$(PY) -m examples.demo $(ARGS)
 
-test: build  ## the test suite: under 15 minutes on 2 cores
+test: build $(VENV)/requirements-test.ready  ## the test suite: under 15 minutes on 2 cores
 	@$(PY) -m pytest -q $(ARGS)
 
-test-exhaustive: build  ## the full cross product of the same tests: hours
+test-exhaustive: build $(VENV)/requirements-test.ready  ## the full cross product of the same tests: hours
 	@CONVX_TEST_EXHAUSTIVE=1 $(PY) -m pytest -q $(ARGS)
 
 bench-cpu: build  ## convx beside torch over the shapes of real networks
