@@ -70,7 +70,7 @@ def transposed_case(name, device="cpu", dtype=torch.float64):
 
 
 def primitive_cases():
-    """The three primitives themselves on one ugly problem: N1 C4 H6 W5 K2 R3 S2 P3 Q3 G2, and its twin that reflects."""
+    """The primitives themselves on one ugly problem: N1 C4 H6 W5 K2 R3 S2 P3 Q3 G2, and its twin that reflects."""
     for mode, padding in (("zeros", (1, 0)), ("reflect", (2, 1))):
         p, q = ((6 + 2 * padding[0] - 4 - 1) // 2 + 1, 5 + 2 * padding[1] - 2)
         geometry = ((2, 1), padding, (2, 2), 2)
