@@ -1,6 +1,6 @@
 """The kinds of layers that each tool is tested with, convx's and torch's, and a network of all of them.
 
-Parameters and inputs are small integers, so that results are exact and must be equal, whoever computed or compiled them.
+Parameters and inputs are small integers, so that results are exact, and equal whoever computed or compiled them.
 """
 
 from __future__ import annotations

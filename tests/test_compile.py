@@ -6,6 +6,7 @@ has a part in is the graph. Inductor itself runs a network of all kinds.
 
 import pytest
 import torch
+from inductor import needs_compiler
 from kinds import KINDS, LAYOUTS, Network, assert_same, images, layer, value_and_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
@@ -156,21 +157,6 @@ def test_a_whole_training_step_is_one_graph():
 
 
 # ---- Inductor ----
-
-
-def cpp_compiler_missing() -> str:
-    """Why Inductor can't compile for the CPU here; empty if it can."""
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler as error:
-        return f"Inductor finds no C++ compiler: {error}"
-    return ""
-
-
-MISSING = cpp_compiler_missing()
-needs_compiler = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @needs_compiler

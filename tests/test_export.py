@@ -4,14 +4,12 @@ An exported program holds layers, with their padding, not primitives of the exam
 """
 
 import io
-import subprocess
-import sys
 
 import pytest
 import torch
+from inductor import needs_compiler
 from kinds import KINDS, LAYOUTS, Network, assert_same, images, layer
-from process import ENVIRONMENT
-from test_compile import needs_compiler
+from process import run_python
 from torch.export import Dim, export, load, save
 
 import convx
@@ -73,11 +71,7 @@ def test_any_height_and_width():
 def test_decompositions(program):
     """By default to the primitives; to torch's own operators on request."""
     primitives = program.run_decompositions()
-    assert (
-        targets(primitives) == []
-        and [str(n.target) for n in primitives.graph.nodes if str(n.target).startswith("convx.")]
-        == ["convx.forward.default"] * 4 + ["convx.grad_input.default"] * 2
-    )
+    assert targets(primitives) == ["convx.forward.default"] * 4 + ["convx.grad_input.default"] * 2
     torchs = program.run_decompositions(convx.decompositions())
     assert targets(torchs) and all(name.startswith("aten.conv") for name in targets(torchs))
     for n in (2, 3):
@@ -125,12 +119,15 @@ EXTENSIONS = {
 @needs_compiler
 def test_aot_inductor(program, tmp_path):
     """The package runs in a process that has convx, or nothing of it but the compiled extension."""
-    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "network.pt2"))
+    package = torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(tmp_path / "network.pt2"),
+        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},  # the C++ compiler's time is the test's
+    )
     inputs = [images(n) for n in (2, 5)]
     torch.save((inputs, [Network(convx)(x).detach() for x in inputs]), tmp_path / "values.pt")
     for extension in EXTENSIONS.values():
-        command = [sys.executable, "-c", RUN_PACKAGE.format(extension=extension), package, str(tmp_path / "values.pt")]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+        done = run_python("-c", RUN_PACKAGE.format(extension=extension), package, tmp_path / "values.pt")
         assert done.stdout == "equal\n", done.stderr
 
 
