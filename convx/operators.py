@@ -8,9 +8,13 @@ compiles such a graph sees the primitives they are composed of. Eager calls and 
 from __future__ import annotations
 
 import torch
-from torch.jit import _builtins
 
 from . import functional
+
+try:
+    from torch.jit._builtins import _register_builtin
+except ImportError:  # a torch without TorchScript, or whose table of functions is elsewhere
+    _register_builtin = None
 
 _GEOMETRY = 'SymInt[2] dilation=1, SymInt groups=1, *, str padding_mode="zeros") -> Tensor'
 _SCHEMAS = (
@@ -38,6 +42,6 @@ for _schema in _SCHEMAS:
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
     _library.impl(_name, _conv_transpose2d if "transpose" in _name else _conv2d, "CompositeImplicitAutograd")
 
-# torch.jit.script compiles calls of the functions to calls of these.
-_builtins._register_builtin(functional.conv2d, "convx::conv2d")
-_builtins._register_builtin(functional.conv_transpose2d, "convx::conv_transpose2d")
+if _register_builtin is not None:  # torch.jit.script compiles calls of the functions to calls of these
+    _register_builtin(functional.conv2d, "convx::conv2d")
+    _register_builtin(functional.conv_transpose2d, "convx::conv_transpose2d")

@@ -6,6 +6,7 @@ has a part in is the graph. Inductor itself runs a network of all kinds.
 
 import pytest
 import torch
+from conftest import EXHAUSTIVE
 from inductor import needs_compiler
 from kinds import KINDS, LAYOUTS, Network, assert_same, images, layer, value_and_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -23,9 +24,9 @@ def nothing_compiled_before():
     torch._dynamo.reset()
 
 
-def compiled(function, dynamic=None):
+def compiled(function, dynamic=None, backend="aot_eager"):
     """The function compiled in one graph, and what counts the graphs."""
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend(backend)
     return torch.compile(function, backend=counter, fullgraph=True, dynamic=dynamic), counter
 
 
@@ -75,21 +76,21 @@ def test_padding_modes_of_any_height_and_width_share_a_graph():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @KINDS
-def test_autocast(kind, dtype):
+def test_autocast(kind, dtype, device):
     """Around the call and inside the graph, with a region where it is disabled."""
-    module, x = layer(kind, convx), images(2)
+    module, x = layer(kind, convx, device), images(2, device=device)
 
     def call(x):
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast(device, dtype=dtype):
             inside = module(x)
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(device, enabled=False):
                 return inside, module(x)
 
     got = compiled(call)[0](x)
     assert [t.dtype for t in got] == [dtype, torch.float32]
     assert_same(got, call(x))
     function = compiled(module)[0]
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(device, dtype=dtype):
         assert_same(value_and_gradients(function, module, x), value_and_gradients(module, module, x))
 
 
@@ -184,12 +185,13 @@ def test_inductor_inference(device):
     torch.testing.assert_close(got, expected, rtol=0.05, atol=1)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", *([pytest.param("inductor", marks=needs_compiler)] * EXHAUSTIVE)])
 @pytest.mark.parametrize("name", networks.NETWORKS)
-def test_converted_networks_train(name):
+def test_converted_networks_train(name, backend):
     """Those of benchmarks/networks.py: the loss and the gradients of a compiled step are those of an eager one."""
     network = networks.NETWORKS[name]
     eager, graph = (networks.trainers(network, 2, 64)["convx"] for _ in range(2))
-    graph.model, counter = compiled(graph.model)
+    graph.model, counter = compiled(graph.model, backend=backend)
     eager.step()
     graph.step()
     assert counter.frame_count == 1

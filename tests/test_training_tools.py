@@ -6,6 +6,8 @@ import pytest
 import torch
 from kinds import ARGUMENTS, KINDS, LAYOUTS, Network, assert_same, images, layer, value_and_gradients
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.flop_counter import FlopCounterMode
 from twins import integers
@@ -65,6 +67,34 @@ def test_autocast_of_the_other_device_changes_nothing():
     module, x = layer("conv", convx), images(2)
     with torch.autocast("cuda", dtype=torch.float16, enabled=True):
         assert module(x).dtype == torch.float32
+
+
+@AUTOCAST
+@KINDS
+def test_autocast_on_cuda_has_torchs_dtypes(kind, autocast):
+    """Without a GPU: tensors that only claim to be on one, and CUDA's autocast switched on by hand."""
+
+    def output_dtype(library, dtype):
+        module = layer(kind, library)
+        with FakeTensorMode():
+            weight, bias, x = (
+                torch.empty(size, dtype=dtype, device="cuda")
+                for size in (module.weight.shape, module.bias.shape, (2, 4, 8, 6))
+            )
+            return functional_call(module, {"weight": weight, "bias": bias}, (x,)).dtype
+
+    def dtypes(library):
+        return [output_dtype(library, dtype) for dtype in (torch.float32, torch.float64, autocast)]
+
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    try:
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", autocast)
+        assert dtypes(convx) == dtypes(nn) == [autocast, torch.float64, autocast]
+        assert layer(kind, convx)(images(2)).dtype == torch.float32  # on the CPU nothing changes
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
 
 
 def test_autocast_to_an_unsupported_dtype():
@@ -238,11 +268,12 @@ def test_flops_of_a_convolution():
 def test_cuda_graphs(kind):
     """A captured training step, replayed on other data."""
     module, x = layer(kind, convx, "cuda"), images(2, device="cuda")
-    static = x.clone()
+    static, cotangent = x.clone(), integers(*module(x).shape, seed=3).to("cuda")
 
     def step():
-        static.grad = None
-        return value_and_gradients(module, module, static)
+        leaf = static.detach().requires_grad_()
+        out = module(leaf)
+        return [out, *torch.autograd.grad(out, [leaf, *module.parameters()], cotangent)]
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
