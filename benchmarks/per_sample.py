@@ -57,6 +57,18 @@ def separable(width: int = 32) -> nn.Module:
     return nn.Sequential(*layers, *head(inputs))
 
 
+def convnext(width: int = 32) -> nn.Module:
+    """ConvNeXt's blocks (arXiv:2201.03545), 7x7 depthwise and 1x1 up and down, without the shortcuts."""
+
+    def block(inputs: int) -> list[nn.Module]:
+        depthwise = nn.Conv2d(inputs, inputs, 7, padding=3, groups=inputs)
+        return [depthwise, nn.GroupNorm(1, inputs), nn.Conv2d(inputs, 4 * inputs, 1), nn.GELU(),
+                nn.Conv2d(4 * inputs, inputs, 1)]  # fmt: skip
+
+    layers = [nn.Conv2d(3, width, 2, 2), *block(width), nn.Conv2d(width, 2 * width, 2, 2), *block(2 * width)]
+    return nn.Sequential(*layers, *head(2 * width))
+
+
 def decoder(width: int = 32) -> nn.Module:
     """Down by two convolutions of stride 2, up again by two transposed ones."""
     return nn.Sequential(
@@ -66,7 +78,7 @@ def decoder(width: int = 32) -> nn.Module:
     )  # fmt: skip
 
 
-NETWORKS = {"strided": strided, "pooled": pooled, "separable": separable, "decoder": decoder}
+NETWORKS = {"strided": strided, "pooled": pooled, "separable": separable, "convnext": convnext, "decoder": decoder}
 Gradients = dict[str, Tensor]
 
 
