@@ -18,7 +18,7 @@ SHORTER := 's/^(\[[0-9]+\/[0-9]+\]) .* (-c )+($(subst /,\/,$(CURDIR))\/)?(\S+) .
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # the commands share the machine, and ninja runs its own jobs
 unexport MAKEFLAGS MFLAGS  # so that ninja does not ask make for job slots that it can't give
-.PHONY: help demo test test-exhaustive bench-cpu bench-networks bench-padding bench-overhead bench-scaling bench-memory lint format cuda-build cuda-compile build clean FORCE
+.PHONY: help demo test test-exhaustive bench-cpu bench-networks bench-padding bench-overhead bench-scaling bench-memory bench-per-sample lint format cuda-build cuda-compile build clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 18
@@ -26,10 +26,10 @@ help:  ## this list
 demo: build  ## the notebooks' examples, an autoencoder on photographs, a short table beside torch
 	@$(PY) -m examples.demo $(ARGS)
 
-test: build  ## the test suite: under 15 minutes on 2 cores
+test: build $(VENV)/requirements-test.ready  ## the test suite: under 15 minutes on 2 cores
 	@$(PY) -m pytest -q $(ARGS)
 
-test-exhaustive: build  ## the full cross product of the same tests: hours
+test-exhaustive: build $(VENV)/requirements-test.ready  ## the full cross product of the same tests: hours
 	@CONVX_TEST_EXHAUSTIVE=1 $(PY) -m pytest -q $(ARGS)
 
 bench-cpu: build  ## convx beside torch over the shapes of real networks
@@ -46,6 +46,9 @@ bench-overhead: build  ## what small calls cost
 
 bench-scaling: build  ## what a second thread brings, and that it changes no bit
 	@$(PY) -m benchmarks.scaling $(ARGS)
+
+bench-per-sample: build  ## gradients of each sample, by vmap of grad, of small CNNs
+	@$(PY) -m benchmarks.per_sample $(ARGS)
 
 bench-memory: build  ## what calls take at their peak over operands and result
 	@$(PY) -m benchmarks.memory $(ARGS)

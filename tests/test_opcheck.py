@@ -6,7 +6,7 @@ dynamic shapes. Beside it, what opcheck does not look at: the layout that meta k
 import pytest
 import torch
 
-import convx  # noqa: F401  (registers the operators)
+import convx
 
 OPS = torch.ops.convx
 CHECKS = {"test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"}
@@ -114,3 +114,27 @@ def test_schemas_are_part_of_the_interface():
         "grad_input": f"convx::grad_input(Tensor grad_output, Tensor weight, Tensor? bias, {middle}input_size, {tail}",
         "grad_weight": f"convx::grad_weight(Tensor input, Tensor grad_output, {middle}kernel_size, {tail}",
     }
+
+
+LAYERS = {
+    "conv2d": ("conv2d.default", (2, 4, 7, 6), (6, 2, 3, 2), ((2, 1), (1, 0), (1, 2), 2), {}),
+    "conv2d reflect": ("conv2d.default", (2, 4, 7, 6), (6, 4, 3, 3), ((1, 1), (2, 2)), {"padding_mode": "reflect"}),
+    "conv2d same": ("conv2d.padding", (2, 4, 7, 6), (6, 4, 4, 3), ((1, 1), "same"), {}),
+    "unbatched": ("conv2d.default", (4, 7, 6), (6, 4, 3, 3), (), {}),
+    "conv_transpose2d": ("conv_transpose2d.default", (2, 4, 5, 6), (4, 3, 3, 3), ((2, 1), (1, 1), (1, 0), 2), {}),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["inference", "training"])
+def test_opcheck_layers(name, requires_grad, device):
+    """The operators composed of the primitives; they give what the functions give, dispatched, traced and batched."""
+    op, x_size, w_size, args, kwargs = LAYERS[name]
+    packet, _, overload = op.partition(".")
+    operator = getattr(getattr(OPS, packet), overload)
+    x, w = (torch.randn(s, device=device, requires_grad=requires_grad) for s in (x_size, w_size))
+    results = torch.library.opcheck(operator, (x, w, None, *args), kwargs)
+    assert results == dict.fromkeys(CHECKS, "SUCCESS")
+    expected = getattr(convx, packet)(x, w, None, *args, **kwargs)
+    assert torch.equal(operator(x, w, None, *args, **kwargs), expected)
+    assert torch.equal(torch.vmap(lambda x: operator(x, w, None, *args, **kwargs))(x[None])[0], expected)
