@@ -15,6 +15,7 @@ channels_last)``, where ``size`` is the spatial size of the result and ``channel
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -247,10 +248,21 @@ for _name, _backward in (
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+@torch.compiler.assume_constant_result
+def _meet_dtensors() -> None:
+    """Imports the sharding rules if DTensors are about: a subclass came by, or code that may have some is traced."""
+    if "torch.distributed.tensor" in sys.modules:
+        from . import sharding  # noqa: F401
+
+
 def _call(name: str, function: type[Function], *args) -> Tensor:
     if torch.compiler.is_compiling():
+        _meet_dtensors()
         return getattr(_ops, name)(*args)
-    if _in_forward_mode() or not all(type(t) in _PLAIN for t in args[:3] if isinstance(t, Tensor)):
+    if _in_forward_mode():
+        return function.apply(*args)
+    if not all(type(t) in _PLAIN for t in args[:3] if isinstance(t, Tensor)):
+        _meet_dtensors()
         return function.apply(*args)
     return getattr(_C, name)(*args)  # csrc/bindings_autograd.cpp records it, if there is something to record
 
