@@ -10,13 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch  # noqa: F401 (its libraries must be loaded before ours)
 
-from . import _C, grad  # noqa: F401 (loading _C registers the operators)
+from . import _C, grad, operators  # noqa: F401 (loading _C and operators registers the operators)
 from .algorithms import Algorithm, algorithm, algorithms
 from .convert import convert, count, revert
 from .functional import conv2d, conv_transpose2d
 from .info import show_config
 from .intercept import intercept
 from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from .portable import decompositions
 
 try:
     __version__ = version("convx")
@@ -35,6 +36,7 @@ __all__ = [
     "conv_transpose2d",
     "convert",
     "count",
+    "decompositions",
     "grad",
     "intercept",
     "revert",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from . import _C, autograd
+from . import _C, autograd, portable
 
 IntOrPair = int | Sequence[int]
 
@@ -106,7 +106,8 @@ def _check_not_empty(input: Tensor) -> None:
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:
-    if max(size) > _LARGEST or min(size) < -_LARGEST:
+    # One by one: which of the two is larger would be a guard on symbolic sizes.
+    if any(n > _LARGEST or n < -_LARGEST for n in size):
         raise RuntimeError(f"the {name} would be {size[0]} x {size[1]}, which overflows 64-bit sizes")
 
 
@@ -124,13 +125,36 @@ def _autocast(*tensors):
     )
 
 
+def _prepared(caller: str, input, weight, bias):
+    """The operands, if they are tensors of ranks that fit, as autocast wants them."""
+    _check_operands(caller, input, weight, bias)
+    return _autocast(input, weight, bias)
+
+
 def _channels_last(input: Tensor, weight: Tensor) -> bool:
     """Whether torch would return channels_last: if either operand is laid out so."""
     if torch.compiler.is_compiling():
-        return any(
-            t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (input, weight)
-        )
+        return _is_channels_last(input) or _is_channels_last(weight)
     return _C.prefers_channels_last(input, weight)
+
+
+def _is_channels_last(t: Tensor) -> bool:
+    """Tensor::suggest_memory_format by sizes and strides, for Dynamo, which does not trace that."""
+    least = 0
+    for dim in (1, 3, 2, 0):
+        size, stride = t.shape[dim], t.stride(dim)
+        # Last comes the batch. If its stride is to be the channels', both layouts are one: contiguous.
+        if size == 0 or stride == 0 or stride < least or (dim == 0 and least == t.stride(1)):
+            return False
+        least = stride * size if size > 1 else stride
+    return True
+
+
+def _whole_layer(name: str):
+    """What to call where a graph is made that is to hold whole layers, by torch.export or torch.jit.trace, else None."""
+    if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+        return None
+    return getattr(portable if torch.onnx.is_in_onnx_export() else torch.ops.convx, name)
 
 
 def _complex(primitive, first: Tensor, second: Tensor, bias: Tensor | None, *args) -> Tensor:
@@ -198,17 +222,24 @@ def conv2d(
             groups,
             padding_mode=padding_mode,
         )
-    _check_operands("conv2d", input, weight, bias)
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = _prepared("conv2d", input, weight, bias)
+    call = _whole_layer("conv2d") or _conv2d
+    return call(input, weight, bias, stride, padding, dilation, groups, padding_mode=padding_mode)
+
+
+def _conv2d(input, weight, bias, stride, padding, dilation, groups, *, padding_mode):
+    """conv2d of operands that are prepared."""
     if input.dim() == 3:
-        batched = conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups, padding_mode=padding_mode)
+        batched = _conv2d(
+            input.unsqueeze(0), weight, bias, stride, padding, dilation, groups, padding_mode=padding_mode
+        )
         return batched.squeeze(0)
     _check_not_empty(input)
     dtype = input.dtype
     if dtype in _SMALL_INTEGERS and weight.dtype == dtype and (bias is None or bias.dtype == dtype):
         # exact: both wrap modulo a power of two, and the smaller one divides the larger
         wide = (t if t is None else t.long() for t in (input, weight, bias))
-        return conv2d(*wide, stride, padding, dilation, groups, padding_mode=padding_mode).to(dtype)
+        return _conv2d(*wide, stride, padding, dilation, groups, padding_mode=padding_mode).to(dtype)
 
     stride, dilation, groups = pair(stride, "stride"), pair(dilation, "dilation"), _groups(groups, "conv2d")
     if padding_mode != "zeros" and not isinstance(padding, str):
@@ -302,13 +333,18 @@ def conv_transpose2d(
             groups,
             dilation,
         )
-    caller = "conv_transpose2d"
-    _check_operands(caller, input, weight, bias)
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = _prepared("conv_transpose2d", input, weight, bias)
+    call = _whole_layer("conv_transpose2d") or _conv_transpose2d
+    return call(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation):
+    """conv_transpose2d of operands that are prepared."""
     if input.dim() == 3:
-        batched = conv_transpose2d(input.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation)
+        batched = _conv_transpose2d(input.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation)
         return batched.squeeze(0)
     _check_not_empty(input)
+    caller = "conv_transpose2d"
     groups = _groups(groups, caller)
     stride, dilation = pair(stride, "stride", caller), pair(dilation, "dilation", caller)
     padding, extra = pair(padding, "padding", caller), pair(output_padding, "output_padding", caller)

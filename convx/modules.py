@@ -6,9 +6,9 @@ Only the call to the convolution is replaced. Attributes may be changed after co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 
+import torch
 from torch import Tensor, nn
 
 from .functional import conv2d, conv_transpose2d, pair
@@ -57,7 +57,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     Shape: (N, K, P, Q) or (K, P, Q) to (N, C, H, W) or (C, H, W); see :func:`convx.conv_transpose2d`.
     """
 
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Applies the layer; ``output_size`` picks one of the sizes that the stride leaves open.
 
         Raises:
@@ -65,7 +65,11 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         """
         if self.padding_mode != "zeros":
             raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
-        if output_size is None:
+        if torch.jit.is_scripting():  # which knows no ints in the place of pairs, nor pair()
+            output_padding = self._output_padding(
+                input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+            )
+        elif output_size is None:
             output_padding = self.output_padding
         else:
             output_padding = self._output_padding(

@@ -32,15 +32,7 @@ struct Geometry {
       bool channels_last
 #define CONVX_PACK {stride, padding, dilation, groups, result_size, padding_mode, channels_last}
 
-// The same arguments by value, sizes known, for a call that outlives its caller: autograd keeps them for the backward.
-using Pair = std::array<int64_t, 2>;
-struct Arguments {
-  Pair stride, padding, dilation;
-  int64_t groups;
-  Pair result_size;
-  std::string padding_mode;
-  bool channels_last;
-};
+using SymbolicGeometry = Geometry<c10::SymInt>;
 
 // Checks everything a kernel relies on, raising what torch raises with a message that names what was expected and what
 // was got; returns the sizes of the result. `first` and `second` are the operands in the operator's order.
@@ -52,16 +44,13 @@ std::vector<Int> check(Primitive, const Tensor& first, const Tensor& second, con
 Tensor run(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
            const Geometry<int64_t>&, const AlgorithmList&, void* stream);
 
-// A primitive called through the dispatcher and recorded for reverse mode if gradients are on and an operand requires
-// one (bindings_autograd.cpp). Not for forward mode and torch.func's transforms: those are convx/autograd.py's.
-Tensor call(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias, const Arguments&);
-
-// The same for arguments that may be symbolic.
+// The operator with all its derivatives, as the dispatcher calls it, but by a shorter way where that can be
+// (bindings_autograd.cpp).
 Tensor call(Primitive, const Tensor& first, const Tensor& second, const std::optional<Tensor>& bias,
-            const Geometry<c10::SymInt>&);
+            const SymbolicGeometry&);
 
-// Whether forward mode (in any thread) or a transform of torch.func is active.
-bool in_forward_mode_or_transform();
+// Whether a transform of torch.func is active.
+bool in_transform();
 
 // What the module's initialisation asks of the files beside it: the names of autograd's nodes in Python
 // (bindings_autograd.cpp), and the functions that take Python's arguments as they are (bindings_call.cpp).

@@ -2,10 +2,11 @@
 // without a line of Python. For a convolution of 0.1 MFLOP the checks of convx/functional.py take longer than the sums.
 //
 // They return None for whatever is not plain: wrong types or values (functional.py says what is wrong), other ranks,
-// dtypes and devices, subclasses, autocast, forward mode, transforms of torch.func. So each test here errs to that
+// dtypes and devices, subclasses, autocast, torch.jit.trace, transforms of torch.func. So each test here errs to that
 // side, none raises, and functional.py stays the one description of what the arguments mean. What fits no kernel in a
 // plain call is said by the operator's checks, the same ones.
 #include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/TracerMode.h>
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -15,6 +16,14 @@
 
 namespace convx {
 namespace {
+
+using Pair = std::array<int64_t, 2>;
+struct Arguments {
+  Pair stride, padding, dilation;
+  int64_t groups;
+  Pair result_size;
+  std::string padding_mode;
+};
 
 // Sizes and steps below this can be multiplied and a few products added in 64 bits.
 constexpr int64_t small = int64_t(1) << 30;
@@ -80,7 +89,7 @@ bool has_small_sizes(const Tensor& t) {
   return t.size(2) > 0 && t.size(2) < small && t.size(3) > 0 && t.size(3) < small;
 }
 
-// Plain tensors in a thread that nothing but reverse mode watches.
+// Plain tensors in a thread that nothing but autograd watches.
 bool read(PyObject* const* objects, Tensors& t) {
   if (!THPVariable_CheckExact(objects[0]) || !THPVariable_CheckExact(objects[1])) return false;
   t.input = THPVariable_Unpack(objects[0]), t.weight = THPVariable_Unpack(objects[1]);
@@ -92,15 +101,18 @@ bool read(PyObject* const* objects, Tensors& t) {
   }
   return has_small_sizes(t.input) && has_small_sizes(t.weight) && !at::impl::torch_function_mode_enabled() &&
          !at::impl::PythonTorchFunctionTLS::peek_skip_next() &&
-         !at::autocast::is_autocast_enabled(t.input.device().type()) && !in_forward_mode_or_transform();
+         !at::autocast::is_autocast_enabled(t.input.device().type()) && !in_transform() &&
+         !at::tracer::impl::is_dispatch_enabled();
 }
 
-PyObject* run_plain(Primitive primitive, const Tensors& t, Arguments& arguments) {
-  arguments.channels_last = prefers_channels_last(t.input, t.weight);
+PyObject* run_plain(Primitive primitive, const Tensors& t, const Arguments& a) {
+  const auto symbolic = [](const Pair& pair) { return c10::fromIntArrayRefSlow(pair); };
   Tensor result;
   {
     pybind11::gil_scoped_release no_gil;
-    result = call(primitive, t.input, t.weight, t.bias, arguments);
+    result = call(primitive, t.input, t.weight, t.bias,
+                  {symbolic(a.stride), symbolic(a.padding), symbolic(a.dilation), a.groups, symbolic(a.result_size),
+                   a.padding_mode, prefers_channels_last(t.input, t.weight)});
   }
   return THPVariable_Wrap(std::move(result));
 }

@@ -95,13 +95,14 @@ void check_axis(const Geometry<Int>& g, PaddingMode mode, int i, const Int& in, 
   if (mode == PaddingMode::zeros) return;
   const Int before = g.padding[i];
   const Int after = (out - 1) * g.stride[i] - before + (kernel - 1) * g.dilation[i] - (in - 1);
-  const Int larger = before > after ? before : after;
-  if (mode == PaddingMode::reflect)
-    TORCH_CHECK(larger < in, "Padding size should be less than the corresponding input dimension, but got: padding ",
-                larger, " at dimension ", i + 2, " of size ", in, " (padding_mode='reflect')");
-  if (mode == PaddingMode::circular)
-    TORCH_CHECK(larger <= in, "Padding value causes wrapping around more than once: expected padding of at most ", in,
-                " at dimension ", i + 2, ", but got ", larger, " (padding_mode='circular')");
+  for (const Int& padding : {before, after}) {  // not the larger of both: which that is would be a guard of its own
+    if (mode == PaddingMode::reflect)
+      TORCH_CHECK(padding < in, "Padding size should be less than the corresponding input dimension, but got: padding ",
+                  padding, " at dimension ", i + 2, " of size ", in, " (padding_mode='reflect')");
+    if (mode == PaddingMode::circular)
+      TORCH_CHECK(padding <= in, "Padding value causes wrapping around more than once: expected padding of at most ",
+                  in, " at dimension ", i + 2, ", but got ", padding, " (padding_mode='circular')");
+  }
   TORCH_CHECK(in > 0, "expected a non-empty input for padding_mode='", name(mode), "', but dimension ", i + 2,
               " has size ", in);
 }

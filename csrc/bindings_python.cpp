@@ -1,6 +1,5 @@
 // The module convx._C: what Python needs beside the operators themselves. Eager calls, recorded by
 // bindings_autograd.cpp, the algorithm lists, and facts about the build.
-#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <mutex>
@@ -59,13 +58,6 @@ std::vector<std::string> cpu_isas() {
   return names;
 }
 
-// Whether the backward in progress was asked for the gradient of its node's tensor input i. A Function's own
-// needs_input_grad says only which inputs require one.
-bool should_compute(size_t i) {
-  const auto node = torch::autograd::get_current_node();
-  return !node || i >= node->num_outputs() || node->task_should_compute_output(i);
-}
-
 // How many distinct threads a parallel loop runs on.
 int64_t parallel_threads() {
   std::mutex mutex;
@@ -114,7 +106,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("algorithms", algorithms, py::arg("device"), py::arg("primitive"));
   m.def("forced_algorithm", [](const std::string& p) { return forced_algorithm(primitive_of(p)); });
   m.def("force_algorithm", [](const std::string& p, const std::string& n) { force_algorithm(primitive_of(p), n); });
-  m.def("should_compute", should_compute);
   m.def("cpu_isas", cpu_isas);
   m.def("cpu_isa", [] { return std::string(cpu::name(cpu::current_isa())); });
   m.def("force_cpu_isa", cpu::force_isa);

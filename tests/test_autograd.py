@@ -69,30 +69,30 @@ def transposed_case(name, device="cpu", dtype=torch.float64):
     return lambda *t: convx.conv_transpose2d(*t, **kwargs), operands((x, w, bias), device, dtype)
 
 
-def function_cases():
-    """The three Functions themselves on one ugly problem: N1 C4 H6 W5 K2 R3 S2 P3 Q3 G2, and its twin that reflects."""
+def primitive_cases():
+    """The primitives themselves on one ugly problem: N1 C4 H6 W5 K2 R3 S2 P3 Q3 G2, and its twin that reflects."""
     for mode, padding in (("zeros", (1, 0)), ("reflect", (2, 1))):
         p, q = ((6 + 2 * padding[0] - 4 - 1) // 2 + 1, 5 + 2 * padding[1] - 2)
         geometry = ((2, 1), padding, (2, 2), 2)
         x, w, y = (1, 4, 6, 5), (2, 2, 3, 2), (1, 2, p, q)
         rest = (mode, False)
-        yield f"Forward-{mode}", functions.Forward, (x, w, (2,)), (*geometry, (p, q), *rest)
-        yield f"GradInput-{mode}", functions.GradInput, (y, w, (4,)), (*geometry, (6, 5), *rest)
-        yield f"GradWeight-{mode}", functions.GradWeight, (x, y), (*geometry, (3, 2), *rest)
+        yield f"forward-{mode}", functions.forward, (x, w, (2,)), (*geometry, (p, q), *rest)
+        yield f"grad_input-{mode}", functions.grad_input, (y, w, (4,)), (*geometry, (6, 5), *rest)
+        yield f"grad_weight-{mode}", functions.grad_weight, (x, y), (*geometry, (3, 2), *rest)
 
 
-FUNCTIONS = {name: case for name, *case in function_cases()}
+PRIMITIVES = {name: case for name, *case in primitive_cases()}
 
 
-def function_case(name, device="cpu"):
-    function, sizes, args = FUNCTIONS[name]
-    return lambda *t: function.apply(*t, *args), operands(sizes, device)
+def primitive_case(name, device="cpu"):
+    function, sizes, args = PRIMITIVES[name]
+    return lambda *t: function(*t, *args), operands(sizes, device)
 
 
 CASES = (
     [pytest.param(conv_case, name, id=f"conv2d-{name}") for name in CONV]
     + [pytest.param(transposed_case, name, id=f"conv_transpose2d-{name}") for name in TRANSPOSED]
-    + [pytest.param(function_case, name, id=name) for name in FUNCTIONS]
+    + [pytest.param(primitive_case, name, id=name) for name in PRIMITIVES]
 )
 
 

@@ -1,9 +1,8 @@
-"""Plain eager calls, which C++ takes from Python's arguments to the kernel (csrc/bindings_call.cpp) and records for
-reverse mode (csrc/bindings_autograd.cpp). There is a longer way to the same kernels, through convx/functional.py and
-the Functions of convx/autograd.py: everything unusual must go that way, and both must give the same bits.
+"""Plain eager calls, which C++ takes from Python's arguments to the kernel (csrc/bindings_call.cpp) and differentiates
+(csrc/bindings_autograd.cpp). There is a longer way to the same kernels, through convx/functional.py and the
+dispatcher: everything unusual must go that way, and both must give the same bits.
 """
 
-import math
 import re
 from contextlib import nullcontext
 
@@ -188,7 +187,7 @@ CONTEXTS = {
     "anomaly": (lambda: torch.autograd.set_detect_anomaly(True), True),
     "autocast of another device": (lambda: torch.autocast("cuda", torch.float16), True),
     "autocast": (lambda: torch.autocast("cpu", torch.bfloat16), False),
-    "forward mode": (forward_ad.dual_level, False),
+    "forward mode": (forward_ad.dual_level, True),
     "function mode": (Passing, False),
     "intercept": (convx.intercept, False),
     "default device": (lambda: torch.device("cpu"), False),  # a function mode as well
@@ -241,12 +240,12 @@ PROBLEMS = {  # the plain call, sizes of the operands, spatial size of the resul
 
 
 def in_all_ways(primitive):
-    """Operands, and one problem as a plain call, as the long way calls it, and last by the Python Function."""
+    """Operands, and one problem as a plain call, as the long way calls it, and by the dispatcher."""
     plain, sizes, result = PROBLEMS[primitive]
     args = (*SHARED, result, "zeros", False)
-    long, function = getattr(functions, primitive), getattr(functions, NAMES[primitive]).apply
+    long, operator = getattr(functions, primitive), getattr(torch.ops.convx, primitive)
     calls = [plain] if plain else []
-    return leaves(*sizes), [*calls, lambda *t: long(*t, *args), lambda *t: function(*t, *args)]
+    return leaves(*sizes), [*calls, lambda *t: long(*t, *args), lambda *t: operator(*t, *args)]
 
 
 def derivatives_of_orders(function, operands, orders):
@@ -273,29 +272,15 @@ def test_derivatives_to_the_third_order_are_the_same_bits_in_all_ways(primitive)
 def test_nodes_have_names(primitive):
     operands, calls = in_all_ways(primitive)
     name = NAMES[primitive]
-    for call in calls[:-1]:
+    for call in calls:
         node = call(*operands).grad_fn
         assert type(node).__name__ == f"{name}Backward" and f"convx::{name}" in node.name()
         assert [type(n).__name__ for n, _ in node.next_functions] == ["AccumulateGrad"] * len(operands)
         assert re.match("<.*Backward object", repr(node))
-    assert type(calls[-1](*operands).grad_fn).__name__ == f"{name}Backward"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("size", [(1, 1, 1, 1), (2, 1, 31, 33), (4, 1, 150, 151), (0, 1, 3, 3), (2, 3, 40, 41)])
-def test_bias_gradient_is_the_same_bits_in_python(size, dtype):
-    cotangent = values(*size, dtype=dtype)
-    bias = torch.zeros(size[1], dtype=dtype, requires_grad=True)
-    x, w = torch.zeros(size, dtype=dtype), torch.zeros(size[1], 1, 1, 1, dtype=dtype)
-    out = convx.conv2d(x, w, bias, groups=size[1])
-    (grad,) = torch.autograd.grad(out, bias, cotangent)
-    assert torch.equal(grad, functions._bias_gradient(cotangent))
-    if math.prod(size):
-        assert grad.any()
 
 
 def test_a_tangent_of_the_cotangent():
-    """The call was recorded in C++ before forward mode began; its backward has to leave it for Python."""
+    """The call was recorded before forward mode began."""
     x, w, b = leaves(X, W, B)
     out = convx.conv2d(x, w, b, groups=2)
     cotangent, tangent = values(*out.shape).double(), values(*out.shape, seed=1).double()
