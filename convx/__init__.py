@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch  # noqa: F401 (its libraries must be loaded before ours)
 
-from . import _C, grad, operators  # noqa: F401 (loading _C and operators registers the operators)
+from . import _C, flops, grad, operators  # noqa: F401 (they register operators, and formulas for them)
 from .algorithms import Algorithm, algorithm, algorithms
 from .convert import convert, count, revert
 from .functional import conv2d, conv_transpose2d
