@@ -2,7 +2,8 @@
 
     python -m benchmarks.overhead
 
-Each problem four times: the function without gradients, the function and its backward pass, and the same of the layer.
+Each problem six times: the function without gradients, the function and its backward pass, the same of the layer, and
+of the layer under torch.compile, where a call's guards and its generated code around the convolution are in the time.
 """
 
 import sys
@@ -35,11 +36,14 @@ SHAPES = (
 ROUNDS = (20, 20_000)
 
 
-def calls(shape: Shape, device: str) -> dict:
-    """By name what is timed: torch's and convx's callable. Function and layer have the same weights."""
+def calls(shape: Shape, device: str, backend: str | None = None) -> dict:
+    """By name what is timed: torch's and convx's callable. Function and layer have the same weights.
+
+    Compiled ones only if there is a backend of torch.compile to do it.
+    """
     s, o = shape, make_operands(shape, torch.float32, device)
     x = (o.y if s.transposed else o.x).requires_grad_()
-    weight, bias = o.w.requires_grad_(), torch.randn(s.C if s.transposed else s.K, device=device, requires_grad=True)
+    weight, bias = nn.Parameter(o.w), nn.Parameter(torch.randn(s.C if s.transposed else s.K, device=device))
     name = "conv_transpose2d" if s.transposed else "conv2d"
     layer = "ConvTranspose2d" if s.transposed else "Conv2d"
     geometry = {"stride": s.stride, "padding": s.padding, "dilation": s.dilation, "groups": s.G}
@@ -51,29 +55,36 @@ def calls(shape: Shape, device: str) -> dict:
 
     def layer_of(library):
         module = getattr(library, layer)(*channels, (s.R, s.S), **geometry, device=device)
-        module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
+        module.weight, module.bias = weight, bias
         return module
+
+    def with_and_without_gradients(what, callables):
+        backward = {side: with_gradients(call, x, weight, bias) for side, call in callables.items()}
+        return {what: callables, f"{what} and backward": backward}
 
     functions = {"torch": function_of(functional), "convx": function_of(convx)}
     modules = {"torch": layer_of(nn), "convx": layer_of(convx)}
-    return {
-        name: functions,
-        f"{name} and backward": {
-            side: with_gradients(function, x, weight, bias) for side, function in functions.items()
-        },
-        layer: {side: lambda module=module: module(x) for side, module in modules.items()},
-        f"{layer} and backward": {
-            side: with_gradients(lambda module=module: module(x), x, module.weight, module.bias)
-            for side, module in modules.items()
-        },
-    }
+    layers = {side: lambda module=module: module(x) for side, module in modules.items()}
+    result = with_and_without_gradients(name, functions) | with_and_without_gradients(layer, layers)
+    if backend is not None:
+        graphs = {side: torch.compile(module, backend=backend, fullgraph=True) for side, module in modules.items()}
+        compiled = {side: lambda graph=graph: graph(x) for side, graph in graphs.items()}
+        result |= with_and_without_gradients(f"{layer}, compiled", compiled)
+    return result
 
 
 def main() -> int:
-    options = start(parser("overhead", __doc__, seconds=0.5))
+    made = parser("overhead", __doc__, seconds=0.5)
+    made.add_argument("--backend", default="inductor", help="of torch.compile (inductor); none: leave that out")
+    made.add_argument("--shapes", nargs="+", choices=[s.name for s in SHAPES], metavar="NAME",
+                      help=", ".join(s.name for s in SHAPES))  # fmt: skip
+    options = start(made)
+    backend = None if options.backend == "none" else options.backend
     pairs = Pairs("problem", "us")
     for shape in SHAPES:
-        for what, both in calls(shape, options.device).items():
+        if options.shapes and shape.name not in options.shapes:
+            continue
+        for what, both in calls(shape, options.device, backend).items():
             name = f"{shape.name}, {shape.gflop * 1e3:.2f} MFLOP: {what}"
             pairs.add(name, interleaved(both, options.device, options.seconds, ROUNDS))
     pairs.close()

@@ -151,7 +151,7 @@ def _is_channels_last(t: Tensor) -> bool:
 
 
 def _whole_layer(name: str):
-    """What to call where a graph is made that is to hold whole layers, by torch.export or torch.jit.trace, else None."""
+    """What to call where torch.export or torch.jit.trace makes a graph, which is to hold whole layers; else None."""
     if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
         return None
     return getattr(portable if torch.onnx.is_in_onnx_export() else torch.ops.convx, name)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import convx
-from benchmarks import memory, networks, padding, report, roofs, run
+from benchmarks import memory, networks, padding, per_sample, report, roofs, run
 from benchmarks.shapes import CLASSES, load
 
 ROOFS = {"float32": 100.0, "float64": 50.0, "copy": 10.0}
@@ -115,8 +115,30 @@ def test_run(monkeypatch, capsys, tmp_path):
 
 
 def test_overhead(monkeypatch, capsys):
-    status, text = run_command(monkeypatch, capsys, "overhead", "--seconds", 0)
+    status, text = run_command(monkeypatch, capsys, "overhead", "--seconds", 0, "--backend", "none")
     assert status == 0 and "3x3, 0.12 MFLOP: Conv2d and backward" in text and "of 20" in text
+
+
+def test_overhead_under_compile(monkeypatch, capsys):
+    arguments = ("--seconds", 0, "--backend", "aot_eager", "--shapes", "transposed 4x4")
+    status, text = run_command(monkeypatch, capsys, "overhead", *arguments)
+    assert status == 0 and "ConvTranspose2d, compiled and backward" in text and "of 6" in text
+
+
+@pytest.mark.parametrize("name", per_sample.NETWORKS)
+def test_per_sample(name, monkeypatch, capsys):
+    arguments = ("--seconds", 0, "--batch", 3, "--size", 16, "--networks", name)
+    status, text = run_command(monkeypatch, capsys, "per_sample", *arguments)
+    assert status == 0 and "of 1" in text and "OFF" not in text
+
+
+def test_per_sample_sees_a_wrong_gradient(monkeypatch, capsys):
+    """The loop is of other samples."""
+    right = per_sample.per_sample
+    monkeypatch.setattr(per_sample, "per_sample", lambda m, x, t: (right(m, x, t)[0], right(m, x.flip(0), t)[1]))
+    arguments = ("--seconds", 0, "--batch", 3, "--size", 16, "--networks", "strided")
+    status, text = run_command(monkeypatch, capsys, "per_sample", *arguments)
+    assert status == 1 and "OFF" in text and "differ from a loop's: strided" in text
 
 
 def test_padding(monkeypatch, capsys):
