@@ -9,12 +9,13 @@ import os
 import pytest
 import torch.distributed as dist
 from conftest import DEVICES
+from kinds import KINDS
 from process import run_python
 
 if not dist.is_available():
     pytest.skip("this torch is built without torch.distributed", allow_module_level=True)
 
-from two_processes import CHECKS, KINDS
+from two_processes import CHECKS
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "two_processes.py")
 
@@ -29,7 +30,7 @@ def results(request, tmp_path_factory):
     return [json.loads(path.with_suffix(f".{rank}").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@KINDS
 @pytest.mark.parametrize("check", [check.__name__ for check in CHECKS])
 def test_two_processes(results, check, kind):
     for rank, said in enumerate(results):

@@ -11,6 +11,7 @@ import pickle
 import pytest
 import torch
 from counting import count_calls, ran_on_convx
+from kinds import ARGUMENTS, KINDS, layer
 from torch import nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.utils import convert_conv2d_weight_memory_format, parametrizations, parametrize, prune, stateless
@@ -24,22 +25,11 @@ pytestmark = pytest.mark.filterwarnings(
     *("ignore:`torch.nn.utils.stateless", "ignore:must run observer", "ignore:.*reduce_range"),
 )
 
-DENSE = {"in_channels": 4, "out_channels": 6, "kernel_size": (3, 2), "stride": (2, 1), "padding": 1}
-DEPTHWISE = {"in_channels": 4, "out_channels": 8, "kernel_size": 3, "padding": 1, "groups": 4}
-KINDS = {
-    "dense": (convx.Conv2d, nn.Conv2d, DENSE),
-    "depthwise": (convx.Conv2d, nn.Conv2d, DEPTHWISE),
-    "transposed": (convx.ConvTranspose2d, nn.ConvTranspose2d, DENSE),
-    "transposed-depthwise": (convx.ConvTranspose2d, nn.ConvTranspose2d, DEPTHWISE),
-}
-EACH = pytest.mark.parametrize("kind", KINDS)
-
 
 @pytest.fixture
 def pair(kind, device):
     """convx's layer and torch's, with the same integers."""
-    ours, torchs, arguments = KINDS[kind]
-    return fill(ours(**arguments)).to(device), fill(torchs(**arguments)).to(device)
+    return layer(kind, convx, device), layer(kind, nn, device)
 
 
 @pytest.fixture
@@ -50,31 +40,31 @@ def x(device):
 # ---- parameters: none, somebody else's, of another kind ----
 
 
-@EACH
+@KINDS
 def test_meta_device_and_to_empty(kind, device, x):
-    ours, torchs, arguments = KINDS[kind]
+    name, args, others = ARGUMENTS[kind]
     with torch.device("meta"):
-        layer = ours(**arguments)
-    expected = fill(torchs(**arguments)).to(device)
-    assert layer.weight.is_meta and layer(x.to("meta")).shape == expected(x).shape
+        ours = getattr(convx, name)(*args, **others)
+    expected = layer(kind, nn, device)
+    assert ours.weight.is_meta and ours(x.to("meta")).shape == expected(x).shape
     with pytest.raises(NotImplementedError, match="to_empty"):
-        layer.to(device)
-    layer.to_empty(device=device)
-    layer.reset_parameters()
-    assert layer.weight.isfinite().all() and layer.weight.any()
-    layer.load_state_dict(expected.state_dict())
-    assert_same_call(layer, expected, x)
+        ours.to(device)
+    ours.to_empty(device=device)
+    ours.reset_parameters()
+    assert ours.weight.isfinite().all() and ours.weight.any()
+    ours.load_state_dict(expected.state_dict())
+    assert_same_call(ours, expected, x)
 
 
-@EACH
+@KINDS
 def test_skip_init(kind, pair, x, device):
-    ours, _, arguments = KINDS[kind]
-    layer = nn.utils.skip_init(ours, **arguments, device=device)
-    assert type(layer) is ours and layer.weight.device == x.device
-    assert_same_call(fill(layer).to(device), pair[1], x)
+    name, args, others = ARGUMENTS[kind]
+    ours = nn.utils.skip_init(getattr(convx, name), *args, **others, device=device)
+    assert type(ours) is type(pair[0]) and ours.weight.device == x.device
+    assert_same_call(fill(ours).to(device), pair[1], x)
 
 
-@EACH
+@KINDS
 @pytest.mark.parametrize("whole", [False, True], ids=["parameters", "swapped tensors"])
 def test_load_state_dict_by_assignment(kind, pair, x, whole):
     """assign=True, and with tensors that are swapped rather than written to, before and after a backward."""
@@ -98,7 +88,7 @@ def test_load_state_dict_by_assignment(kind, pair, x, whole):
         torch.__future__.set_swap_module_params_on_conversion(before)
 
 
-@EACH
+@KINDS
 def test_swapping_keeps_the_parameters_objects(kind, pair, x):
     """The reason for that switch: references that an optimizer holds stay right."""
     ours, torchs = pair
@@ -114,7 +104,7 @@ def test_swapping_keeps_the_parameters_objects(kind, pair, x):
     assert_same_call(ours, torchs, x)
 
 
-@EACH
+@KINDS
 def test_functional_call_and_stateless(kind, pair, x):
     ours, torchs = pair
     others = {n: p.detach() * 3 - 1 for n, p in ours.named_parameters()}
@@ -125,7 +115,7 @@ def test_functional_call_and_stateless(kind, pair, x):
     assert ran_on_convx(calls) and torch.equal(ours(x), torchs(x)) and not torch.equal(ours(x), expected)
 
 
-@EACH
+@KINDS
 def test_an_ensemble_of_layers(kind, pair, x):
     """stack_module_state and vmap: one call of the kernel for all."""
     ours = pair[0]
@@ -137,7 +127,7 @@ def test_an_ensemble_of_layers(kind, pair, x):
     assert torch.equal(out, torch.stack([layer(x) for layer in layers]))
 
 
-@EACH
+@KINDS
 def test_weights_in_channels_last(kind, pair, x):
     ours, torchs = (convert_conv2d_weight_memory_format(m, torch.channels_last) for m in pair)
     assert (
@@ -147,7 +137,7 @@ def test_weights_in_channels_last(kind, pair, x):
     assert ours(x).stride() == torchs(x).stride()
 
 
-@EACH
+@KINDS
 def test_hooks_on_every_module(kind, pair, x):
     """Global hooks, and backward hooks that change gradients."""
     seen = []
@@ -167,11 +157,11 @@ def test_hooks_on_every_module(kind, pair, x):
     finally:
         for handle in handles:
             handle.remove()
-    assert seen[:2] == seen[2:] and len(seen) == 4 and seen[0] == KINDS[kind][0].__name__
+    assert seen[:2] == seen[2:] and len(seen) == 4 and seen[0] == ARGUMENTS[kind][0]
     assert all(map(torch.equal, *results))
 
 
-@EACH
+@KINDS
 def test_data_parallel(kind, pair, x):
     """On one GPU, or none, it is the module itself; its replicas are made as on many."""
     ours, torchs = pair
@@ -207,7 +197,7 @@ def test_lazy_layers_convert_at_any_time(transposed, groups, device, x):
 # ---- FX, fusion, quantization ----
 
 
-@EACH
+@KINDS
 def test_symbolic_trace(kind, pair, x):
     """A traced model is code: it copies, pickles and recompiles, and computes on convx."""
     model = nn.Sequential(pair[0], nn.ReLU())
@@ -215,16 +205,13 @@ def test_symbolic_trace(kind, pair, x):
     buffer = io.BytesIO()
     torch.save(traced, buffer)
     buffer.seek(0)
-    for graph in (
-        traced,
-        copy.deepcopy(traced),
-        pickle.loads(pickle.dumps(traced)),
-        torch.load(buffer, weights_only=False),
-    ):
+    copies = copy.deepcopy(traced), pickle.loads(pickle.dumps(traced)), torch.load(buffer, weights_only=False)
+    expected = pair[1](x).relu()
+    for graph in (traced, *copies):
         graph.recompile()
         graph.graph.lint()
         with count_calls() as calls:
-            assert torch.equal(graph(x), pair[1](x).relu())
+            assert torch.equal(graph(x), expected)
         assert ran_on_convx(calls)
     assert "convx" in traced.code and traced.state_dict().keys() == model.state_dict().keys()
     assert torch.fx.Interpreter(traced).run(x).equal(model(x))
@@ -242,7 +229,7 @@ def trained_norm(channels, device):
     return norm
 
 
-@EACH
+@KINDS
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_fusing_with_batch_norm(kind, pair, x, bias):
     """fuse_conv_bn_eval copies the layer, which stays convx's. (Of a grouped transposed layer it multiplies a weight of
@@ -268,7 +255,7 @@ def test_fusing_with_batch_norm(kind, pair, x, bias):
     assert torch.equal(weight, fused.weight)
 
 
-@EACH
+@KINDS
 def test_quantization_of_a_reverted_model(kind, pair):
     """torch.ao.quantization looks for torch's exact classes: a model that convx trained is reverted first, and then all
     is as if it had always been torch's."""
@@ -299,7 +286,7 @@ def test_quantization_of_a_reverted_model(kind, pair):
     assert results[0].any() and torch.equal(*results)
 
 
-@EACH
+@KINDS
 def test_fusing_passes_leave_converted_layers_in_order(kind, pair, x):
     """FX's own fusion pass knows torch's classes alone; it may do nothing with convx's, but nothing wrong."""
     from torch.fx.experimental.optimization import fuse
@@ -337,24 +324,22 @@ def pruned(layer):
 
 
 @pytest.mark.parametrize("wrap", [weight_norm, spectral_norm, own, pruned], ids=lambda f: f.__name__)
-@EACH
+@KINDS
 def test_wrapped_weights(kind, pair, x, wrap):
     """Converted before and after wrapping, then unwrapped: what convx computes on is the same weight."""
     layers = []
     for convert_first in (True, False):
-        torch.manual_seed(3)
-        layer = pair[1] if not layers else fill(KINDS[kind][1](**KINDS[kind][2])).to(x.device)
-        layer = layer if not convert_first else convx.convert(layer, quiet=True)
-        layers.append(convx.convert(wrap(layer).eval(), quiet=True))
-    torch.manual_seed(3)
-    expected = wrap(fill(KINDS[kind][1](**KINDS[kind][2])).to(x.device)).eval()
-    plain = fill(KINDS[kind][0](**KINDS[kind][2])).to(x.device)
+        torchs = layer(kind, nn, x.device)
+        if convert_first:
+            convx.convert(torchs, quiet=True)
+        layers.append(convx.convert(wrap(torchs).eval(), quiet=True))
+    expected, plain = wrap(pair[1]).eval(), pair[0]
     with torch.no_grad():
         plain.weight.copy_(expected.weight), plain.bias.copy_(expected.bias)
-    for layer in layers:
-        assert convx.count(layer) == 1 and layer.state_dict().keys() == expected.state_dict().keys()
+    for ours in layers:
+        assert convx.count(ours) == 1 and ours.state_dict().keys() == expected.state_dict().keys()
         with count_calls() as calls:
-            out = layer(x)
+            out = ours(x)
         assert ran_on_convx(calls) and torch.equal(out, plain(x))
         out.sum().backward()
-        assert all(p.grad is not None for p in layer.parameters())
+        assert all(p.grad is not None for p in ours.parameters())

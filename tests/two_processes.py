@@ -7,7 +7,6 @@ losses, gradients and parameters are exact, and equal to those of torch's layers
 Each check is a function; RESULTS.RANK tells what it raised, if anything.
 """
 
-import copy
 import functools
 import json
 import sys
@@ -15,6 +14,7 @@ import traceback
 
 import torch
 import torch.distributed as dist
+from kinds import ARGUMENTS
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -24,14 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import convx
 
-DENSE = {"in_channels": 4, "out_channels": 6, "kernel_size": (3, 2), "stride": (2, 1), "padding": 1}
-DEPTHWISE = {"in_channels": 4, "out_channels": 8, "kernel_size": 3, "padding": 1, "groups": 4}
-KINDS = {  # arguments of a layer, and whether it is a transposed one
-    "dense": (DENSE, False),
-    "depthwise": (DEPTHWISE, False),
-    "transposed": (DENSE, True),
-    "transposed-depthwise": (DEPTHWISE, True),
-}
 STEPS = 2  # a third would need more than 53 bits
 
 
@@ -46,13 +38,13 @@ def fill(module):
 
 
 def layer(kind, library):
-    arguments, transposed = KINDS[kind]
-    return fill((library.ConvTranspose2d if transposed else library.Conv2d)(**arguments))
+    name, args, others = ARGUMENTS[kind]
+    return fill(getattr(library, name)(*args, **others))
 
 
 def network(kind, library):
     """The layer between two others, so that gradients have to come back through it. The last has one channel."""
-    channels = KINDS[kind][0]["out_channels"]
+    channels = ARGUMENTS[kind][1][1]
     return fill(
         nn.Sequential(library.Conv2d(3, 4, 3), nn.ReLU(), layer(kind, library), library.ConvTranspose2d(channels, 1, 2))
     )
@@ -62,6 +54,10 @@ def network(kind, library):
 def both(device):
     """The mesh of the two processes, always the same object: torch.compile can't tell several apart (torch 2.13)."""
     return init_device_mesh(device, (2,))
+
+
+def is_transposed(kind):
+    return ARGUMENTS[kind][0] == "ConvTranspose2d"
 
 
 def sharded(tensor, mesh, placement):
@@ -160,7 +156,7 @@ WHOLE = Replicate()
 
 def placements(kind):
     """Name: (input, weight, bias, expected output), such that nothing has to be sent around."""
-    _, transposed = KINDS[kind]
+    transposed = is_transposed(kind)
     yield "batch", (Shard(0), WHOLE, WHOLE, Shard(0))
     if "depthwise" in kind:
         yield "groups", (Shard(1), Shard(0), Shard(0), Shard(1))
@@ -231,12 +227,11 @@ def dtensors_that_do_not_fit(kind, device):
 
 
 def geometry(kind):
-    arguments, _ = KINDS[kind]
-    return {k: v for k, v in arguments.items() if k in ("stride", "padding", "groups")}
+    return ARGUMENTS[kind][2]
 
 
 def convx_function(kind):
-    return convx.conv_transpose2d if KINDS[kind][1] else convx.conv2d
+    return convx.conv_transpose2d if is_transposed(kind) else convx.conv2d
 
 
 def second_derivatives(kind, device):
@@ -249,7 +244,7 @@ def second_derivatives(kind, device):
 
     mesh = both(device)
     x, plain = integers(3, 4, 5, 6, seed=7), layer(kind, nn)
-    torchs = nn.functional.conv_transpose2d if KINDS[kind][1] else nn.functional.conv2d
+    torchs = nn.functional.conv_transpose2d if is_transposed(kind) else nn.functional.conv2d
     cotangent = integers(*plain(x).shape, seed=8)
     expected = twice(torchs, x.clone().requires_grad_(), plain.weight, plain.bias, cotangent)
     operands = operands_of(plain.to(device), x.to(device), mesh, (Shard(0), WHOLE, WHOLE))
@@ -262,7 +257,7 @@ def uneven_channels(kind, device):
     if "depthwise" in kind:
         return  # groups are whole, see dtensors_that_do_not_fit
     mesh = both(device)
-    transposed = KINDS[kind][1]
+    transposed = is_transposed(kind)
     for outputs in (3, 1):
         weight = integers(*((4, outputs) if transposed else (outputs, 4)), 3, 2, seed=1)
         x = integers(2, 4, 5, 6, seed=7)
@@ -278,7 +273,7 @@ def tensor_parallel(kind, device):
     x = integers(4, 3, 6, 5, seed=9).to(device)
     expected, losses = train_in_one_process(kind, x)
     model = network(kind, convx).to(device)
-    transposed = KINDS[kind][1]
+    transposed = is_transposed(kind)
     outputs = Shard(1 if transposed and "depthwise" not in kind else 0)
     cut = {model[2]: (outputs, Shard(0)), model[3]: (Shard(0), WHOLE)}
 
@@ -310,10 +305,14 @@ def compiled(kind, device):
 
 
 def plain_tensors_among_dtensors(kind, device):
-    """The error that torch's own layers raise."""
+    """The path of plain calls steps aside for any DTensor, parameters too; and the error is that of torch's layers."""
     mesh = both(device)
     x = integers(4, 4, 5, 6, seed=7).to(device)
-    module = copy.deepcopy(layer(kind, convx)).to(device)
+    module = layer(kind, convx).to(device)
+    placed = [sharded(t.detach(), mesh, WHOLE) for t in (x, module.weight)]
+    for a, b in ((x, placed[1]), (placed[0], module.weight), placed, (placed[0], nn.Parameter(placed[1]))):
+        assert convx._C.conv2d(a, b, None, 1, 1, 1, 1, "zeros") is None
+        assert convx._C.conv_transpose2d(a, b, None, 1, 1, 0, 1, 1) is None
     try:
         module(sharded(x, mesh, Shard(0)))
     except RuntimeError as error:
@@ -334,7 +333,7 @@ def main(device, results):
     dist.init_process_group("gloo")
     said = {}
     for check in CHECKS:
-        for kind in KINDS:
+        for kind in ARGUMENTS:
             try:
                 check(kind, device)
                 said[f"{check.__name__} {kind}"] = ""
