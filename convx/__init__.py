@@ -6,13 +6,14 @@
 torch.Size([1, 8, 5, 5])
 """
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 import torch  # noqa: F401 (its libraries must be loaded before ours)
 
 from . import _C, flops, grad, operators  # noqa: F401 (they register operators, and formulas for them)
 from .algorithms import Algorithm, algorithm, algorithms
-from .convert import convert, count, revert
+from .convert import Layer, convert, count, layers, revert
 from .functional import conv2d, conv_transpose2d
 from .info import show_config
 from .intercept import intercept
@@ -24,10 +25,14 @@ try:
 except PackageNotFoundError:  # run from a checkout that was built in place
     __version__ = "0.1.0+checkout"
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_C.release_threads)  # else convolutions wait forever in multiprocessing's forked workers
+
 __all__ = [
     "Algorithm",
     "Conv2d",
     "ConvTranspose2d",
+    "Layer",
     "LazyConv2d",
     "LazyConvTranspose2d",
     "algorithm",
@@ -39,6 +44,7 @@ __all__ = [
     "decompositions",
     "grad",
     "intercept",
+    "layers",
     "revert",
     "show_config",
 ]

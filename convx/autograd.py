@@ -11,6 +11,8 @@ channels_last)``, where ``size`` is the spatial size of the result and ``channel
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -27,9 +29,25 @@ for _name in ("forward", "grad_input", "grad_weight"):
     )
 
 
+def _register_sharding() -> None:
+    if "torch.distributed.tensor" in sys.modules:
+        from . import sharding  # noqa: F401
+
+
+# Run once, as it is, by code that is being traced. What torch.compiler.assume_constant_result sets; calling that would
+# import torch's compiler here.
+_register_sharding._dynamo_marked_constant = True
+
+
 def _call(name: str, *args) -> Tensor:
     """The operator; where nothing has to see its name, by the compiled module, which is the shorter way."""
-    return getattr(_ops if torch.compiler.is_compiling() else _C, name)(*args)
+    if torch.compiler.is_compiling():
+        _register_sharding()
+        return getattr(_ops, name)(*args)
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed and any(isinstance(t, distributed.DTensor) for t in args[:3]):
+        _register_sharding()
+    return getattr(_C, name)(*args)
 
 
 def forward(*args) -> Tensor:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from . import modules
+from .algorithms import algorithms
 from .functional import pair
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -30,29 +32,46 @@ _OURS = (modules.Conv2d, modules.ConvTranspose2d)
 _TORCHS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
+class Layer(NamedTuple):
+    """A 2-d convolution of a model, as :func:`layers` finds it."""
+
+    name: str  # as in named_modules(); "" is the model itself
+    kind: str  # the name of its class
+    on_convx: bool
+    left_because: str  # why convert leaves it alone; "" if it does not
+
+
 def convert(model: Model, *, quiet: bool = False) -> Model:
     """Makes every ``nn.Conv2d`` and ``nn.ConvTranspose2d`` of a model run on convx, in place.
 
-    Subclasses that keep torch's ``forward`` are converted too and stay instances of their class. Subclasses with a
-    ``forward`` of their own are left alone, since what it computes is not ours to say; they are named.
+    Subclasses that keep torch's ``forward`` are converted too and stay instances of their class. What computes
+    something of its own is left alone, since that is not ours to replace: subclasses with a ``forward`` of their own,
+    quantized layers, layers compiled by ``torch.jit``. So are layers on devices that convx has no kernels for.
 
     Args:
         model: any module; may itself be a convolution.
-        quiet: don't say how many layers were converted (one line on stderr).
+        quiet: don't say how many layers were converted, and which were left alone and why (on stderr).
 
     Returns:
-        The same model. :func:`count` tells its convx layers afterwards.
+        The same model. :func:`count` tells its convx layers afterwards, :func:`layers` what became of each.
     """
-    converted, left = _swap(model, _converted_class)
+    converted, left = 0, []
+    for name, module in _convolutions(model):
+        if reason := _reason_to_leave(module):
+            left.append(f"\n  left alone: {name or '(the model itself)'} ({reason})")
+        else:
+            converted += _change_class(module, _converted_class)
     if not quiet:
-        names = "".join(f"\n  left alone: {name} ({kind} has a forward of its own)" for name, kind in left)
-        print(f"convx: converted {converted} of {converted + len(left)} layers{names}", file=sys.stderr)
+        print(f"convx: converted {converted} of {converted + len(left)} layers{''.join(left)}", file=sys.stderr)
     return model
 
 
 def revert(model: Model, *, quiet: bool = False) -> Model:
     """Undoes :func:`convert`, in place: every layer of convx's becomes torch's again. Returns the same model."""
-    reverted, _ = _swap(model, _reverted_class)
+    reverted = 0
+    for _, module in _convolutions(model):
+        if isinstance(module, _OURS) and not _is_replaced(module):
+            reverted += _change_class(module, _reverted_class)
     if not quiet:
         print(f"convx: reverted {reverted} layers", file=sys.stderr)
     return model
@@ -60,27 +79,74 @@ def revert(model: Model, *, quiet: bool = False) -> Model:
 
 def count(model: nn.Module) -> int:
     """How many distinct layers of a model run on convx."""
-    return sum(isinstance(m, _OURS) for m in model.modules())
+    return sum(layer.on_convx for layer in layers(model))
 
 
-def _swap(model: nn.Module, new_class: Callable[[type], type | None]) -> tuple[int, list[tuple[str, str]]]:
-    """Gives every module the class that new_class maps its class to (None: leave alone and name it)."""
-    swapped, left = 0, []
+def layers(model: nn.Module) -> list[Layer]:
+    """The 2-d convolutions of a model, each once: their names, classes, whether they run on convx, and if
+    :func:`convert` leaves them alone, why."""
+    return [
+        Layer(name, _kind(module), isinstance(module, _OURS), _reason_to_leave(module))
+        for name, module in _convolutions(model)
+    ]
+
+
+def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():  # a shared module comes once
-        if not isinstance(module, _TORCHS):
-            continue
-        old = type(module)
-        if {"forward", "_conv_forward"} & vars(module).keys():  # somebody replaced them on the object
-            left.append((name or "(the model itself)", old.__qualname__))
-            continue
-        new = _parametrized(old, new_class) if parametrize.is_parametrized(module) else new_class(old)
-        if new is None:
-            left.append((name or "(the model itself)", old.__qualname__))
-        elif new is not old:
-            module.__class__ = new
-            _restore_torch_attributes(module)
-            swapped += 1
-    return swapped, left
+        if isinstance(module, _TORCHS) or _is_scripted(module) or _is_quantized(module):
+            yield name, module
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    names = {cls.__name__ for cls in _TORCHS}
+    return isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in names
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    """A model has such layers only if somebody imported them; quantization-aware ones are subclasses of torch's."""
+    quantized = sys.modules.get("torch.ao.nn.quantized")
+    return quantized is not None and isinstance(module, (quantized.Conv2d, quantized.ConvTranspose2d))
+
+
+def _is_replaced(module: nn.Module) -> bool:
+    """Whether somebody put another forward on the object, as libraries do that move weights or log calls."""
+    return bool({"forward", "_conv_forward"} & vars(module).keys())
+
+
+def _kind(module: nn.Module) -> str:
+    return module.original_name if isinstance(module, torch.jit.ScriptModule) else type(module).__qualname__
+
+
+def _has_kernels(device: str) -> bool:
+    return device in ("cpu", "meta") or (device == "cuda" and bool(algorithms("forward", "cuda")))
+
+
+def _reason_to_leave(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{_kind(module)} compiled by torch.jit"
+    if _is_quantized(module):
+        return f"{_kind(module)} is quantized"
+    if _is_replaced(module):
+        return "its forward was replaced on the object"
+    if isinstance(module, _OURS):
+        return ""
+    cls = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    if _converted_class(cls) is None:
+        lazy = issubclass(cls, (nn.LazyConv2d, nn.LazyConvTranspose2d))
+        return f"{cls.__qualname__} {'is still lazy' if lazy else 'has a forward of its own'}"
+    device = next((p.device.type for p in module.parameters()), "cpu")
+    return "" if _has_kernels(device) else f"on {device}, for which convx has no kernels"
+
+
+def _change_class(module: nn.Module, new_class: Callable[[type], type | None]) -> bool:
+    """Gives a module the class that new_class maps its class to; returns whether that is another one."""
+    old = type(module)
+    new = _parametrized(old, new_class) if parametrize.is_parametrized(module) else new_class(old)
+    if new is old:
+        return False
+    module.__class__ = new
+    _restore_torch_attributes(module)
+    return True
 
 
 def _restore_torch_attributes(module: nn.Module) -> None:
@@ -95,12 +161,12 @@ def _restore_torch_attributes(module: nn.Module) -> None:
         module._reversed_padding_repeated_twice = [p for p in reversed(module.padding) for _ in range(2)]
 
 
-def _parametrized(cls: type, new_class: Callable[[type], type | None]) -> type | None:
+def _parametrized(cls: type, new_class: Callable[[type], type | None]) -> type:
     """The class of a parametrized module, whose only base must be the class of the plain one (torch removes
     parametrizations by falling back to it): the same properties on top of the swapped base."""
     base = new_class(cls.__bases__[0])
-    if base is None or base is cls.__bases__[0]:
-        return base and cls
+    if base is cls.__bases__[0]:
+        return cls
     members = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
     return type(f"Parametrized{base.__name__}", (base,), members)
 

@@ -64,6 +64,9 @@ bool in_transform();
 void name_nodes();
 void add_plain_calls(PyObject* module);
 
+// Ends the calling thread's idle helpers, for a fork (bindings_parallel.cpp).
+void release_threads();
+
 // The algorithm a user forces for a primitive; empty for the automatic choice. Process-wide, because autograd may run
 // the backward on another thread than the one that asked.
 std::string forced_algorithm(Primitive);

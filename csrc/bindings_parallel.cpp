@@ -2,7 +2,12 @@
 // compiled without OpenMP, hence this one file and the test that two threads are used.
 #include <ATen/Parallel.h>
 
+#include "bindings.h"
 #include "cpu/parallel.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 namespace convx {
 
@@ -11,5 +16,13 @@ void parallel_for_impl(int64_t count, int64_t grain, LoopBody body, void* contex
 }
 
 int64_t thread_count() { return at::get_num_threads(); }
+
+// OpenMP's threads do not live on in a forked process, where GCC's runtime waits for them forever. Without a pool at the
+// fork both processes start new threads when they need some.
+void release_threads() {
+#ifdef _OPENMP
+  omp_pause_resource_all(omp_pause_soft);
+#endif
+}
 
 }  // namespace convx

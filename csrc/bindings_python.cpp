@@ -110,5 +110,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cpu_isa", [] { return std::string(cpu::name(cpu::current_isa())); });
   m.def("force_cpu_isa", cpu::force_isa);
   m.def("parallel_threads", parallel_threads, release_gil());
+  m.def("release_threads", release_threads);
   m.def("build_info", build_info);
 }
