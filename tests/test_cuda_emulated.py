@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from emulator import library as emulator
+from emulator.build import COMPILER
 from exact import assert_exact, draw_integers, judge, numpy_of
 from memory import BIASES, LAYOUTS, storage_bytes
 from problems import PADDING_MODES, UGLY, Problem, with_modes
 from sampling import covering
 
-if emulator.COMPILER is None:
+if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -120,16 +121,16 @@ def test_the_order_shows_in_what_is_not_deterministic(dtype):
 def test_every_barrier_is_needed():
     """Without any one of its barriers, scatter gives sums that are wrong or that depend on the order of threads."""
     problem = replace(REAL, mode="reflect")
-    emulator.barrier_lines()
+    emulator.places()
     right = results_by_order("grad_input", "scatter", problem, torch.float64)
-    lines = emulator.barrier_lines()
-    assert len(lines) == 2, f"scatter.cuh has other barriers than this test knows, at lines {lines}"
-    for line in lines:
-        broken = results_by_order("grad_input", "scatter", problem, torch.float64, dropped_line=line)
-        assert any(not torch.equal(broken[key], right[key]) for key in right), f"line {line} makes no difference"
+    places = emulator.places()
+    assert len(places) == 2, f"scatter.cuh has other barriers than this test knows: {places}"
+    for place in places:
+        broken = results_by_order("grad_input", "scatter", problem, torch.float64, dropped=place)
+        assert any(not torch.equal(broken[key], right[key]) for key in right), f"{place} makes no difference"
 
 
-@pytest.mark.parametrize("wait_apart, message", ((False, "ended while others wait"), (True, "wait at lines")))
+@pytest.mark.parametrize("wait_apart, message", ((False, "ended while others wait"), (True, "wait at interface.cpp:")))
 def test_a_divergent_barrier_is_refused(wait_apart, message):
     with pytest.raises(RuntimeError, match=message):
         emulator.run_divergent_kernel(wait_apart)

@@ -82,6 +82,8 @@ const cuda::Device& cuda::current_device() {
   return device;
 }
 
+extern "C" int ptx_check(int which, const void* from, void* to, int count);  // of ptx_checks.cu
+
 extern "C" {
 
 // "name<tab>deterministic<newline>" for each row of a primitive.
@@ -93,8 +95,8 @@ void emulated_algorithms(int primitive, char* text, int64_t text_bytes) {
 }
 
 // How the launches that follow are run; see emulator::Settings.
-void emulated_settings(int order, uint64_t seed, int64_t max_blocks, int dropped_line) {
-  emulator::settings = {emulator::Order(order), seed, max_blocks, dropped_line};
+void emulated_settings(int order, uint64_t seed, int64_t max_blocks, const char* dropped) {
+  emulator::settings = {emulator::Order(order), seed, max_blocks, dropped};
 }
 
 // Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: of
@@ -117,8 +119,12 @@ int emulated_run(int primitive, const char* algorithm, int dtype, const int64_t*
   });
 }
 
-// The lines of the barriers that the kernels have waited at since the last call; returns how many there are.
-int64_t emulated_barrier_lines(int* lines, int64_t most) { return int64_t(emulator::take_barrier_lines(lines, most)); }
+// The barriers and waits that the kernels have come to since the last call, a line each.
+void emulated_places(char* text, int64_t text_bytes) {
+  std::string s;
+  for (const std::string& place : emulator::take_places()) s += place + '\n';
+  strncpy(text, s.c_str(), text_bytes - 1);
+}
 
 // A kernel whose threads part at a barrier, in one of two ways: the emulator must refuse both.
 int emulated_divergence(int wait_apart, char* message, int64_t message_bytes) {
@@ -127,6 +133,12 @@ int emulated_divergence(int wait_apart, char* message, int64_t message_bytes) {
       cuda::launch("threads_wait_apart", threads_wait_apart, {1, dim3(32)}, nullptr);
     else
       cuda::launch("half_of_the_threads_wait", half_of_the_threads_wait, {1, dim3(32)}, nullptr);
+  });
+}
+
+int emulated_ptx_check(int which, const void* from, void* to, int count, char* message, int64_t message_bytes) {
+  return guarded(message, message_bytes, [&] {
+    if (ptx_check(which, from, to, count)) throw std::runtime_error("ptx_checks.cu has no such kernel");
   });
 }
 
