@@ -29,6 +29,10 @@ const AlgorithmList& algorithms(Primitive primitive) {
        reference::grad_input},
   };
   static const AlgorithmList grad_weight = {
+      {"depthwise", "kernel rows slide along the input; pixels split over blocks, summed in fixed order",
+       depthwise::grad_weight_why_not, depthwise::preferred, depthwise::grad_weight},
+      {"few_channels", "the same for several outputs at once: small groups, first and last layers",
+       few_channels::grad_weight_why_not, few_channels::preferred, few_channels::grad_weight},
       {"reference", "the definition, a thread to a weight", floating_only, always, reference::grad_weight},
   };
   switch (primitive) {

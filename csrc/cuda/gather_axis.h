@@ -64,7 +64,7 @@ CONVX_HD inline GatherAxis grad_input_axis(const Axis& a, int f) {
   const int results = f < a.in ? divided_up(int(a.in) - f, stride) : 0;
   int r0 = 0;
   while (r0 < step && (f + int(a.pad) - r0 * dilation) % stride != 0) ++r0;
-  const int taps = r0 < step && r0 < R ? divided_up(R - r0, step) : 0;
+  const int taps = results && r0 < step && r0 < R ? divided_up(R - r0, step) : 0;
   const int last = taps ? taps - 1 : 0;
   const int origin = taps ? (f + int(a.pad) - r0 * dilation) / stride - last * (dilation / divisor) : 0;
   return {results,           f, stride, taps, r0 + last * step, -step, origin, 1, dilation / divisor, int(a.out),

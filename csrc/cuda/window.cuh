@@ -43,12 +43,13 @@ enum class Loads { single_columns, single_channels, along_columns, along_channel
 // A tile of the source in shared memory. Its first column is rounded down to where 16-byte loads are aligned, so its
 // rows are a bit longer than what is read of them.
 struct StagedTile {
+  int elements;                                // of shared memory
   int channels, rows, columns;                 // as stored
   int channel_pitch, row_pitch, column_pitch;  // in shared memory
   Loads loads;
   Divider fastest, middle;  // of the loads' order: chunks of a row (or of a pixel), then rows (or columns)
 
-  size_t elements() const { return size_t(channels) * rows * columns; }
+  CONVX_HD int count() const { return channels * rows * columns; }
   // Of the first column: `column` rounded down.
   template <class T>
   CONVX_HD int first_column(int column) const {
@@ -74,7 +75,7 @@ __device__ inline bool stage_chunks(typename Compute<T>::type* shared, const Sta
                                     int row, int column) {
   using Acc = typename Compute<T>::type;
   constexpr int kInFlight = 4;  // loads that wait for memory together
-  const int count = tile.channels * tile.rows * tile.columns / V;
+  const int count = tile.count() / V;
   const int pitch = kAlongChannels ? tile.channel_pitch : tile.column_pitch;
   const int threads = int(blockDim.x);
   bool special = false;

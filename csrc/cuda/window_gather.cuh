@@ -195,14 +195,7 @@ template <class T, int kResults, int kWindow>
 __global__ void __launch_bounds__(kGatherThreads) window_gather(GatherPlan plan, GatherTensors<T> t) {
   using Acc = typename Compute<T>::type;
   Acc* const staged = shared_memory<Acc>();
-  Acc* const weights = staged + rounded_up(int(plan.staged.elements()), Chunk<Acc>::count);
-  // Two flags, in turn, so that one may be cleared while the other is read.
-  int* const special = reinterpret_cast<int*>(
-      weights +
-      rounded_up(plan.groups * plan.result_chunks * kResults * plan.chunk * plan.tap_capacity, Chunk<Acc>::count));
-  int turn = 0;
-  if (threadIdx.x < 2) special[threadIdx.x] = 0;
-  __syncthreads();  // before a thread sets a flag that another one clears
+  Acc* const weights = staged + rounded_up(plan.staged.elements, Chunk<Acc>::count);
 
   for (int64_t block_item = blockIdx.x; block_item < plan.items; block_item += gridDim.x) {
     int i = int(block_item);
@@ -228,12 +221,10 @@ __global__ void __launch_bounds__(kGatherThreads) window_gather(GatherPlan plan,
             SourcePlane<T>{t.source + n * t.source_strides.n + channel * t.source_strides.c, exist, t.source_strides.c,
                            t.source_strides.h, t.source_strides.w},
             rows, columns, virtual_row, staged_column);
-      if (stage_weights<T, kResults>(weights, plan, t, layout, rows, columns, first_group, first_result, first_source))
-        special[turn] = 1;
-      __syncthreads();  // before what one thread has staged is read by another
-      const bool masked = special[turn] != 0, last_chunk = first_source + plan.chunk >= plan.sources;
-      turn ^= 1;
-      if (threadIdx.x == 0) special[turn] = 0;
+      const bool special =
+          stage_weights<T, kResults>(weights, plan, t, layout, rows, columns, first_group, first_result, first_source);
+      const bool masked = __syncthreads_or(special);  // before what one thread has staged is read by another
+      const bool last_chunk = first_source + plan.chunk >= plan.sources;
 
       // More than one item a thread only if all source channels are staged at once: sums live from chunk to chunk.
       for (int item = int(threadIdx.x); item < count; item += int(blockDim.x)) {

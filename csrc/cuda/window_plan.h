@@ -55,6 +55,7 @@ inline StagedTile staged_tile(const SourceLayout& source, bool channels_fastest,
     tile.channel_pitch = 1, tile.column_pitch = channels, tile.row_pitch = tile.columns * channels;
   else
     tile.column_pitch = 1, tile.row_pitch = tile.columns, tile.channel_pitch = tile.rows * tile.columns;
+  tile.elements = tile.count();
   const bool along_channels = tile.loads == Loads::along_channels || tile.loads == Loads::single_channels;
   const bool chunks = tile.loads == Loads::along_channels || tile.loads == Loads::along_columns;
   const int fastest = along_channels ? tile.channels : tile.columns;
@@ -108,10 +109,9 @@ struct GatherPlanner {
                               span(rows, smaller(plan.tile_rows, rows.results)), span(columns, b.columns));
     const int chunk = int(16 / accumulator);
     plan.shared_bytes =
-        accumulator * (rounded_up(int(plan.staged.elements()), chunk) +
-                       size_t(rounded_up(
-                           b.groups * b.result_chunks * results_per_thread * plan.chunk * plan.tap_capacity, chunk))) +
-        2 * sizeof(int);
+        accumulator *
+        (rounded_up(plan.staged.elements, chunk) +
+         size_t(rounded_up(b.groups * b.result_chunks * results_per_thread * plan.chunk * plan.tap_capacity, chunk)));
     plan.threads = smaller(kGatherThreads, rounded_up(b.items(step), 32));
     plan.item_groups = Divider(b.groups), plan.item_columns = Divider(b.columns);
     plan.item_strips = Divider(plan.strips), plan.item_chunks = Divider(b.result_chunks);
