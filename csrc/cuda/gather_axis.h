@@ -48,6 +48,9 @@ CONVX_HD inline int larger(int a, int b) { return a > b ? a : b; }
 CONVX_HD inline int rounded_up(int a, int b) { return (a + b - 1) / b * b; }
 CONVX_HD inline int divided_up(int a, int b) { return (a + b - 1) / b; }
 
+// A division that mostly need not be done.
+CONVX_HD inline int quotient(int a, int b) { return b == 1 ? a : a / b; }
+
 CONVX_HD inline GatherAxis forward_axis(const Axis& a) {
   return {int(a.out), 0, 1, int(a.kernel), 0, 1, -int(a.pad), int(a.stride), int(a.dilation), int(a.in), a.mode};
 }
@@ -79,6 +82,13 @@ struct Sliding {
 CONVX_HD inline Sliding sliding(const GatherAxis& a) {
   const int divisor = greatest_common_divisor(a.per_result, a.per_tap);
   return {a.per_tap / divisor, a.per_result / divisor, a.per_result / divisor * a.per_tap};
+}
+
+// The first result of a thread's window; windows of `window` results each lie side by side, or, window_step of them,
+// interleaved.
+CONVX_HD inline int strip_row(int strip, int window_step, int window) {
+  if (window_step == 1) return strip * window;
+  return strip / window_step * window_step * window + strip % window_step;
 }
 
 // Division of 0 <= n < 2^31 by a number known to the host: a multiplication instead of the twenty instructions that a

@@ -37,7 +37,7 @@ CONVX_HD inline bool is_finite(Acc v) {
   return v - v == Acc(0);
 }
 
-// How the source is read: the direction in which 16 bytes are neighbours, if there is one.
+// In which direction a source's elements are neighbours in memory, and whether 16 bytes of them are loaded at once.
 enum class Loads { single_columns, single_channels, along_columns, along_channels };
 
 // A tile of the source in shared memory. Its first column is rounded down to where 16-byte loads are aligned, so its
@@ -59,78 +59,78 @@ struct StagedTile {
   }
 };
 
-// One image's channels of the source, from the tile's first channel on; `channels` of them exist.
+// One image's channels of the source, from the tile's first channel on; `channels` of them exist. The plans see to it
+// that offsets within a tile's channels fit 32 bits.
 template <class T>
 struct SourcePlane {
   const T* data;
-  int channels;
-  int64_t channel_stride, row_stride, column_stride;
+  int channels, channel_stride, row_stride, column_stride;
 };
 
-// Fills the tile with rows `row`.. and columns `column`.. (a multiple of the chunk along columns) of the padded source;
-// zeros where it reads nothing. Returns whether this thread saw an infinity or NaN, if it was to look.
-template <class T, int V, bool kAlongChannels, bool kLook>
+// As many elements as are loaded at once: one, or 16 bytes.
+template <class T, int V>
+struct Loaded {
+  T v[V];
+};
+template <class T>
+struct Loaded<T, Chunk<T>::count> : Chunk<T> {};
+
+// Fills the tile with rows `row`.. and columns `column`.. (a multiple of V along columns) of the padded source; zeros
+// where it reads nothing. Returns whether this thread saw an infinity or NaN, if it was to look.
+template <class T, int V, bool kLook>
 __device__ inline bool stage_chunks(typename Compute<T>::type* shared, const StagedTile& tile,
                                     const SourcePlane<T>& source, const GatherAxis& rows, const GatherAxis& columns,
-                                    int row, int column) {
+                                    int row, int column, bool along_channels) {
   using Acc = typename Compute<T>::type;
-  constexpr int kInFlight = 4;  // loads that wait for memory together
-  const int count = tile.count() / V;
-  const int pitch = kAlongChannels ? tile.channel_pitch : tile.column_pitch;
-  const int threads = int(blockDim.x);
+  constexpr int kInFlight = V == 1 ? 4 : 2;  // loads that wait for memory together
+  const int count = tile.count() / V, threads = int(blockDim.x);
+  const int pitch = along_channels ? tile.channel_pitch : tile.column_pitch;
   bool special = false;
   for (int first = int(threadIdx.x); first < count; first += kInFlight * threads) {
-    Acc values[kInFlight][V];
+    Loaded<T, V> loaded[kInFlight];
     int places[kInFlight];
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
       int i = first + u * threads;
       if (i >= count) continue;
-      const int a = tile.fastest.split(i), b = tile.middle.split(i);
-      const int channel = kAlongChannels ? a * V : i, r = kAlongChannels ? i : b, c = kAlongChannels ? b : a * V;
+      const int a = tile.fastest.split(i) * V, b = tile.middle.split(i);
+      const int channel = along_channels ? a : i, r = along_channels ? i : b, c = along_channels ? b : a;
       places[u] = channel * tile.channel_pitch + r * tile.row_pitch + c * tile.column_pitch;
       const int h = channel < source.channels ? rows.read(row + r) : -1;
       const T* const line = source.data + (h < 0 ? 0 : channel * source.channel_stride + h * source.row_stride);
-      bool whole = h >= 0;  // all of the chunk is there, and side by side
       int w = column + c;
-      if (kAlongChannels)
-        w = columns.read(w), whole = whole && w >= 0;
-      else
-        whole = whole && w >= 0 && w + V <= columns.source;
-      if (V == 1 && !kAlongChannels && h >= 0) w = columns.read(w), whole = w >= 0;
-      if (whole && V == Chunk<T>::count) {
-        const Chunk<T> chunk = *reinterpret_cast<const Chunk<T>*>(line + w * source.column_stride);
-#pragma unroll
-        for (int v = 0; v < V; ++v) values[u][v] = Acc(chunk.v[v]);
-      } else if (whole && V == 1) {
-        values[u][0] = Acc(line[w * source.column_stride]);
+      if (V == 1 || along_channels) w = columns.read(w);
+      if (h >= 0 && w >= 0 && (V == 1 || along_channels || w + V <= columns.source)) {
+        loaded[u] = *reinterpret_cast<const Loaded<T, V>*>(line + w * source.column_stride);
       } else {
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-          const int at = kAlongChannels || V == 1 || h < 0 ? -1 : columns.read(w + v);
-          values[u][v] = at < 0 ? Acc(0) : Acc(line[at * source.column_stride]);
+          const int at = V == 1 || along_channels || h < 0 ? -1 : columns.read(w + v);
+          loaded[u].v[v] = at < 0 ? T(0) : line[at * source.column_stride];
         }
       }
     }
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
       if (first + u * threads >= count) continue;
-      if (kLook) {
+      Acc values[V];
 #pragma unroll
-        for (int v = 0; v < V; ++v) special |= !is_finite(values[u][v]);
+      for (int v = 0; v < V; ++v) {
+        values[v] = Acc(loaded[u].v[v]);
+        if (kLook) special |= !is_finite(values[v]);
       }
-      if (V > 1 && pitch == 1) {  // tiles whose rows are loaded in chunks begin them at a multiple of 16 bytes
-        constexpr int W = V > 1 ? (V < Chunk<Acc>::count ? V : Chunk<Acc>::count) : 1;
+      if (V > 1 && pitch == 1) {  // such tiles begin their rows, or pixels, at a multiple of 16 bytes
+        constexpr int W = V < Chunk<Acc>::count ? V : Chunk<Acc>::count;
 #pragma unroll
         for (int v = 0; v < V; v += W) {
-          Chunk<Acc> chunk;
+          Loaded<Acc, W> part;
 #pragma unroll
-          for (int j = 0; j < W; ++j) chunk.v[j] = values[u][v + j];
-          *reinterpret_cast<Chunk<Acc>*>(shared + places[u] + v) = chunk;
+          for (int j = 0; j < W; ++j) part.v[j] = values[v + j];
+          *reinterpret_cast<Loaded<Acc, W>*>(shared + places[u] + v) = part;
         }
       } else {
 #pragma unroll
-        for (int v = 0; v < V; ++v) shared[places[u] + v * pitch] = values[u][v];
+        for (int v = 0; v < V; ++v) shared[places[u] + v * pitch] = values[v];
       }
     }
   }
@@ -140,17 +140,10 @@ __device__ inline bool stage_chunks(typename Compute<T>::type* shared, const Sta
 template <class T, bool kLook = false>
 __device__ inline bool stage(typename Compute<T>::type* shared, const StagedTile& tile, const SourcePlane<T>& source,
                              const GatherAxis& rows, const GatherAxis& columns, int row, int column) {
-  constexpr int V = Chunk<T>::count;
-  switch (tile.loads) {
-    case Loads::along_columns:
-      return stage_chunks<T, V, false, kLook>(shared, tile, source, rows, columns, row, column);
-    case Loads::along_channels:
-      return stage_chunks<T, V, true, kLook>(shared, tile, source, rows, columns, row, column);
-    case Loads::single_channels:
-      return stage_chunks<T, 1, true, kLook>(shared, tile, source, rows, columns, row, column);
-    case Loads::single_columns: break;
-  }
-  return stage_chunks<T, 1, false, kLook>(shared, tile, source, rows, columns, row, column);
+  const bool along_channels = tile.loads == Loads::along_channels || tile.loads == Loads::single_channels;
+  if (tile.loads == Loads::along_columns || tile.loads == Loads::along_channels)
+    return stage_chunks<T, Chunk<T>::count, kLook>(shared, tile, source, rows, columns, row, column, along_channels);
+  return stage_chunks<T, 1, kLook>(shared, tile, source, rows, columns, row, column, along_channels);
 }
 
 // kResults factors that lie side by side.
@@ -170,28 +163,70 @@ __device__ inline void load_factors(Acc (&factors)[kResults], const Acc* from) {
   }
 }
 
-// sums[k][i] += sum over t < taps of factor[t][k] * source[i + t]. Sources lie source_step apart, factors factor_step.
-// Only sources first..last count (kMasked), or else all that are loaded, 0..last: what the others meet is no result.
+// sums[k][i] += sum over t < taps of factor[t][k] * source[i + t], for a number of taps known to the compiler, which
+// needs no count of them then, all of whose sources are loaded.
+template <int kTaps, int kWindow, class Acc>
+__device__ inline void slide_taps(Acc (&sums)[1][kWindow], const Acc* source, int source_step, const Acc* factor,
+                                  int factor_step) {
+  Acc factors[kTaps];
+#pragma unroll
+  for (int t = 0; t < kTaps; ++t, factor += factor_step) factors[t] = *factor;
+#pragma unroll
+  for (int i = 0; i < kTaps + kWindow - 1; ++i, source += source_step) {
+    const Acc value = *source;
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t)
+      if (i >= t && i - t < kWindow) sums[0][i - t] += factors[t] * value;
+  }
+}
+
+// The window of one tap: its first value is in register j of the ring.
+template <int kResults, int kWindow, class Acc>
+__device__ inline void add_tap(Acc (&sums)[kResults][kWindow], const Acc (&window)[kWindow], int j, const Acc* factor,
+                               int first, int last) {
+  Acc factors[kResults];
+  load_factors(factors, factor);
+#pragma unroll
+  for (int i = 0; i < kWindow; ++i) {
+    if (i < first || i > last) continue;
+#pragma unroll
+    for (int k = 0; k < kResults; ++k) sums[k][i] += factors[k] * window[(i + j) % kWindow];
+  }
+}
+
+// The same for any number of taps. Sources lie source_step apart, factors factor_step. Only sources first..last count
+// (kMasked), or else all that are loaded, 0..last: what the others meet is no result.
 template <bool kMasked, int kResults, int kWindow, class Acc>
 __device__ inline void slide(Acc (&sums)[kResults][kWindow], const Acc* source, int source_step, int first, int last,
                              const Acc* factor, int factor_step, int taps) {
+  const bool all_loaded = taps + kWindow - 2 <= last;
+  if constexpr (kResults == 1 && !kMasked) {  // the sizes that networks have most
+    if (all_loaded && taps == 3) return slide_taps<3>(sums, source, source_step, factor, factor_step);
+    if (all_loaded && taps == 5) return slide_taps<5>(sums, source, source_step, factor, factor_step);
+    if (all_loaded && taps == 7) return slide_taps<7>(sums, source, source_step, factor, factor_step);
+  }
   Acc window[kWindow];
 #pragma unroll
   for (int i = 0; i < kWindow - 1; ++i) window[i] = i <= last ? source[i * source_step] : Acc(0);
-  for (int t = 0; t < taps; t += kWindow) {
+  source += (kWindow - 1) * source_step;
+  int t = 0;
+  if (!kMasked && all_loaded) {
+    for (; t + kWindow <= taps; t += kWindow) {
+#pragma unroll
+      for (int j = 0; j < kWindow; ++j, source += source_step, factor += factor_step) {
+        window[(j + kWindow - 1) % kWindow] = *source;
+        add_tap(sums, window, j, factor, 0, kWindow);
+      }
+    }
+  }
+  for (; t < taps; t += kWindow) {
 #pragma unroll
     for (int j = 0; j < kWindow; ++j) {  // unrolled so far that the window's registers come round again
       if (t + j >= taps) break;
-      const int next = t + j + kWindow - 1;
-      window[(j + kWindow - 1) % kWindow] = next <= last ? source[next * source_step] : Acc(0);
-      Acc factors[kResults];
-      load_factors(factors, factor + (t + j) * factor_step);
-#pragma unroll
-      for (int i = 0; i < kWindow; ++i) {
-        if (kMasked && (t + j + i < first || t + j + i > last)) continue;
-#pragma unroll
-        for (int k = 0; k < kResults; ++k) sums[k][i] += factors[k] * window[(i + j) % kWindow];
-      }
+      const int at = t + j;
+      window[(j + kWindow - 1) % kWindow] = at + kWindow - 1 <= last ? *source : Acc(0);
+      add_tap(sums, window, j, factor, kMasked ? first - at : 0, kMasked ? last - at : kWindow);
+      source += source_step, factor += factor_step;
     }
   }
 }

@@ -32,6 +32,11 @@ namespace convx {
 namespace cuda {
 
 constexpr int kGatherThreads = 256;
+// Blocks that a multiprocessor has registers for: 80 of them a thread, 128, or 255.
+template <class T>
+constexpr int gather_blocks(int results) {
+  return (results == 1 ? 3 : 2) - int(sizeof(T) == 8);
+}
 
 // The tensors in the roles of a gather. Per group: `sources` channels are read, `results` are written.
 template <class T>
@@ -97,181 +102,179 @@ __device__ inline int64_t weight_offset(const GatherPlan& plan, const GatherTens
   return result * t.weight_result + r * t.weight_r + s * t.weight_s;
 }
 
+// What all threads of a block share of one item; in shared memory, for it would take a third of the registers.
+struct GatherBlock {
+  int64_t n;
+  int first_group, first_result;
+  int row0, column0;                               // first results of the tile
+  int virtual_row, virtual_column, staged_column;  // first positions of the source
+  GatherAxis rows, columns;
+  Sliding along;
+  StagedWeights layout;
+};
+
+template <class T, int kResults>
+__device__ inline void describe_block(GatherBlock& b, const GatherPlan& plan, int item) {
+  const int phase_w = plan.phase_w.split(item), phase_h = plan.phase_h.split(item);
+  b.column0 = plan.column_tiles.split(item) * plan.tile_columns;
+  b.row0 = plan.row_tiles.split(item) * plan.tile_rows;
+  b.first_result = plan.result_blocks.split(item) * plan.result_chunks * kResults;
+  b.first_group = plan.group_blocks.split(item) * plan.groups;
+  b.n = item;
+  b.rows = gather_axis(plan.rows, plan.transposed, phase_h);
+  b.columns = gather_axis(plan.columns, plan.transposed, phase_w);
+  b.virtual_row = b.rows.position(b.row0, 0), b.virtual_column = b.columns.position(b.column0, 0);
+  b.staged_column = plan.staged.first_column<T>(b.virtual_column);
+  b.along = sliding(b.rows);
+  b.layout = weights_layout<kResults>(plan, b.rows.taps, b.columns.taps);
+}
+
+constexpr int kGatherBlockBytes = (int(sizeof(GatherBlock)) + 15) / 16 * 16;
+
 // Returns whether this thread saw an infinity or NaN.
 template <class T, int kResults>
 __device__ bool stage_weights(typename Compute<T>::type* shared, const GatherPlan& plan, const GatherTensors<T>& t,
-                              const StagedWeights& layout, const GatherAxis& rows, const GatherAxis& columns,
-                              int first_group, int first_result, int first_source) {
+                              const GatherBlock& b, int first_source) {
   using Acc = typename Compute<T>::type;
   const int results = plan.result_chunks * kResults;
-  const int count = plan.groups * results * plan.chunk * rows.taps * columns.taps;
+  const int count = plan.groups * results * plan.chunk * b.rows.taps * b.columns.taps;
   bool special = false;
   for (int item = int(threadIdx.x); item < count; item += int(blockDim.x)) {
     int i = item;
-    const int s = i % columns.taps;
-    i /= columns.taps;
-    const int r = i % rows.taps;
-    i /= rows.taps;
+    const int s = i % b.columns.taps;
+    i /= b.columns.taps;
+    const int r = i % b.rows.taps;
+    i /= b.rows.taps;
     const int source = i % plan.chunk;
     i /= plan.chunk;
     const int k = i % results, group = i / results;
     Acc value(0);
-    if (first_group + group < plan.G && first_result + k < plan.results && first_source + source < plan.sources)
-      value =
-          Acc(t.weight[(first_group + group) * t.weight_group + weight_offset(plan, t, first_result + k) +
-                       (first_source + source) * t.weight_source + (rows.tap_first + r * rows.tap_step) * t.weight_r +
-                       (columns.tap_first + s * columns.tap_step) * t.weight_s]);
+    if (b.first_group + group < plan.G && b.first_result + k < plan.results && first_source + source < plan.sources)
+      value = Acc(
+          t.weight[(b.first_group + group) * t.weight_group + weight_offset(plan, t, b.first_result + k) +
+                   (first_source + source) * t.weight_source + (b.rows.tap_first + r * b.rows.tap_step) * t.weight_r +
+                   (b.columns.tap_first + s * b.columns.tap_step) * t.weight_s]);
     special |= !is_finite(value);
-    shared[group * layout.group_pitch + source * layout.source_pitch + s * layout.column_pitch + r * layout.row_pitch +
-           k / kResults * layout.chunk_pitch + k % kResults] = value;
+    shared[group * b.layout.group_pitch + source * b.layout.source_pitch + s * b.layout.column_pitch +
+           r * b.layout.row_pitch + k / kResults * b.layout.chunk_pitch + k % kResults] = value;
   }
   return special;
 }
 
-// The sums of one thread's window over the staged source channels. `strip_row` is its first result within the tile.
+// The sums of one thread's window over `sources` staged channels. `source`: the thread's column of the tile; `column`:
+// its position; `row`: of its first result, within the tile.
 template <bool kMasked, int kResults, int kWindow, class Acc>
-__device__ void gather_window(Acc (&sums)[kResults][kWindow], const GatherPlan& plan, const StagedWeights& layout,
-                              const GatherAxis& rows, const GatherAxis& columns, const Acc* source, const Acc* weights,
-                              int sources, int virtual_row, int virtual_column, int strip_row) {
-  const Sliding along = sliding(rows);
-  const StagedTile& staged = plan.staged;
-  const int residues = along.tap_residues < rows.taps ? along.tap_residues : rows.taps;
-  for (int e = 0; e < residues; ++e) {  // the taps e, e + residues, ... share a window
-    const int row = strip_row * rows.per_result + e * rows.per_tap, v = virtual_row + row;
-    int first = 0, last = (staged.rows - 1 - row) / along.slide;
-    if (row > staged.rows - 1) last = -1;
-    if (kMasked && rows.mode == PaddingMode::zeros) {
-      if (v < 0) first = divided_up(-v, along.slide);
-      const int inside = rows.source - 1 - v;
-      last = inside < 0 ? -1 : smaller(last, inside / along.slide);
+__device__ void gather_window(Acc (&sums)[kResults][kWindow], const StagedTile& staged, const GatherBlock& b,
+                              const Acc* source, const Acc* weights, int sources, int column, int row) {
+  const int residues = smaller(b.along.tap_residues, b.rows.taps), step = b.along.slide * staged.row_pitch;
+  row *= b.rows.per_result;
+  for (int e = 0; e < residues; ++e, row += b.rows.per_tap) {  // the taps e, e + residues, ... share a window
+    const int v = b.virtual_row + row;
+    int first = 0, last = row < staged.rows ? quotient(staged.rows - 1 - row, b.along.slide) : -1;
+    if (kMasked && b.rows.mode == PaddingMode::zeros) {
+      if (v < 0) first = divided_up(-v, b.along.slide);
+      const int inside = b.rows.source - 1 - v;
+      last = inside < 0 ? -1 : smaller(last, inside / b.along.slide);
     }
-    const int taps = divided_up(rows.taps - e, along.tap_residues);
+    const int taps = quotient(b.rows.taps - e + b.along.tap_residues - 1, b.along.tap_residues);
     for (int c = 0; c < sources; ++c)
-      for (int s = 0; s < columns.taps; ++s) {
-        if (columns.skips(virtual_column + s * columns.per_tap)) continue;
-        slide<kMasked>(
-            sums,
-            source + c * staged.channel_pitch + row * staged.row_pitch + s * columns.per_tap * staged.column_pitch,
-            along.slide * staged.row_pitch, first, last,
-            weights + c * layout.source_pitch + s * layout.column_pitch + e * layout.row_pitch,
-            along.tap_residues * layout.row_pitch, taps);
+      for (int s = 0; s < b.columns.taps; ++s) {
+        const int offset = s * b.columns.per_tap;
+        if (b.columns.skips(column + offset)) continue;
+        slide<kMasked>(sums, source + c * staged.channel_pitch + row * staged.row_pitch + offset * staged.column_pitch,
+                       step, first, last,
+                       weights + c * b.layout.source_pitch + s * b.layout.column_pitch + e * b.layout.row_pitch,
+                       b.along.tap_residues * b.layout.row_pitch, taps);
       }
   }
 }
 
-template <class T, int kResults>
-__device__ inline void store_results(const GatherPlan& plan, const GatherTensors<T>& t, int64_t n, int group,
-                                     int result, int h, int w, const typename Compute<T>::type (&sums)[kResults]) {
+// Writes a thread's sums: kResults channels from `result` on, a window's rows from `row` of the tile on.
+template <class T, class Out, int kResults, int kWindow>
+__device__ inline void store_window(const GatherPlan& plan, const GatherTensors<T>& t, const GatherBlock& b, Out* data,
+                                    int group, int result, int row, int column,
+                                    const typename Compute<T>::type (&sums)[kResults][kWindow]) {
   using Acc = typename Compute<T>::type;
-  const Strides& to = t.result_strides;
-  if (plan.patches) {
-    const int64_t channels = plan.results / int(plan.patch_rows.divisor * plan.patch_columns.divisor);
-#pragma unroll
-    for (int k = 0; k < kResults; ++k) {
-      int c = result + k;
-      if (c >= plan.results) break;
-      const int s = plan.patch_columns.split(c), r = plan.patch_rows.split(c);
-      const int64_t channel = group * channels + c;
-      const Acc bias = t.bias ? Acc(t.bias[channel * t.bias_stride]) : Acc(0);
-      t.result[to(n, channel, int64_t(h) * plan.patch_rows.divisor + r, int64_t(w) * plan.patch_columns.divisor + s)] =
-          T(sums[k] + bias);
-    }
-    return;
-  }
-  const int64_t channel = int64_t(group) * plan.results + result;
+  const int rows = quotient(b.rows.results - b.row0 - row + b.along.window_step - 1, b.along.window_step);
+  const int64_t channels =
+      plan.patches ? plan.results / int(plan.patch_rows.divisor * plan.patch_columns.divisor) : plan.results;
 #pragma unroll
   for (int k = 0; k < kResults; ++k) {
     if (result + k >= plan.results) break;
-    const Acc sum = sums[k] + (t.bias ? Acc(t.bias[(channel + k) * t.bias_stride]) : Acc(0));
-    const int64_t at = to(n, channel + k, h, w);
-    if (t.wide_result)
-      reinterpret_cast<Acc*>(t.result)[at] = sum;
-    else
-      t.result[at] = T(sum);
+    int c = result + k;
+    int64_t h = b.rows.result_first + (b.row0 + row) * b.rows.result_step;
+    int64_t w = b.columns.result_first + (b.column0 + column) * b.columns.result_step;
+    int64_t step = b.along.window_step * b.rows.result_step * t.result_strides.h;
+    if (plan.patches) {
+      w = w * plan.patch_columns.divisor + plan.patch_columns.split(c);
+      h = h * plan.patch_rows.divisor + plan.patch_rows.split(c);
+      step *= plan.patch_rows.divisor;
+    }
+    const int64_t channel = (b.first_group + group) * channels + c;
+    const Acc bias = t.bias ? Acc(t.bias[channel * t.bias_stride]) : Acc(0);
+    Out* to = data + t.result_strides(b.n, channel, h, w);
+#pragma unroll
+    for (int m = 0; m < kWindow; ++m, to += step)
+      if (m < rows) *to = Out(sums[k][m] + bias);
   }
 }
 
 template <class T, int kResults, int kWindow>
-__global__ void __launch_bounds__(kGatherThreads) window_gather(GatherPlan plan, GatherTensors<T> t) {
+__global__ void __launch_bounds__(kGatherThreads, gather_blocks<T>(kResults))
+    window_gather(GatherPlan plan, GatherTensors<T> t) {
   using Acc = typename Compute<T>::type;
-  Acc* const staged = shared_memory<Acc>();
+  GatherBlock& b = *shared_memory<GatherBlock>();
+  Acc* const staged = reinterpret_cast<Acc*>(shared_memory<unsigned char>() + kGatherBlockBytes);
   Acc* const weights = staged + rounded_up(plan.staged.elements, Chunk<Acc>::count);
+  const int count = plan.groups * plan.tile_columns * plan.strips * plan.result_chunks;
 
-  for (int64_t block_item = blockIdx.x; block_item < plan.items; block_item += gridDim.x) {
-    int i = int(block_item);
-    const int phase_w = plan.phase_w.split(i), phase_h = plan.phase_h.split(i);
-    const int column_tile = plan.column_tiles.split(i), row_tile = plan.row_tiles.split(i);
-    const int first_result = plan.result_blocks.split(i) * plan.result_chunks * kResults;
-    const int first_group = plan.group_blocks.split(i) * plan.groups;
-    const int64_t n = i;
-    const GatherAxis rows = gather_axis(plan.rows, plan.transposed, phase_h);
-    const GatherAxis columns = gather_axis(plan.columns, plan.transposed, phase_w);
-    const int row0 = row_tile * plan.tile_rows, column0 = column_tile * plan.tile_columns;
-    const int virtual_row = rows.position(row0, 0), virtual_column = columns.position(column0, 0);
-    const int staged_column = plan.staged.first_column<T>(virtual_column);
-    const int window_step = sliding(rows).window_step;
-    const StagedWeights layout = weights_layout<kResults>(plan, rows.taps, columns.taps);
-    const int count = plan.groups * plan.tile_columns * plan.strips * plan.result_chunks;
-
+  for (int64_t item = blockIdx.x; item < plan.items; item += gridDim.x) {
+    if (threadIdx.x == 0) describe_block<T, kResults>(b, plan, int(item));
+    __syncthreads();  // before the others read it
     Acc sums[kResults][kWindow];
     for (int first_source = 0;; first_source += plan.chunk) {
-      const int64_t channel = int64_t(first_group) * plan.sources + first_source;
-      const int exist = plan.groups > 1 ? (plan.G - first_group) * plan.sources : plan.sources - first_source;
+      const int64_t channel = int64_t(b.first_group) * plan.sources + first_source;
       stage(staged, plan.staged,
-            SourcePlane<T>{t.source + n * t.source_strides.n + channel * t.source_strides.c, exist, t.source_strides.c,
-                           t.source_strides.h, t.source_strides.w},
-            rows, columns, virtual_row, staged_column);
-      const bool special =
-          stage_weights<T, kResults>(weights, plan, t, layout, rows, columns, first_group, first_result, first_source);
+            SourcePlane<T>{t.source + b.n * t.source_strides.n + channel * t.source_strides.c,
+                           (plan.groups > 1 ? (plan.G - b.first_group) * plan.sources : plan.sources) - first_source,
+                           int(t.source_strides.c), int(t.source_strides.h), int(t.source_strides.w)},
+            b.rows, b.columns, b.virtual_row, b.staged_column);
+      const bool special = stage_weights<T, kResults>(weights, plan, t, b, first_source);
       const bool masked = __syncthreads_or(special);  // before what one thread has staged is read by another
       const bool last_chunk = first_source + plan.chunk >= plan.sources;
 
-      // More than one item a thread only if all source channels are staged at once: sums live from chunk to chunk.
-      for (int item = int(threadIdx.x); item < count; item += int(blockDim.x)) {
-        int j = item;
-        int group, column, strip, chunk;
-        if (plan.channels_fastest) {
-          group = plan.item_groups.split(j), column = plan.item_columns.split(j);
-          strip = plan.item_strips.split(j), chunk = j;
-        } else {
-          column = plan.item_columns.split(j), strip = plan.item_strips.split(j);
-          chunk = plan.item_chunks.split(j), group = j;
-        }
-        const int strip_row = strip / window_step * window_step * kWindow + strip % window_step;
-        const int result = first_result + chunk * kResults;
+      // More than one part a thread only if all source channels are staged at once: sums live from chunk to chunk.
+      for (int part = int(threadIdx.x); part < count; part += int(blockDim.x)) {
+        int i = part, group = 0;
+        if (plan.channels_fastest) group = plan.item_groups.split(i);
+        const int column = plan.item_columns.split(i);
+        const int row = strip_row(plan.item_strips.split(i), b.along.window_step, kWindow);
+        const int chunk = plan.item_chunks.split(i);
+        if (!plan.channels_fastest) group = i;
         if (first_source == 0) {
 #pragma unroll
           for (int k = 0; k < kResults; ++k)
 #pragma unroll
-            for (int w = 0; w < kWindow; ++w) sums[k][w] = Acc(0);
+            for (int m = 0; m < kWindow; ++m) sums[k][m] = Acc(0);
         }
-        if (row0 + strip_row >= rows.results || column0 + column >= columns.results || first_group + group >= plan.G ||
-            result >= plan.results)
+        const int result = b.first_result + chunk * kResults;
+        if (b.row0 + row >= b.rows.results || b.column0 + column >= b.columns.results ||
+            b.first_group + group >= plan.G || result >= plan.results)
           continue;
-        const Acc* const from =
-            staged + group * plan.chunk * plan.staged.channel_pitch +
-            (virtual_column - staged_column + column * columns.per_result) * plan.staged.column_pitch;
-        const Acc* const factors = weights + group * layout.group_pitch + chunk * layout.chunk_pitch;
+        const int position = b.virtual_column + column * b.columns.per_result;
+        const Acc* const from = staged + group * plan.chunk * plan.staged.channel_pitch +
+                                (position - b.staged_column) * plan.staged.column_pitch;
+        const Acc* const factors = weights + group * b.layout.group_pitch + chunk * b.layout.chunk_pitch;
         const int sources = smaller(plan.chunk, plan.sources - first_source);
-        const int at_column = virtual_column + column * columns.per_result;
         if (masked)
-          gather_window<true>(sums, plan, layout, rows, columns, from, factors, sources, virtual_row, at_column,
-                              strip_row);
+          gather_window<true>(sums, plan.staged, b, from, factors, sources, position, row);
         else
-          gather_window<false>(sums, plan, layout, rows, columns, from, factors, sources, virtual_row, at_column,
-                               strip_row);
+          gather_window<false>(sums, plan.staged, b, from, factors, sources, position, row);
         if (!last_chunk) continue;
-        const int w = columns.result_first + (column0 + column) * columns.result_step;
-#pragma unroll
-        for (int m = 0; m < kWindow; ++m) {
-          const int row = row0 + strip_row + m * window_step;
-          if (row >= rows.results) break;
-          Acc one[kResults];
-#pragma unroll
-          for (int k = 0; k < kResults; ++k) one[k] = sums[k][m];
-          store_results<T, kResults>(plan, t, n, first_group + group, result,
-                                     rows.result_first + row * rows.result_step, w, one);
-        }
+        if (t.wide_result)
+          store_window(plan, t, b, reinterpret_cast<Acc*>(t.result), group, result, row, column, sums);
+        else
+          store_window(plan, t, b, t.result, group, result, row, column, sums);
       }
       __syncthreads();  // before the next tile overwrites this one
       if (last_chunk) break;

@@ -2,6 +2,8 @@
 // memory. Host code; nothing is measured here, and nothing in it changes the order of any sum with the batch: the
 // number of source channels that are staged at a time is settled before the batch is looked at.
 #pragma once
+#include <cmath>
+
 #include "device.h"
 #include "window_gather.cuh"
 
@@ -23,6 +25,11 @@ struct SourceLayout {
   bool along_columns() const {
     return strides.w == 1 && address % 16 == 0 && aligned(strides.h, H) && aligned(strides.c, channels) &&
            aligned(strides.n, N);
+  }
+  // Whether offsets within `some` channels of an image fit 32 bits.
+  bool has_small_offsets(int some) const {
+    const auto reach = [](int64_t size, int64_t stride) { return double(size) * std::abs(double(stride)); };
+    return reach(some, strides.c) + reach(H, strides.h) + reach(W, strides.w) < 2147483647.0;
   }
   bool channels_last() const { return strides.c == 1 && channels > 1 && (strides.w != 1 || W == 1); }
   bool along_channels() const {
@@ -109,9 +116,10 @@ struct GatherPlanner {
                               span(rows, smaller(plan.tile_rows, rows.results)), span(columns, b.columns));
     const int chunk = int(16 / accumulator);
     plan.shared_bytes =
-        accumulator *
-        (rounded_up(plan.staged.elements, chunk) +
-         size_t(rounded_up(b.groups * b.result_chunks * results_per_thread * plan.chunk * plan.tap_capacity, chunk)));
+        kGatherBlockBytes +
+        accumulator * (rounded_up(plan.staged.elements, chunk) +
+                       size_t(rounded_up(
+                           b.groups * b.result_chunks * results_per_thread * plan.chunk * plan.tap_capacity, chunk)));
     plan.threads = smaller(kGatherThreads, rounded_up(b.items(step), 32));
     plan.item_groups = Divider(b.groups), plan.item_columns = Divider(b.columns);
     plan.item_strips = Divider(plan.strips), plan.item_chunks = Divider(b.result_chunks);
@@ -195,7 +203,7 @@ struct GatherPlanner {
           if (too_large(less, shared)) break;
           fill(b = less);
         }
-        return plan.items < (int64_t(1) << 31);
+        return plan.items < (int64_t(1) << 31) && source.has_small_offsets(plan.staged.channels);
       }
     }
     return false;

@@ -26,6 +26,11 @@ namespace convx {
 namespace cuda {
 
 constexpr int kWeightThreads = 256;
+// Blocks that a multiprocessor has registers for: 128 of them a thread, or 255.
+template <class T>
+constexpr int weight_blocks() {
+  return sizeof(T) == 8 ? 1 : 2;
+}
 constexpr size_t kPartialBytes = size_t(64) << 20;  // for all partial sums, if there are several
 
 // How the work is cut; made by window_weight_plan.h.
@@ -88,11 +93,6 @@ CONVX_HD inline WeightBlock weight_block(const WeightPlan& plan, int64_t item, i
   return b;
 }
 
-// The first kernel row of a strip; the strip's others are window_step apart.
-CONVX_HD inline int strip_row(int strip, int window_step, int window) {
-  return strip / window_step * window_step * window + strip % window_step;
-}
-
 // The sums of one thread over its columns of one tile, of which `rows` x `columns` elements of y exist.
 template <bool kMasked, int kResults, int kWindow, class Acc>
 __device__ void weight_window(Acc (&sums)[kResults][kWindow], const WeightPlan& plan, const Acc* x, const Acc* y,
@@ -101,13 +101,13 @@ __device__ void weight_window(Acc (&sums)[kResults][kWindow], const WeightPlan& 
   const int residues = smaller(along.tap_residues, rows);
   for (int e = 0; e < residues; ++e) {
     const int row = x_row + e * plan.rows.per_tap, v = virtual_row + row;
-    int first = 0, last = row < plan.x.rows ? (plan.x.rows - 1 - row) / along.slide : -1;
+    int first = 0, last = row < plan.x.rows ? quotient(plan.x.rows - 1 - row, along.slide) : -1;
     if (kMasked && plan.rows.mode == PaddingMode::zeros) {
       if (v < 0) first = divided_up(-v, along.slide);
       const int inside = plan.rows.source - 1 - v;
       last = inside < 0 ? -1 : smaller(last, inside / along.slide);
     }
-    const int taps = divided_up(rows - e, along.tap_residues);
+    const int taps = quotient(rows - e + along.tap_residues - 1, along.tap_residues);
     for (int q = slot; q < columns; q += plan.slots) {
       const int column = q * plan.columns.per_tap;
       if (plan.columns.skips(virtual_column + column)) continue;
@@ -119,7 +119,8 @@ __device__ void weight_window(Acc (&sums)[kResults][kWindow], const WeightPlan& 
 }
 
 template <class T, int kResults, int kWindow>
-__global__ void __launch_bounds__(kWeightThreads) window_weight(WeightPlan plan, WeightTensors<T> t) {
+__global__ void __launch_bounds__(kWeightThreads, weight_blocks<T>())
+    window_weight(WeightPlan plan, WeightTensors<T> t) {
   using Acc = typename Compute<T>::type;
   Acc* const staged_x = shared_memory<Acc>();
   Acc* const staged_y = staged_x + rounded_up(plan.x.elements, Chunk<Acc>::count);
@@ -147,14 +148,14 @@ __global__ void __launch_bounds__(kWeightThreads) window_weight(WeightPlan plan,
       const bool several = plan.groups > 1;
       stage(staged_x, plan.x,
             SourcePlane<T>{t.x + n * t.x_strides.n + c * t.x_strides.c,
-                           several ? (plan.G - block.group) * plan.inputs : plan.inputs - block.input, t.x_strides.c,
-                           t.x_strides.h, t.x_strides.w},
+                           several ? (plan.G - block.group) * plan.inputs : plan.inputs - block.input,
+                           int(t.x_strides.c), int(t.x_strides.h), int(t.x_strides.w)},
             plan.rows, plan.columns, virtual_row, staged_column);
       const bool special =
           stage<T, true>(staged_y, plan.y,
                          SourcePlane<T>{t.y + n * t.y_strides.n + k * t.y_strides.c,
                                         several ? (plan.G - block.group) * plan.outputs : plan.outputs - block.output,
-                                        t.y_strides.c, t.y_strides.h, t.y_strides.w},
+                                        int(t.y_strides.c), int(t.y_strides.h), int(t.y_strides.w)},
                          y_rows, y_columns, p0, plan.y.first_column<T>(q0));
       const bool masked = __syncthreads_or(special);  // before what one thread has staged is read by another
 

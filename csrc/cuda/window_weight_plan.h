@@ -123,7 +123,8 @@ struct WeightPlanner {
             plan.groups = 1;  // a group's channels lie side by side only if they are all there
           if (shared_estimate() > double(shared)) continue;
           fill(device);
-          if (plan.shared_bytes <= shared) return true;
+          if (plan.shared_bytes <= shared)
+            return x.has_small_offsets(plan.x.channels) && y.has_small_offsets(plan.y.channels);
         }
       }
     }
