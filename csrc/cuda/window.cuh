@@ -102,17 +102,20 @@ __device__ inline bool stage_chunks(typename Compute<T>::type* shared, const Sta
       if (V == 1 || along_channels) w = columns.read(w);
       if (h >= 0 && w >= 0 && (V == 1 || along_channels || w + V <= columns.source)) {
         loaded[u] = *reinterpret_cast<const Loaded<T, V>*>(line + w * source.column_stride);
-      } else {
-#pragma unroll
+      } else {  // at an edge: one by one, past the registers
+#pragma unroll 1
         for (int v = 0; v < V; ++v) {
           const int at = V == 1 || along_channels || h < 0 ? -1 : columns.read(w + v);
-          loaded[u].v[v] = at < 0 ? T(0) : line[at * source.column_stride];
+          const Acc value = at < 0 ? Acc(0) : Acc(line[at * source.column_stride]);
+          if (kLook) special |= !is_finite(value);
+          shared[places[u] + v * pitch] = value;
         }
+        places[u] = -1;
       }
     }
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
-      if (first + u * threads >= count) continue;
+      if (first + u * threads >= count || places[u] < 0) continue;
       Acc values[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
