@@ -13,6 +13,12 @@
 #include "../../csrc/scalar.h"
 #include "checker.h"
 
+namespace convx {
+namespace cuda {
+void run_mistake(const char* name, bool mistake, const float* in, float* out);  // of mistakes.cu
+}
+}  // namespace convx
+
 using namespace convx;
 
 namespace {
@@ -84,17 +90,6 @@ int guarded(char* message, int64_t message_bytes, F&& f) {
   }
 }
 
-// Ends in whatever state the barriers of a wrong kernel leave it in.
-void half_of_the_threads_wait() {
-  if (threadIdx.x % 2) __syncthreads();
-}
-void threads_wait_apart() {
-  if (threadIdx.x % 2)
-    __syncthreads();
-  else
-    __syncthreads();
-}
-
 }  // namespace
 
 // The GPU that is pretended to be there: few multiprocessors, so that small problems are split over all of them.
@@ -148,16 +143,17 @@ void emulated_places(char* text, int64_t text_bytes) {
   strncpy(text, s.c_str(), text_bytes - 1);
 }
 
-// A kernel whose threads part at a barrier, in one of two ways: the emulator must refuse both.
-int emulated_divergence(int wait_apart, char* message, int64_t message_bytes) {
+// A kernel of mistakes.cu on memory for 128 elements each.
+int emulated_mistake(const char* name, int mistake, const float* in, float* out, char* message, int64_t message_bytes) {
   return guarded(message, message_bytes, [&] {
-    if (wait_apart)
-      cuda::launch("threads_wait_apart", threads_wait_apart, {1, dim3(32)}, nullptr);
-    else
-      cuda::launch("half_of_the_threads_wait", half_of_the_threads_wait, {1, dim3(32)}, nullptr);
+    const Regions regions;
+    emulator::add_region("the operand", in, 128 * sizeof(float), false, true);
+    emulator::add_region("the result", out, 128 * sizeof(float), true, false);
+    cuda::run_mistake(name, mistake != 0, in, out);
   });
 }
 
+// A kernel of ptx_checks.cu.
 int emulated_ptx_check(int which, const void* from, int64_t from_bytes, void* to, int64_t to_bytes, int count,
                        char* message, int64_t message_bytes) {
   return guarded(message, message_bytes, [&] {

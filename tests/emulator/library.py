@@ -6,6 +6,7 @@ Like exact.call, but on the emulator: tensors on the CPU, and an algorithm of th
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -19,11 +20,12 @@ PRIMITIVES = ("forward", "grad_input", "grad_weight")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)  # as in csrc/problem.h
 ORDERS = ("ascending", "descending", "shuffled")
 ALL_BLOCKS = 2**30
+VARIANT = os.environ.get("CONVX_EMULATOR", "watched")  # of build.VARIANTS
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(build()))
+    return ctypes.CDLL(str(build(VARIANT)))
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +52,7 @@ def with_lines(message: str) -> str:
     def line_of(place):
         # The address is where a call returns to, so the call is one byte before.
         where = f"{int(place[1], 16) - 1:#x}"
-        run = subprocess.run(["addr2line", "-e", str(build()), where], capture_output=True, text=True)
+        run = subprocess.run(["addr2line", "-e", str(build(VARIANT)), where], capture_output=True, text=True)
         return run.stdout.strip().rpartition("/")[2].partition(" ")[0]
 
     return re.sub(r"\[\+(0x\w+)\]", line_of, message) if shutil.which("addr2line") else message
@@ -124,9 +126,11 @@ def places() -> list[str]:
     return text.value.decode().splitlines()
 
 
-def run_divergent_kernel(wait_apart: bool) -> None:
-    """A kernel in which half of the threads pass a barrier that the others wait at, or wait at another one."""
-    _guarded(library().emulated_divergence, int(wait_apart))
+def run_mistake(name: str, mistake: bool) -> torch.Tensor:
+    """A kernel of mistakes.cu, with its mistake or without; the result."""
+    source, result = torch.arange(128, dtype=torch.float32), torch.full((128,), float("nan"))
+    _guarded(library().emulated_mistake, name.encode(), int(mistake), _pointer(source), _pointer(result))
+    return result
 
 
 def ptx_check(which: int, source, result, count: int) -> None:
