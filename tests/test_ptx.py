@@ -17,7 +17,7 @@ from emulator import library as emulator
 from emulator.build import COMPILER, HERE
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
-from cuda_compile import cuda_home
+from cuda_toolkit import cuda_home
 
 if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
