@@ -49,13 +49,8 @@ def expectations(folder: Path) -> list[Expectation]:
 def disassemble(nvdisasm: Path, cubin: Path) -> dict[str, Code]:
     """The code of each kernel of a file, by its mangled name."""
     text = subprocess.run([nvdisasm, "-c", cubin], capture_output=True, text=True, check=True).stdout
-    sections = re.split(r"^\.text\.|^//-+ \.text\.", text, flags=re.M)[1:]
-    kernels = {}
-    for section in sections:
-        name = re.match(r"\w+", section)[0]
-        if name not in kernels:
-            kernels[name] = parse(section)
-    return kernels
+    pieces = re.split(r"^\.text\.(\w+):", text, flags=re.M)
+    return {name: parse(section) for name, section in zip(pieces[1::2], pieces[2::2], strict=True)}
 
 
 def parse(section: str) -> Code:
