@@ -15,12 +15,10 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
   };
   static const AlgorithmList grad_input = {
-      {"patches", "kernel = stride: one product, scattered on storing", patches::why_not, patches::preferred,
-       patches::grad_input},
       {"depthwise", "a window of the output slides in registers, stride phases in one launch",
        depthwise::grad_input_why_not, depthwise::preferred, depthwise::grad_input},
       {"few_channels", "the same for several inputs at once: small groups, first and last layers",
-       few_channels::grad_input_why_not, few_channels::preferred, few_channels::grad_input},
+       few_channels::grad_input_why_not, few_channels::grad_input_preferred, few_channels::grad_input},
       {"scatter", "each y stamps the kernel onto x, a tile to a block", floating_only, only_when_forced,
        scatter::grad_input},
       {"scatter_atomic", "each y stamps the kernel onto x, with atomics", scatter_atomic::why_not, only_when_forced,

@@ -1,5 +1,6 @@
 // The row `few_channels`: window_gather.cuh with several result channels to a thread, for small groups, first and last
-// layers. Four results and a window of 8 where a group has no more than four, eight and a window of 4 elsewhere.
+// layers. Four results and a window of 8 where a group has no more than four, eight and a window of 4 elsewhere; and in
+// grad_input with kernel = stride, where the results of a group are C/G * R * S.
 #include "rows.h"
 #include "window_launch.h"
 
@@ -36,11 +37,21 @@ bool preferred(const ConvProblem& pb, const Operands&) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   return Cg <= 4 || Kg <= 4 || (pb.G > 1 && Cg <= 16 && Kg <= 16);
 }
+// Where kernel = stride, y is read once here: with few of either side, that is what counts.
+bool grad_input_preferred(const ConvProblem& pb, const Operands& o) {
+  const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
+  return preferred(pb, o) || (is_patches(pb) && (Cg * pb.R * pb.S <= 32 || Kg <= 16));
+}
 void forward(const ConvProblem& pb, const Operands& o) {
   with_shape(pb.outputs_per_group(),
              [&](auto k, auto w) { gather_forward<decltype(k)::value, decltype(w)::value>(pb, o); });
 }
 void grad_input(const ConvProblem& pb, const Operands& o) {
+  if (is_patches(pb)) {
+    constexpr int kResults = 8, kWindow = 4;
+    const GatherPlan plan = gather_plan(Primitive::grad_input, pb, o, kResults, kWindow, /*patches=*/true);
+    if (plan.items) return gather_patches<kResults, kWindow>(pb, o, plan);
+  }
   with_shape(pb.channels_per_group(),
              [&](auto k, auto w) { gather_grad_input<decltype(k)::value, decltype(w)::value>(pb, o); });
 }

@@ -14,6 +14,24 @@
 namespace convx {
 namespace cuda {
 
+// Run j of 0..2 of the positions that are copies of input i, as in Axis::preimage, which may leave runs out and so
+// needs an array; those are empty here.
+CONVX_HD inline Run copies_of(const Axis& a, int64_t i, int j) {
+  const Run none = {0, -1};
+  if (j == 0) {
+    if (a.mode != PaddingMode::replicate) return {i, i};
+    const int64_t highest = a.virtual_position(a.out - 1, a.kernel - 1);
+    return {i == 0 ? -a.pad : i, i == a.in - 1 && highest > i ? highest : i};
+  }
+  if (a.mode == PaddingMode::circular) {
+    const int64_t v = j == 1 ? i - a.in : i + a.in;
+    return {v, v};
+  }
+  if (a.mode != PaddingMode::reflect || i == (j == 1 ? 0 : a.in - 1)) return none;
+  const int64_t v = j == 1 ? -i : 2 * (a.in - 1) - i;
+  return {v, v};
+}
+
 template <class T>
 __global__ void fold_padding(ConvProblem pb, Tensors<T> t, const typename Compute<T>::type* padded, Strides strides) {
   using Acc = typename Compute<T>::type;
@@ -27,18 +45,20 @@ __global__ void fold_padding(ConvProblem pb, Tensors<T> t, const typename Comput
     } else {
       w = item % pb.W, h = item / pb.W % pb.H, c = item / pb.W / pb.H % pb.C, n = item / pb.W / pb.H / pb.C;
     }
-    Run copies_h[3], copies_w[3];
-    const int count_h = rows.preimage(h, copies_h), count_w = columns.preimage(w, copies_w);
     const int64_t last_row = rows.virtual_position(pb.P - 1, pb.R - 1);
     const int64_t last_column = columns.virtual_position(pb.Q - 1, pb.S - 1);
     Acc sum(0);
-    for (int i = 0; i < count_h; ++i)
-      for (int64_t v = copies_h[i].first; v <= copies_h[i].last; ++v) {
+    for (int i = 0; i < 3; ++i) {
+      const Run copies_h = copies_of(rows, h, i);
+      for (int64_t v = copies_h.first; v <= copies_h.last; ++v) {
         if (v < -pb.pad_h || v > last_row) continue;
-        for (int j = 0; j < count_w; ++j)
-          for (int64_t u = copies_w[j].first; u <= copies_w[j].last; ++u)
+        for (int j = 0; j < 3; ++j) {
+          const Run copies_w = copies_of(columns, w, j);
+          for (int64_t u = copies_w.first; u <= copies_w.last; ++u)
             if (u >= -pb.pad_w && u <= last_column) sum += padded[strides(n, c, v + pb.pad_h, u + pb.pad_w)];
+        }
       }
+    }
     const Acc bias = t.o.bias ? Acc(static_cast<const T*>(t.o.bias)[c * t.o.bias_stride]) : Acc(0);
     t.x(n, c, h, w) = T(sum + bias);
   }

@@ -26,11 +26,12 @@ struct GatherAxis {
   PaddingMode mode;
 
   CONVX_HD int position(int i, int t) const { return origin + i * per_result + t * per_tap; }
-  // What position v of the padded source reads, or -1.
+  // What position v of the padded source reads, or -1. Tiles reach beyond what any tap reads, where there is nothing.
   CONVX_HD int read(int v) const {
     if (v >= 0 && v < source) return v;
     if (mode == PaddingMode::zeros) return -1;
-    return int(Axis{source, 0, 0, 0, 0, 0, mode}.source(v));
+    const int copied = int(Axis{source, 0, 0, 0, 0, 0, mode}.source(v));
+    return copied >= 0 && copied < source ? copied : -1;
   }
   CONVX_HD bool skips(int v) const { return mode == PaddingMode::zeros && (v < 0 || v >= source); }
 };

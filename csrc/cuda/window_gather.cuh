@@ -11,7 +11,7 @@
 // axis of this one launch, the fastest, so that the phases' results meet in the cache before they go to memory.
 //
 // Where kernel = stride, all phases read the same y, one tap each: one product, x(c,r,s; p,q) = sum of w * y, whose
-// (c,r,s) are `results` here and scattered on storing. y is read once then. (`patches`)
+// (c,r,s) are `results` here and scattered on storing. y is read once then (`patches`).
 //
 // Skipped taps: padding is zeros in shared memory, and zero times a finite weight is the zero that it should be. If a
 // block sees an infinity or NaN among its weights, it takes the masked loop, which leaves rows in the padding out;

@@ -1,5 +1,5 @@
-// From a problem to a launch of window_gather.cuh: which tensor plays which role, for the rows `depthwise`,
-// `few_channels` and `patches`, which differ in how many results a thread owns.
+// From a problem to a launch of window_gather.cuh: which tensor plays which role, for the rows `depthwise` and
+// `few_channels`, which differ in how many results a thread owns.
 #pragma once
 #include "fold_padding.cuh"
 #include "types.h"
@@ -108,6 +108,24 @@ void gather_grad_input(const ConvProblem& pb, const Operands& o) {
     launch_gather<T, kResults, kWindow>("window_gather", plan, t, o.stream);
     launch("fold_padding", fold_padding<T>, one_thread_each(pb.N * pb.C * pb.H * pb.W), o.stream, pb, Tensors<T>{o},
            static_cast<const Acc*>(padded), strides);
+  });
+}
+
+// Whether every x is reached by one y and one tap: kernel = stride.
+inline bool is_patches(const ConvProblem& pb) {
+  const auto tiles = [](const Axis& a) {
+    return a.kernel == a.stride && a.dilation == 1 && a.pad == 0 && a.in == a.out * a.stride;
+  };
+  return pb.R * pb.S > 1 && tiles(pb.rows()) && tiles(pb.columns());
+}
+
+// grad_input where it is patches: one product, whose results are scattered on storing.
+template <int kResults, int kWindow>
+void gather_patches(const ConvProblem& pb, const Operands& o, const GatherPlan& plan) {
+  with_floating_type(o.dtype, [&](auto type) {
+    using T = decltype(type);
+    launch_gather<T, kResults, kWindow>("window_gather", plan, gather_tensors<T>(Primitive::grad_input, pb, o),
+                                        o.stream);
   });
 }
 
