@@ -8,6 +8,8 @@
 // on by one: one new value from shared memory, kResults * kWindow multiply-adds. So what limits the kernel is not
 // shared memory (one load an element and cycle) but the multiply-adds, or, with few taps, global memory.
 #pragma once
+#include <cmath>
+
 #include "../scalar.h"
 #include "gather_axis.h"
 #include "launch.h"
@@ -31,6 +33,10 @@ struct alignas(16) Chunk {
   static constexpr int count = 16 / sizeof(T);
   T v[count];
 };
+
+// Spelled out, so that the emulator, whose compiler does not fuse by itself, rounds as the GPU does.
+CONVX_HD inline float multiply_add(float a, float b, float sum) { return fmaf(a, b, sum); }
+CONVX_HD inline double multiply_add(double a, double b, double sum) { return fma(a, b, sum); }
 
 template <class Acc>
 CONVX_HD inline bool is_finite(Acc v) {
@@ -179,7 +185,7 @@ __device__ inline void slide_taps(Acc (&sums)[1][kWindow], const Acc* source, in
     const Acc value = *source;
 #pragma unroll
     for (int t = 0; t < kTaps; ++t)
-      if (i >= t && i - t < kWindow) sums[0][i - t] += factors[t] * value;
+      if (i >= t && i - t < kWindow) sums[0][i - t] = multiply_add(factors[t], value, sums[0][i - t]);
   }
 }
 
@@ -193,7 +199,7 @@ __device__ inline void add_tap(Acc (&sums)[kResults][kWindow], const Acc (&windo
   for (int i = 0; i < kWindow; ++i) {
     if (i < first || i > last) continue;
 #pragma unroll
-    for (int k = 0; k < kResults; ++k) sums[k][i] += factors[k] * window[(i + j) % kWindow];
+    for (int k = 0; k < kResults; ++k) sums[k][i] = multiply_add(factors[k], window[(i + j) % kWindow], sums[k][i]);
   }
 }
 
