@@ -172,6 +172,14 @@ __device__ inline void load_factors(Acc (&factors)[kResults], const Acc* from) {
   }
 }
 
+template <int kResults, int kWindow, class Acc>
+__device__ inline void add_to(Acc (&totals)[kResults][kWindow], const Acc (&sums)[kResults][kWindow]) {
+#pragma unroll
+  for (int k = 0; k < kResults; ++k)
+#pragma unroll
+    for (int i = 0; i < kWindow; ++i) totals[k][i] += sums[k][i];
+}
+
 // sums[k][i] += sum over t < taps of factor[t][k] * source[i + t], for a number of taps known to the compiler, which
 // needs no count of them then, all of whose sources are loaded.
 template <int kTaps, int kWindow, class Acc>

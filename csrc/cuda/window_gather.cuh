@@ -167,25 +167,28 @@ template <bool kMasked, int kResults, int kWindow, class Acc>
 __device__ void gather_window(Acc (&sums)[kResults][kWindow], const StagedTile& staged, const GatherBlock& b,
                               const Acc* source, const Acc* weights, int sources, int column, int row) {
   const int residues = smaller(b.along.tap_residues, b.rows.taps), step = b.along.slide * staged.row_pitch;
-  row *= b.rows.per_result;
-  for (int e = 0; e < residues; ++e, row += b.rows.per_tap) {  // the taps e, e + residues, ... share a window
-    const int v = b.virtual_row + row;
-    int first = 0, last = row < staged.rows ? quotient(staged.rows - 1 - row, b.along.slide) : -1;
-    if (kMasked && b.rows.mode == PaddingMode::zeros) {
-      if (v < 0) first = divided_up(-v, b.along.slide);
-      const int inside = b.rows.source - 1 - v;
-      last = inside < 0 ? -1 : smaller(last, inside / b.along.slide);
-    }
-    const int taps = quotient(b.rows.taps - e + b.along.tap_residues - 1, b.along.tap_residues);
-    for (int c = 0; c < sources; ++c)
+  for (int c = 0; c < sources; ++c) {
+    Acc of_source[kResults][kWindow] = {};  // long sums lose less in pieces
+    int from = row * b.rows.per_result;
+    for (int e = 0; e < residues; ++e, from += b.rows.per_tap) {  // the taps e, e + residues, ... share a window
+      const int v = b.virtual_row + from;
+      int first = 0, last = from < staged.rows ? quotient(staged.rows - 1 - from, b.along.slide) : -1;
+      if (kMasked && b.rows.mode == PaddingMode::zeros) {
+        if (v < 0) first = divided_up(-v, b.along.slide);
+        const int inside = b.rows.source - 1 - v;
+        last = inside < 0 ? -1 : smaller(last, inside / b.along.slide);
+      }
+      const int taps = quotient(b.rows.taps - e + b.along.tap_residues - 1, b.along.tap_residues);
       for (int s = 0; s < b.columns.taps; ++s) {
         const int offset = s * b.columns.per_tap;
         if (b.columns.skips(column + offset)) continue;
-        slide<kMasked>(sums, source + c * staged.channel_pitch + row * staged.row_pitch + offset * staged.column_pitch,
-                       step, first, last,
-                       weights + c * b.layout.source_pitch + s * b.layout.column_pitch + e * b.layout.row_pitch,
-                       b.along.tap_residues * b.layout.row_pitch, taps);
+        slide<kMasked>(
+            of_source, source + c * staged.channel_pitch + from * staged.row_pitch + offset * staged.column_pitch, step,
+            first, last, weights + c * b.layout.source_pitch + s * b.layout.column_pitch + e * b.layout.row_pitch,
+            b.along.tap_residues * b.layout.row_pitch, taps);
       }
+    }
+    add_to(sums, of_source);
   }
 }
 

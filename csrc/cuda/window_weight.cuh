@@ -95,7 +95,7 @@ CONVX_HD inline WeightBlock weight_block(const WeightPlan& plan, int64_t item, i
 
 // The sums of one thread over its columns of one tile, of which `rows` x `columns` elements of y exist.
 template <bool kMasked, int kResults, int kWindow, class Acc>
-__device__ void weight_window(Acc (&sums)[kResults][kWindow], const WeightPlan& plan, const Acc* x, const Acc* y,
+__device__ void weight_window(Acc (&totals)[kResults][kWindow], const WeightPlan& plan, const Acc* x, const Acc* y,
                               int slot, int rows, int columns, int virtual_row, int virtual_column, int x_row) {
   const Sliding along = sliding(plan.rows);
   const int residues = smaller(along.tap_residues, rows);
@@ -111,9 +111,11 @@ __device__ void weight_window(Acc (&sums)[kResults][kWindow], const WeightPlan& 
     for (int q = slot; q < columns; q += plan.slots) {
       const int column = q * plan.columns.per_tap;
       if (plan.columns.skips(virtual_column + column)) continue;
+      Acc sums[kResults][kWindow] = {};  // long sums lose less in pieces
       slide<kMasked>(sums, x + row * plan.x.row_pitch + column * plan.x.column_pitch, along.slide * plan.x.row_pitch,
                      first, last, y + e * plan.y.row_pitch + q * plan.y.column_pitch,
                      along.tap_residues * plan.y.row_pitch, taps);
+      add_to(totals, sums);
     }
   }
 }
@@ -160,7 +162,6 @@ __global__ void __launch_bounds__(kWeightThreads, weight_blocks<T>())
       const bool masked = __syncthreads_or(special);  // before what one thread has staged is read by another
 
       if (owns) {
-        Acc sums[kResults][kWindow] = {};
         const int x_row =
             (strip_row(block.strip + owner.strip, window_step, kWindow) - first_row) * plan.rows.per_result;
         const int x_column = owner.kernel_column * plan.columns.per_result;
@@ -171,15 +172,11 @@ __global__ void __launch_bounds__(kWeightThreads, weight_blocks<T>())
         const int rows = smaller(plan.tile_rows, plan.rows.taps - p0);
         const int columns = smaller(plan.tile_columns, plan.columns.taps - q0);
         if (masked)
-          weight_window<true>(sums, plan, x, y, owner.slot, rows, columns, virtual_row, virtual_column + x_column,
+          weight_window<true>(totals, plan, x, y, owner.slot, rows, columns, virtual_row, virtual_column + x_column,
                               x_row);
         else
-          weight_window<false>(sums, plan, x, y, owner.slot, rows, columns, virtual_row, virtual_column + x_column,
+          weight_window<false>(totals, plan, x, y, owner.slot, rows, columns, virtual_row, virtual_column + x_column,
                                x_row);
-#pragma unroll
-        for (int k = 0; k < kResults; ++k)
-#pragma unroll
-          for (int m = 0; m < kWindow; ++m) totals[k][m] += sums[k][m];
       }
       __syncthreads();  // before the next tile, or the sums, overwrite this one
     }
