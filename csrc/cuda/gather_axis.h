@@ -11,7 +11,7 @@
 //
 // grad_input divides by the stride, so it is cut into `stride` phases, the inputs h = f, f + stride, ...: those of one
 // phase are read by the same taps, each of them always. The taps come in descending order there, so that per_tap is
-// positive for all three. See docs for the derivation; tests/test_gather_axis.py compares it with the definition.
+// positive for all three.
 #pragma once
 #include "../problem.h"
 

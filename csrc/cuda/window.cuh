@@ -122,24 +122,22 @@ __device__ inline bool stage_chunks(typename Compute<T>::type* shared, const Sta
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
       if (first + u * threads >= count || places[u] < 0) continue;
-      Acc values[V];
+      constexpr int W = V < Chunk<Acc>::count ? V : Chunk<Acc>::count;
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        values[v] = Acc(loaded[u].v[v]);
-        if (kLook) special |= !is_finite(values[v]);
-      }
-      if (V > 1 && pitch == 1) {  // such tiles begin their rows, or pixels, at a multiple of 16 bytes
-        constexpr int W = V < Chunk<Acc>::count ? V : Chunk<Acc>::count;
+      for (int v = 0; v < V; v += W) {
+        Loaded<Acc, W> part;
 #pragma unroll
-        for (int v = 0; v < V; v += W) {
-          Loaded<Acc, W> part;
-#pragma unroll
-          for (int j = 0; j < W; ++j) part.v[j] = values[v + j];
-          *reinterpret_cast<Loaded<Acc, W>*>(shared + places[u] + v) = part;
+        for (int j = 0; j < W; ++j) {
+          part.v[j] = Acc(loaded[u].v[v + j]);
+          if (kLook) special |= !is_finite(part.v[j]);
         }
-      } else {
+        Acc* const to = shared + places[u] + v * pitch;
+        if (pitch == 1) {  // such tiles begin their rows, or pixels, at a multiple of 16 bytes
+          *reinterpret_cast<Loaded<Acc, W>*>(to) = part;
+        } else {
 #pragma unroll
-        for (int v = 0; v < V; ++v) shared[places[u] + v * pitch] = values[v];
+          for (int j = 0; j < W; ++j) to[j * pitch] = part.v[j];
+        }
       }
     }
   }

@@ -22,20 +22,23 @@
 // could do 68 (49) float32 multiply-adds. kWindow = 8 needs, for an RxS kernel, S * (7 + R) / 8 loads and S * R
 // multiply-adds: at 3x3 0.12 and 0.07 cycles (bound by memory, near 80-90 % of a copy), at 7x7 0.38 and 0.38 of 0.53
 // (70-80 %); in 16 bits, which are half the bytes, 7x7 is bound by multiply-adds instead (0.38 of 0.26 cycles); 31x31
-// by them alone (7.5 cycles), at 80-85 % of the FMA rate. Few channels: kResults * kWindow = 32 multiply-adds for 3
-// shared loads, so about 70-80 % of the FMA rate (67 TFLOP/s on an H100 or H200). All of this is estimated, not
-// measured.
+// by them alone (7.5 cycles), 8 of 12 instructions, so at 60-65 % of the FMA rate. Few channels: kResults * kWindow =
+// 16 multiply-adds for 2 shared loads and 4 other instructions, so about 60-70 % of the FMA rate (67 TFLOP/s on an H100
+// or H200). All of this is estimated, not measured.
+//
+// Machine code of window_gather<.*>: LDG.128
 #pragma once
 #include "window.cuh"
 
 namespace convx {
 namespace cuda {
 
-constexpr int kGatherThreads = 256;
-// Blocks that a multiprocessor has registers for: 80 of them a thread, 128, or 255.
+// Threads of a block, and how many blocks a multiprocessor has registers for: 96 of them a thread, 128, or 168 and 255
+// in float64.
+constexpr int gather_threads(int results) { return results == 1 ? 128 : 256; }
 template <class T>
 constexpr int gather_blocks(int results) {
-  return (results == 1 ? 3 : 2) - int(sizeof(T) == 8);
+  return sizeof(T) == 8 ? (results == 1 ? 3 : 1) : (results == 1 ? 5 : 2);
 }
 
 // The tensors in the roles of a gather. Per group: `sources` channels are read, `results` are written.
@@ -223,7 +226,7 @@ __device__ inline void store_window(const GatherPlan& plan, const GatherTensors<
 }
 
 template <class T, int kResults, int kWindow>
-__global__ void __launch_bounds__(kGatherThreads, gather_blocks<T>(kResults))
+__global__ void __launch_bounds__(gather_threads(kResults), gather_blocks<T>(kResults))
     window_gather(GatherPlan plan, GatherTensors<T> t) {
   using Acc = typename Compute<T>::type;
   GatherBlock& b = *shared_memory<GatherBlock>();

@@ -10,7 +10,7 @@
 namespace convx {
 namespace cuda {
 
-constexpr size_t kSharedForSeveralBlocks = 52 * 1024;  // so that four blocks share a multiprocessor
+constexpr size_t kSharedForSeveralBlocks = 44 * 1024;  // so that five blocks share a multiprocessor
 constexpr int64_t kLargestAxis = int64_t(1) << 30;
 
 // The strides and alignment that decide how a source is loaded.
@@ -103,6 +103,7 @@ struct GatherPlanner {
   size_t accumulator;  // bytes
 
   int window_step() const { return sliding(rows).window_step; }
+  int threads() const { return gather_threads(results_per_thread); }
 
   void fill(const BlockShape& b) {
     const int step = window_step();
@@ -120,7 +121,7 @@ struct GatherPlanner {
         accumulator * (rounded_up(plan.staged.elements, chunk) +
                        size_t(rounded_up(
                            b.groups * b.result_chunks * results_per_thread * plan.chunk * plan.tap_capacity, chunk)));
-    plan.threads = smaller(kGatherThreads, rounded_up(b.items(step), 32));
+    plan.threads = smaller(threads(), rounded_up(b.items(step), 32));
     plan.item_groups = Divider(b.groups), plan.item_columns = Divider(b.columns);
     plan.item_strips = Divider(plan.strips), plan.item_chunks = Divider(b.result_chunks);
     const int result_blocks = divided_up(plan.results, b.result_chunks * results_per_thread);
@@ -145,7 +146,7 @@ struct GatherPlanner {
     if (elements * double(accumulator) > double(shared)) return true;
     GatherPlanner trial = *this;
     trial.fill(b);
-    return trial.plan.shared_bytes > shared || (b.chunk < plan.sources && b.items(window_step()) > kGatherThreads);
+    return trial.plan.shared_bytes > shared || (b.chunk < plan.sources && b.items(window_step()) > threads());
   }
 
   // Halves what hurts least; false if nothing is left to halve.
@@ -154,7 +155,7 @@ struct GatherPlanner {
     if (b.channels_fastest)
       return halve(b.groups, 16) || halve(b.strip_groups) || halve(b.columns, 4) || halve(b.groups, 8);
     if (halve(b.groups)) return true;
-    if (b.items(window_step()) <= kGatherThreads && halve(b.chunk)) return true;
+    if (b.items(window_step()) <= threads() && halve(b.chunk)) return true;
     return halve(b.strip_groups) || halve(b.result_chunks) || halve(b.columns);
   }
 
@@ -171,12 +172,12 @@ struct GatherPlanner {
       b.strip_groups = smaller(strip_groups, larger(1, 2 / step));
       return b;
     }
-    // A thread of a depthwise problem may take two items; the next block's loads hide behind its sums.
-    const int wanted = results_per_thread == 1 ? 2 * kGatherThreads : kGatherThreads;
+    // A thread of a depthwise problem takes four parts: larger tiles have less halo.
+    const int wanted = results_per_thread == 1 ? 512 : threads();
     b.strip_groups = smaller(strip_groups, larger(1, wanted / (b.columns * step * b.result_chunks)));
     b.strip_groups = divided_up(strip_groups, divided_up(strip_groups, b.strip_groups));  // tiles of like height
     b.groups = 1;
-    b.groups = larger(1, smaller(plan.G, kGatherThreads / b.items(step)));
+    b.groups = larger(1, smaller(plan.G, threads() / b.items(step)));
     return b;
   }
 

@@ -18,18 +18,20 @@
 // Limit, depthwise: bytes, 2 * sizeof(T) an element of the input, as for forward: 0.53 cycles of an H100's
 // multiprocessor in float32 (0.38 of an H200's). The loop needs 2 * S shared loads and S * kWindow multiply-adds for a
 // pixel: at 3x3 0.19 and 0.09 cycles, at 7x7 0.44 and 0.44: 60-80 % of a copy. Few channels: kResults = 4 with a window
-// of 4 or 8, 16 or 32 multiply-adds for 2 loads, 50-70 % of the FMA rate. All of this is estimated, not measured.
+// of 4, 16 multiply-adds for 2 loads, 50-60 % of the FMA rate. All of this is estimated, not measured.
+//
+// Machine code of window_weight<.*>: LDG.128
 #pragma once
 #include "window.cuh"
 
 namespace convx {
 namespace cuda {
 
-constexpr int kWeightThreads = 256;
-// Blocks that a multiprocessor has registers for: 128 of them a thread, or 255.
+// Threads of a block, and how many blocks a multiprocessor has registers for: 128 of them a thread, 168, or 255.
+constexpr int weight_threads(int results) { return results == 1 ? 256 : 128; }
 template <class T>
-constexpr int weight_blocks() {
-  return sizeof(T) == 8 ? 1 : 2;
+constexpr int weight_blocks(int results) {
+  return (results == 1 ? 2 : 3) - int(sizeof(T) == 8);
 }
 constexpr size_t kPartialBytes = size_t(64) << 20;  // for all partial sums, if there are several
 
@@ -121,7 +123,7 @@ __device__ void weight_window(Acc (&totals)[kResults][kWindow], const WeightPlan
 }
 
 template <class T, int kResults, int kWindow>
-__global__ void __launch_bounds__(kWeightThreads, weight_blocks<T>())
+__global__ void __launch_bounds__(weight_threads(kResults), weight_blocks<T>(kResults))
     window_weight(WeightPlan plan, WeightTensors<T> t) {
   using Acc = typename Compute<T>::type;
   Acc* const staged_x = shared_memory<Acc>();

@@ -16,6 +16,7 @@ struct WeightPlanner {
   size_t accumulator;  // bytes
 
   int window_step() const { return sliding(plan.rows).window_step; }
+  int threads() const { return weight_threads(results_per_thread); }
   int all_strips() const { return window_step() * larger(1, divided_up(plan.rows.results, window * window_step())); }
 
   // Derives from the block's shares what follows; in doubles, if that could overflow.
@@ -55,7 +56,7 @@ struct WeightPlanner {
     plan.group_blocks = divided_up(plan.G, plan.groups);
     plan.row_tiles = divided_up(plan.rows.taps, plan.tile_rows);
     plan.column_tiles = divided_up(plan.columns.taps, plan.tile_columns);
-    plan.slots = larger(1, smaller(plan.tile_columns, kWeightThreads / plan.owners()));
+    plan.slots = larger(1, smaller(plan.tile_columns, threads() / plan.owners()));
     plan.threads = rounded_up(plan.owners() * plan.slots, 32);
     const size_t sums = size_t(plan.owners()) * results_per_thread * window * (plan.slots + 1);
     const size_t tiles = size_t(rounded_up(plan.x.elements, chunk)) + size_t(plan.y.elements);
@@ -111,11 +112,11 @@ struct WeightPlanner {
         if (channels_fastest) {
           plan.groups = plan.G >= 32 ? 32 : rounded_up(plan.G, 8);
         } else if (results_per_thread == 1 || plan.outputs % results_per_thread == 0) {
-          const double threads = double(plan.owners()) * plan.tile_columns;
-          plan.groups = larger(1, int(std::min(double(plan.G), kWeightThreads / threads)));
+          const double wanted = double(plan.owners()) * plan.tile_columns;
+          plan.groups = larger(1, int(std::min(double(plan.G), threads() / wanted)));
         }
         bool found = true;
-        while (found && (plan.owners() > kWeightThreads || plan.owners() <= 0)) found = fewer_owners();
+        while (found && (plan.owners() > threads() || plan.owners() <= 0)) found = fewer_owners();
         if (!found) continue;
         for (; found; found = less_shared()) {
           if (plan.groups > 1 &&
