@@ -176,12 +176,12 @@ def test_addresses_beyond_32_bits(primitive, algorithm):
     assert_exact(actual, expected, problem)
 
 
-def test_the_reference_is_last_and_chosen():
+def test_the_reference_is_last_and_the_choice_is_a_row():
     for primitive, rows in emulator.algorithms().items():
         assert list(rows)[-1] == "reference"
         operands = draw_reals(primitive, REAL, torch.float64)
         chosen = emulator.call(primitive, "", *operands, REAL)
-        assert torch.equal(chosen, emulator.call(primitive, "reference", *operands, REAL))
+        assert any(torch.equal(chosen, emulator.call(primitive, row, *operands, REAL)) for row in rows)
 
 
 @pytest.mark.parametrize("primitive, algorithm", ALGORITHMS)

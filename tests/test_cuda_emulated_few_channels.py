@@ -160,6 +160,26 @@ def test_same_bits_in_any_batch(primitive, algorithm, layout):
         assert torch.equal(together[1:2], by_itself), name
 
 
+@pytest.mark.parametrize("order", emulator.ORDERS)
+@pytest.mark.parametrize("primitive, algorithm", ROWS)
+def test_every_barrier_is_needed(primitive, algorithm, order):
+    """One block goes through all tiles; without any one of its barriers there is a race."""
+    problem = {
+        "depthwise": Problem(2, 12, 20, 20, 12, 3, 3, padding=(1, 1), G=12),
+        "few_channels": Problem(2, 40, 20, 20, 6, 3, 3, padding=(1, 1)),
+    }[algorithm]
+    operands, _ = draw_reals(primitive, problem, torch.float32, "cpu")
+    emulator.places()
+    emulator.configure(order, max_blocks=1)
+    emulator.call(primitive, algorithm, *operands, problem)
+    places = emulator.places()
+    assert len(places) == (4 if primitive == "grad_weight" else 3), places
+    for place in places:
+        emulator.configure(order, dropped=place, max_blocks=1)
+        with pytest.raises(RuntimeError, match=r"without a barrier|which nobody has written"):
+            emulator.call(primitive, algorithm, *operands, problem)
+
+
 def test_what_networks_have_is_chosen():
     """The rows are the automatic choice for the layers they are for: the same bits as when forced."""
     chosen = {
