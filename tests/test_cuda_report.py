@@ -7,9 +7,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 
-import cuda_report  # noqa: E402
-from cuda_report import MULTIPROCESSORS, occupancy  # noqa: E402
-
+import cuda_report
+from cuda_report import MULTIPROCESSORS, occupancy
 
 # (architecture, registers, threads, shared bytes): (blocks, share of warps, limit)
 KNOWN = {
