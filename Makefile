@@ -18,7 +18,8 @@ SHORTER := 's/^(\[[0-9]+\/[0-9]+\]) .* (-c )+($(subst /,\/,$(CURDIR))\/)?(\S+) .
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # the commands share the machine, and ninja runs its own jobs
 unexport MAKEFLAGS MFLAGS  # so that ninja does not ask make for job slots that it can't give
-.PHONY: help demo test test-exhaustive bench-cpu bench-cuda bench-networks bench-padding bench-overhead bench-memory lint format cuda-build cuda-compile cuda-report cuda-sanitize build clean FORCE
+.PHONY: help demo test test-exhaustive bench-cpu bench-cuda bench-networks bench-padding bench-overhead bench-scaling bench-memory \
+        lint format cuda-build cuda-compile cuda-report cuda-sanitize build clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 18
@@ -46,6 +47,9 @@ bench-padding: build  ## padding modes beside torch's F.pad and convolution
 
 bench-overhead: build  ## what small calls cost
 	@$(PY) -m benchmarks.overhead $(ARGS)
+
+bench-scaling: build  ## what a second thread brings, and that it changes no bit
+	@$(PY) -m benchmarks.scaling $(ARGS)
 
 bench-memory: build  ## what calls take at their peak over operands and result
 	@$(PY) -m benchmarks.memory $(ARGS)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import convx
-from benchmarks import gpu, memory, networks, padding, report, roofs, run
+from benchmarks import gpu, memory, networks, padding, report, roofs, run, scaling
 from benchmarks.computations import make_operands
 from benchmarks.shapes import CLASSES, load
 
@@ -155,6 +155,21 @@ def test_padding(monkeypatch, capsys):
         monkeypatch, capsys, "padding", "--seconds", 0, "--max-gflop", 0.01, "--shapes", SMALL, "up2_4x4_depthwise"
     )
     assert status == 0 and "of 6" in text and "left out, transposed" in text and "OFF" not in text
+
+
+def test_scaling(monkeypatch, capsys):
+    arguments = ("--seconds", 0, "--max-gflop", 0.01, "--min-gflop", 0, "--shapes", SMALL)
+    status, text = run_command(monkeypatch, capsys, "scaling", *arguments)
+    assert (
+        status == 0 and text.count(SMALL) == 3 and "the same bits on 1 and 2 threads in 3 rows, other bits in 0" in text
+    )
+
+
+def test_scaling_sees_other_bits(monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "convx_call", lambda *_: lambda: torch.tensor(float(torch.get_num_threads())))
+    arguments = ("--seconds", 0, "--max-gflop", 0.01, "--min-gflop", 0, "--shapes", SMALL)
+    status, text = run_command(monkeypatch, capsys, "scaling", *arguments)
+    assert status == 1 and text.count("NOT THE SAME BITS") == 3
 
 
 def test_padding_sees_a_difference():
