@@ -16,13 +16,18 @@ import convx
 LITERAL = ("reference", "scatter")
 
 
+def instruction_sets(algorithm: str) -> list[str]:
+    """Those with the matrix unit for the row that is built on it (or its twin); the others use AVX-512 at most."""
+    return [isa for isa in INSTRUCTION_SETS if isa.startswith("amx") == (algorithm == "amx")]
+
+
 def choices(device: str, primitive: str) -> list[tuple[str, str | None]]:
     """(algorithm, instruction set) of a primitive; None where there is nothing to choose."""
     found = []
     for a_device, a_primitive, algorithm in ALGORITHMS:
         if (a_device, a_primitive) == (device, primitive):
             vectors = device == "cpu" and algorithm not in LITERAL
-            found += [(algorithm, isa) for isa in (INSTRUCTION_SETS if vectors else [None])]
+            found += [(algorithm, isa) for isa in (instruction_sets(algorithm) if vectors else [None])]
     return found
 
 

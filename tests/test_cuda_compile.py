@@ -94,6 +94,7 @@ def test_names_of_kernels():
     assert without_parameters("void convx::cuda::f<float, (convx::Primitive)0>(convx::T<float>)") == (
         "f<float, Primitive(0)>"
     )
+    assert without_parameters("void k<a::H, a::S<1, 2> >(int)") == "k<H, S<1, 2>>"
     assert without_parameters("(anonymous namespace)::g(int*)") == "g"
     assert without_parameters("void a::h<a::T<(a::E)1>, false>(a::T<(a::E)1>)") == "h<T<E(1)>, false>"
 

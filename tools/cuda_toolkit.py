@@ -58,7 +58,7 @@ def without_parameters(demangled: str) -> str:
             demangled = demangled[:i]
             break
     text = demangled.removeprefix("void ").replace("(anonymous namespace)::", "")
-    text = re.sub(r"\b\w+::", "", text)
+    text = re.sub(r"\b\w+::", "", text).replace("> >", ">>").replace("> >", ">>")
     return re.sub(r"\((\w+)\)(\d+)", r"\1(\2)", text)
 
 

@@ -16,6 +16,13 @@ struct Engine {
   Primitives outer_product, panels, pixels, channels, in_place;  // in_place: null where there are no masks
 };
 
+// The kernels on a matrix unit. What is not for it (infinities, tiny numbers: amx_terms.h) is run `elsewhere`.
+using Elsewhere = void (*)(const ConvProblem&, const Operands&);
+struct MatrixEngine {
+  using Run = void (*)(const ConvProblem&, const Operands&, Elsewhere);
+  Run forward, grad_input, grad_weight;
+};
+
 namespace baseline {
 extern const Engine engine;
 }
@@ -26,7 +33,15 @@ namespace avx512 {
 extern const Engine engine;
 }
 
+namespace amx {
+extern const MatrixEngine engine;
+}
+namespace amx_twin {
+extern const MatrixEngine engine;
+}
+
 const Engine& current_engine();
+const MatrixEngine* current_matrix_engine();  // null where there is no matrix unit
 
 }  // namespace cpu
 }  // namespace convx

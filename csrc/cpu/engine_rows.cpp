@@ -11,12 +11,22 @@ namespace cpu {
 const Engine& current_engine() {
 #if defined(__x86_64__)
   switch (current_isa()) {
+    case Isa::amx:
+    case Isa::amx_twin:
     case Isa::avx512: return avx512::engine;
     case Isa::avx2: return avx2::engine;
     case Isa::baseline: break;
   }
 #endif
   return baseline::engine;
+}
+
+const MatrixEngine* current_matrix_engine() {
+#if defined(__x86_64__)
+  if (current_isa() == Isa::amx) return &amx::engine;
+  if (current_isa() == Isa::amx_twin) return &amx_twin::engine;
+#endif
+  return nullptr;
 }
 
 void forward_outer_product(const ConvProblem& pb, const Operands& o) {
@@ -29,6 +39,18 @@ void grad_input_outer_product(const ConvProblem& pb, const Operands& o) {
 
 void grad_weight_outer_product(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().outer_product.grad_weight(pb, o)) grad_weight_reference(pb, o);
+}
+
+void forward_amx(const ConvProblem& pb, const Operands& o) {
+  current_matrix_engine()->forward(pb, o, forward_outer_product);
+}
+
+void grad_input_amx(const ConvProblem& pb, const Operands& o) {
+  current_matrix_engine()->grad_input(pb, o, grad_input_outer_product);
+}
+
+void grad_weight_amx(const ConvProblem& pb, const Operands& o) {
+  current_matrix_engine()->grad_weight(pb, o, grad_weight_outer_product);
 }
 
 void forward_panels(const ConvProblem& pb, const Operands& o) {
@@ -74,6 +96,31 @@ void grad_weight_in_place(const ConvProblem& pb, const Operands& o) {
 const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
   if (o.dtype == DType::int64) return "it computes in floating point";
   return nullptr;
+}
+
+// What a piece of one row of results reads must fit the packed tile; for grad_weight, of 32 channels.
+const char* why_not_amx(const ConvProblem& pb, const Operands& o, const Axis& r, const Axis& c, double bytes) {
+  if (!current_matrix_engine()) return "it needs AMX";
+  if (o.dtype == DType::float64 || o.dtype == DType::int64) return "it is for float32 and the 16-bit types";
+  const double rows = double(r.kernel - 1) * r.dilation + 1, columns = double(c.kernel - 1) * c.dilation + 1;
+  constexpr double kMostBytes = 4 << 20;
+  return rows * (columns + 32 * c.stride) * bytes > kMostBytes ? "what a row of results reads doesn't fit its tile"
+                                                               : nullptr;
+}
+
+// 64 bytes a term for 32 channels; three terms at most.
+const char* why_not_amx_forward(const ConvProblem& pb, const Operands& o) {
+  return why_not_amx(pb, o, pb.rows(), pb.columns(), 6.0 * (pb.channels_per_group() + 31));
+}
+
+const char* why_not_amx_grad_input(const ConvProblem& pb, const Operands& o) {
+  return why_not_amx(pb, o, pb.rows(), pb.columns(), 6.0 * (pb.outputs_per_group() + 31));
+}
+
+const char* why_not_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
+  Axis columns = pb.columns();
+  columns.stride = (columns.stride * columns.out + 31) / 32;  // whole rows of results
+  return why_not_amx(pb, o, pb.rows(), columns, 6.0 * 32);
 }
 
 // What one row of results reads must fit the tile of a vector of groups.
@@ -170,6 +217,47 @@ bool suits_panels(const ConvProblem& pb, const Sizes& s) {
 }
 
 }  // namespace
+
+namespace {
+
+// The matrix unit multiplies 16 times as fast as vectors do, but terms cost float32 six products and float16 four, and
+// its tiles are 32 channels deep, 32 outputs wide and run over the halo between rows: `used` is the share that counts.
+bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t pixels, int64_t run, double multiply_adds) {
+  const auto share = [](int64_t n, int64_t of) { return double(n) / double(ceil_div(n, of) * of); };
+  const double used = share(inputs, 32) * share(outputs, 16) * double(pixels) / double(ceil_div(run, 16) * 16);
+  const double least = dtype == DType::float32 ? 0.6 : dtype == DType::float16 ? 0.4 : 0.2;
+  constexpr double kWorthItsTiles = 1 << 20;
+  return inputs >= 16 && outputs >= 8 && multiply_adds >= kWorthItsTiles && used >= least;
+}
+
+// The results of a plane of count_h x count_w, and their run over a halo of `span` columns.
+bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, int64_t count_w, int64_t span,
+               bool pointwise, double multiply_adds) {
+  if (pointwise) span = 0;
+  return suits_amx(dtype, inputs, outputs, count_h * count_w, (count_h - 1) * (count_w + span) + count_w,
+                   multiply_adds);
+}
+
+}  // namespace
+
+bool suits_amx_forward(const ConvProblem& pb, const Operands& o) {
+  return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
+                   (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
+}
+
+bool suits_amx_grad_input(const ConvProblem& pb, const Operands& o) {
+  const int64_t span = (pb.S - 1) * pb.dilation_w / pb.stride_w;
+  if (pb.phases_read_the_same())
+    return suits_amx(o.dtype, pb.outputs_per_group(), pb.channels_per_group() * pb.R * pb.S, pb.P, pb.Q, 0, true,
+                     pb.multiply_adds());
+  return suits_amx(o.dtype, pb.outputs_per_group(), pb.channels_per_group(), ceil_div(pb.H, pb.stride_h),
+                   ceil_div(pb.W, pb.stride_w), span, pb.R * pb.S == 1, pb.multiply_adds());
+}
+
+bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
+  return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
+                   (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
+}
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }

@@ -5,6 +5,14 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace convx {
 namespace cpu {
 
@@ -13,9 +21,33 @@ const char* name(Isa isa) {
     case Isa::baseline: return "baseline";
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
+    case Isa::amx: return "amx";
+    case Isa::amx_twin: return "amx_twin";
   }
   return "?";
 }
+
+namespace {
+
+#if defined(__x86_64__)
+// Tiles and their products of bfloat16, and a kernel that lets this process have the tile registers: each process has
+// to ask for them once (Linux, Documentation/arch/x86/xstate.rst).
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned kTiles = 1u << 24, kBFloat16Products = 1u << 22;
+  if ((d & (kTiles | kBFloat16Products)) != (kTiles | kBFloat16Products)) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+#endif
+
+}  // namespace
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> found = {Isa::baseline};
@@ -23,8 +55,11 @@ std::vector<Isa> available_isas() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(Isa::avx2);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512vl")) {
+    found.push_back(Isa::amx_twin);
     found.push_back(Isa::avx512);
+    if (has_amx()) found.push_back(Isa::amx);
+  }
 #endif
   return found;
 }

@@ -1,5 +1,6 @@
 // Which instruction sets this machine has and which one the kernels use. One binary carries all of them; the choice is
-// made when it runs, and CONVX_CPU_ISA=baseline|avx2|avx512 lowers it.
+// made when it runs, and CONVX_CPU_ISA=baseline|avx2|avx512|amx lowers it. amx_twin is avx512 with AMX's matrix unit
+// written out in C++ (amx_unit.h): never chosen, for tests.
 #pragma once
 #include <string>
 #include <vector>
@@ -7,7 +8,7 @@
 namespace convx {
 namespace cpu {
 
-enum class Isa { baseline, avx2, avx512 };
+enum class Isa { baseline, avx2, amx_twin, avx512, amx };
 
 const char* name(Isa);
 std::vector<Isa> available_isas();  // in ascending order; the baseline is always there

@@ -185,11 +185,10 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
   const Blocks b = choose_blocks<T>(cv.rows, cv.columns, cv.inputs);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
   Scratch<int32_t> a_k(steps);
-  const bool in_place = cv.reads_in_place();
   for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
-        a_k[k++] = int32_t(in_place ? c * cv.in_strides.c : c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
+        a_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
   const int64_t down = ceil_div(cv.rows.count, b.rows), across = ceil_div(cv.columns.count, b.columns);
   const int64_t places = cv.N * cv.G * down * across;
@@ -197,7 +196,7 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
   const int64_t wanted = 2 * thread_count(), parts = places >= wanted ? 1 : smaller(kbs, ceil_div(wanted, places));
   const double work = double(b.rows) * b.columns * steps * cv.outputs / parts / 16;
   parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    Scratch<T> buffer(in_place ? 0 : cv.inputs * shape.plane);
+    Scratch<T> tile(cv.inputs * shape.plane);
     Scratch<T> partial((2 * kTogether * CONVX_MAX_M + Vec<T>::lanes) * packed_weights.width);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
@@ -206,18 +205,15 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
                     n = place / across / down / cv.G;
       const int64_t i0 = p * b.rows, j0 = q * b.columns;
       const int64_t ni = smaller(b.rows, cv.rows.count - i0), nj = smaller(b.columns, cv.columns.count - j0);
-      const T* tile = buffer.data();
-      if constexpr (std::is_same_v<T, In>)
-        if (in_place) tile = cv.in + cv.in_strides(n, g * cv.inputs, i0, j0);
-      if (packed != place && !in_place)
-        pack_tile<T, In>(buffer.data(), shape, cv.rows, cv.columns, i0, ni, j0, nj,
+      if (packed != place)
+        pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, i0, ni, j0, nj,
                          cv.in + cv.in_strides(n, g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
       packed = place;
       for (int64_t kb = part * kbs / parts; kb < (part + 1) * kbs / parts; ++kb) {
         const int64_t first = kb * packed_weights.width, width = packed_weights.width_of(kb);
-        convolve_block<T, In>(cv, b, in_place ? cv.in_strides.h : shape.pitch, tile, a_k.data(),
-                              packed_weights.of(cv, j, g, kb), width, partial.data(), packed_weights.bias(g, kb), n, g,
-                              first, smaller(width, cv.outputs - first), i0, ni, j0, nj);
+        convolve_block<T, In>(cv, b, shape.pitch, tile.data(), a_k.data(), packed_weights.of(cv, j, g, kb), width,
+                              partial.data(), packed_weights.bias(g, kb), n, g, first,
+                              smaller(width, cv.outputs - first), i0, ni, j0, nj);
       }
     }
   });

@@ -81,6 +81,16 @@ struct Channels {
     taps = int64_t(wg.rows.taps) * (across_taps ? 1 : wg.columns.taps);
     units = tiles * taps;
   }
+  // For tiles of so many channels, taps one by one.
+  template <class T, class In>
+  Channels(int m, const WeightGradient<T, In>& wg)
+      : across_taps(false),
+        m(m),
+        tiles(int(ceil_div(wg.inputs, m))),
+        element(m),
+        taps(int64_t(wg.rows.taps) * wg.columns.taps),
+        units(tiles * taps) {}
+
   int64_t tile(int64_t u) const { return u / taps; }
   int64_t tap(int64_t u) const { return u % taps; }
 
@@ -231,6 +241,12 @@ void add_exactly(T* total, const T* part, int64_t count, T* lost) {
   }
 }
 
+// Adds it at the end; nothing is lost of an infinity.
+template <class T>
+void add_lost(T* total, const T* lost, int64_t count) {
+  for (int64_t e = 0; e < count; ++e) total[e] = total[e] - total[e] == T(0) ? total[e] + lost[e] : total[e];
+}
+
 template <class T, class In, int NV>
 bool weight_gradient(const WeightGradient<T, In>& wg) {
   constexpr int64_t width = NV * Vec<T>::lanes;
@@ -299,11 +315,10 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
         }
       }
       T* total = totals.data();
-      if (many)  // nothing is lost of an infinity
-        for (int64_t e = 0; e < most_units * unit_size; ++e) {
-          total[e] = total[e] - total[e] == T(0) ? total[e] + lost[e] : total[e];
-          lost[e] = T(0);
-        }
+      if (many) {
+        add_lost(total, lost.data(), most_units * unit_size);
+        std::memset(lost.data(), 0, most_units * unit_size * sizeof(T));
+      }
       for (int64_t i = item; i < stop && finite && strip.count > 1; total += units_of(i++) * unit_size)
         store_item(i, total);
       item = stop;

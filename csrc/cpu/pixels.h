@@ -103,6 +103,17 @@ PixelProduct<T> pixel_product_of(int m, int64_t left, int& vectors) {
   return nullptr;
 }
 
+constexpr int64_t kPixelTileBytes = 128 << 10;
+
+// What one row of results takes of such a tile, in bytes of one channel, and how many more rows its taps read.
+struct PixelRow {
+  int64_t bytes, halo;
+  PixelRow(const TileShape& one, int64_t element)
+      : bytes(one.rows.count * one.columns.count * one.pitch * element), halo(one.rows.length - 1) {}
+  // How many rows of so many channels a tile has room for; none if not even the halo fits.
+  int64_t fitting(int64_t channels) const { return kPixelTileBytes / larger(1, bytes * channels) - halo; }
+};
+
 // How many rows of results make a block, and how many input channels its tile holds at a time. With few channels the
 // tile has all of them and stays in L2, in L1 if a few rows fit; else the sums of the whole block wait for the next
 // channels, so that rows are many beside the halo of the filter.
@@ -111,18 +122,16 @@ struct PixelBlock {
 
   template <class T>
   static PixelBlock choose(const AxisPlan& r, const AxisPlan& c, int64_t columns, int64_t channels, int64_t outputs) {
-    constexpr int64_t kTileBytes = 128 << 10, kSumsBytes = 256 << 10, kFewChannels = 16;
+    constexpr int64_t kSumsBytes = 256 << 10, kFewChannels = 16;
     const TileShape one(r, c, 1, columns);
-    const int64_t row_bytes = one.rows.count * one.columns.count * one.pitch * int64_t(sizeof(T));
-    const int64_t halo = one.rows.length - 1;
+    const PixelRow row(one, sizeof(T));
     PixelBlock b;
     b.channels = channels;
-    b.rows = kTileBytes / larger(1, row_bytes * channels) - halo;
-    if (b.rows < smaller(r.count, 4 * halo + 1) && channels > kFewChannels) {
-      b.rows = smaller(kTileBytes / (row_bytes * kFewChannels) - halo,
-                       kSumsBytes / (outputs * one.pitch * int64_t(sizeof(T))));
+    b.rows = row.fitting(channels);
+    if (b.rows < smaller(r.count, 4 * row.halo + 1) && channels > kFewChannels) {
+      b.rows = smaller(row.fitting(kFewChannels), kSumsBytes / (outputs * one.pitch * int64_t(sizeof(T))));
       b.rows = larger(1, smaller(r.count, b.rows));
-      b.channels = larger(1, smaller(channels, kTileBytes / (row_bytes * (b.rows + halo))));
+      b.channels = larger(1, smaller(channels, kPixelTileBytes / (row.bytes * (b.rows + row.halo))));
     }
     b.rows = larger(1, smaller(r.count, b.rows));
     b.rows = ceil_div(r.count, ceil_div(r.count, b.rows));
@@ -133,11 +142,8 @@ struct PixelBlock {
 // How many rows make a block for the weight gradient, whose tile has all channels.
 template <class T>
 int64_t pixel_rows(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
-  constexpr int64_t kTileBytes = 128 << 10;
   const TileShape one(r, c, 1, c.count);
-  const int64_t row_bytes = one.rows.count * one.columns.count * one.pitch * channels * int64_t(sizeof(T));
-  const int64_t rows = kTileBytes / larger(1, row_bytes) - (one.rows.length - 1);
-  return smaller(r.count, larger(rows, 1));
+  return smaller(r.count, larger(PixelRow(one, sizeof(T)).fitting(channels), 1));
 }
 
 // The output channels of a group in nearly equal chunks of at most CONVX_MAX_M, their weights packed [step][m].

@@ -35,62 +35,58 @@ inline typename Vec<T>::type splat(T x) {
   return x - typename Vec<T>::type{};
 }
 
-// Cache-line aligned memory that is not initialised. (std::vector would zero it, and its code is shared, see above.)
+// What the arrays below have in common. (std::vector would zero its memory, and its code is shared, see above.)
 template <class T>
-class Buffer {
+class Array {
  public:
-  explicit Buffer(int64_t count) {
-    const size_t bytes = (size_t(count > 0 ? count : 1) * sizeof(T) + 63) / 64 * 64;
-    data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
-    if (!data_) throw std::bad_alloc();
-  }
-  ~Buffer() { std::free(data_); }
-  Buffer(Buffer&& other) : data_(other.data_) { other.data_ = nullptr; }
-  Buffer& operator=(Buffer&& other) {
-    T* const mine = data_;
-    data_ = other.data_, other.data_ = mine;
-    return *this;
-  }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
   T* data() { return data_; }
   const T* data() const { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
   const T& operator[](int64_t i) const { return data_[i]; }
 
- private:
+ protected:
+  explicit Array(T* data) : data_(data) {}
   T* data_;
 };
 
-// An array of objects, made and destroyed.
+// Cache-line aligned memory that is not initialised.
 template <class T>
-class Objects {
+class Buffer : public Array<T> {
  public:
-  explicit Objects(int64_t count) : list_(new T[count]) {}
-  ~Objects() { delete[] list_; }
-  Objects(const Objects&) = delete;
-  Objects& operator=(const Objects&) = delete;
-  T* data() { return list_; }
-  T& operator[](int64_t i) { return list_[i]; }
-  const T& operator[](int64_t i) const { return list_[i]; }
+  explicit Buffer(int64_t count) : Array<T>(allocate(count)) {}
+  ~Buffer() { std::free(this->data_); }
+  Buffer(Buffer&& other) : Array<T>(other.data_) { other.data_ = nullptr; }
+  Buffer& operator=(Buffer&& other) {
+    T* const mine = this->data_;
+    this->data_ = other.data_, other.data_ = mine;
+    return *this;
+  }
 
  private:
-  T* list_;
+  static T* allocate(int64_t count) {
+    const size_t bytes = (size_t(count > 0 ? count : 1) * sizeof(T) + 63) / 64 * 64;
+    void* const memory = std::aligned_alloc(64, bytes);
+    if (!memory) throw std::bad_alloc();
+    return static_cast<T*>(memory);
+  }
+};
+
+// Objects that are made and destroyed.
+template <class T>
+class Objects : public Array<T> {
+ public:
+  explicit Objects(int64_t count) : Array<T>(new T[count]) {}
+  ~Objects() { delete[] this->data_; }
 };
 
 // As Buffer, but from the thread's stack of working memory (scratch.h): for locals of a function or members of one.
 template <class T>
-class Scratch {
+class Scratch : public Array<T> {
  public:
-  explicit Scratch(int64_t count) : data_(static_cast<T*>(take_scratch((count > 0 ? count : 1) * sizeof(T)))) {}
-  ~Scratch() { give_scratch(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  T* data() { return data_; }
-  const T* data() const { return data_; }
-  T& operator[](int64_t i) { return data_[i]; }
-  const T& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  T* data_;
+  explicit Scratch(int64_t count) : Array<T>(static_cast<T*>(take_scratch((count > 0 ? count : 1) * sizeof(T)))) {}
+  ~Scratch() { give_scratch(this->data_); }
 };
 
 // The sum of a vector's elements, always in the same order: halves onto halves.

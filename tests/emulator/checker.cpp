@@ -1,11 +1,12 @@
 // The checks behind checker.h; memory_hooks.cpp calls them before each load and store of a kernel.
 //
 // Of each byte of shared memory, and of what kernels write in global memory, a Cell remembers who wrote and who read it
-// last, and when. Two accesses, one of them a write, are a race if they come from different threads and no barrier of
-// the block, or of their warp, lies between them: whatever order the threads happen to run in here, on a GPU they could
-// have met. Time is a counter that moves on at each barrier; an access from before the last barrier of the block is
-// over, and so is one of the same warp from before the warp's last __syncwarp(). (A __syncwarp() of some lanes counts
-// as one of all.) Between blocks nothing is over before the launch is.
+// last, and when. (One Cell serves four bytes until somebody touches fewer.) Two accesses, one of them a write, are a
+// race if they come from different threads and no barrier of the block, or of their warp, lies between them: whatever
+// order the threads happen to run in here, on a GPU they could have met. Time is a counter that moves on at each
+// barrier; an access from before the last barrier of the block is over, and so is one of the same warp from before the
+// warp's last __syncwarp(). (A __syncwarp() of some lanes counts as one of all.) Between blocks nothing is over before
+// the launch is.
 #include "checker.h"
 
 #include <algorithm>
@@ -38,11 +39,27 @@ struct Cell {
   uint16_t writer = kNobody, reader = kNobody;
 };
 
+constexpr int kCoarse = 2;
+
 struct Region {
   std::string name;
   const char *begin, *end;
   bool writable, written, shared;
   std::vector<Cell> cells;  // none for what kernels only read, and for images gigabytes apart
+  int shift = kCoarse;      // a cell serves 1 << shift bytes
+
+  void make_cells() {
+    shift = kCoarse;
+    cells.assign((size_t(end - begin) >> kCoarse) + 1, Cell());
+  }
+  // Cells fine enough for an access: what was known of several bytes is known of each.
+  void refine(size_t offset, size_t bytes) {
+    while (((offset | bytes) & ((size_t(1) << shift) - 1)) != 0) {
+      --shift;
+      cells.resize(2 * cells.size());
+      for (size_t i = cells.size(); i-- > 0;) cells[i] = cells[i / 2];
+    }
+  }
 };
 
 constexpr size_t kMostCells = 16 << 20;
@@ -167,8 +184,11 @@ void check_access(int t, const char* p, size_t bytes, Access kind, uint32_t plac
     if (p < r.begin || p + bytes > r.end) continue;
     if (kind != Access::load && !r.writable) report(t, bytes, kind, place, "of " + r.name + ", an operand");
     if (r.cells.empty()) return;
-    const size_t offset = size_t(p - r.begin);
-    for (size_t i = offset; i < offset + bytes; ++i) Checked{r, i, t, bytes, kind, place}.check(r.cells[i]);
+    const size_t offset = size_t(p - r.begin), mask = (size_t(1) << r.shift) - 1;
+    if ((offset | bytes) & mask) r.refine(offset, bytes);
+    const size_t last = (offset + bytes - 1) >> r.shift;
+    for (size_t i = offset >> r.shift; i <= last; ++i)
+      Checked{r, i << r.shift, t, bytes, kind, place}.check(r.cells[i]);
     return;
   }
   report(t, bytes, kind, place, nearest(p));
@@ -179,7 +199,7 @@ void check_access(int t, const char* p, size_t bytes, Access kind, uint32_t plac
 void add_region(const std::string& name, const void* begin, size_t bytes, bool writable, bool written) {
   const char* p = static_cast<const char*>(begin);
   regions.push_back({name, p, p + bytes, writable, written, false, {}});
-  if (writable && bytes <= kMostCells) regions.back().cells.resize(bytes);
+  if (writable && bytes <= kMostCells) regions.back().make_cells();
 }
 
 void clear_regions() { regions.resize(1); }
@@ -191,7 +211,7 @@ void begin_launch(const void* arguments, size_t argument_bytes, void* shared, si
   Region& r = regions[0];
   r.name = "shared memory", r.writable = true, r.written = false, r.shared = true;
   r.begin = static_cast<const char*>(shared), r.end = r.begin + shared_bytes;
-  if (r.cells.size() < shared_bytes) r.cells.resize(shared_bytes);
+  r.make_cells();
   hooks::ignore_arguments(arguments, argument_bytes);
 }
 

@@ -24,7 +24,7 @@ Settings settings;
 
 namespace {
 
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kMostThreads = 1024;
 
 enum class State { ready, at_barrier, in_warp, finished };
 
@@ -60,6 +60,8 @@ std::unique_ptr<unsigned char[]> shared;
 std::string failure;
 bool in_fiber = false;
 int votes = 0;  // of the block's last barrier
+constexpr uint32_t kAllLanes = 0xffffffffu;
+int alive[kMostThreads / kWarp], meeting[kMostThreads / kWarp];  // lanes of each warp: not finished; in State::in_warp
 std::set<std::string> places;
 std::vector<Launched> all_launched;
 
@@ -80,6 +82,7 @@ void thread_main() {
 
 // If all lanes of `mask` in the warp from thread `first` on have come, does their work and lets them go on.
 void complete(int first, uint32_t mask) {
+  if (mask == kAllLanes && meeting[first / kWarp] < alive[first / kWarp]) return;  // the usual case, told early
   void* lanes[kWarp] = {};
   const Thread* one = nullptr;
   bool missing = false;
@@ -104,8 +107,10 @@ void complete(int first, uint32_t mask) {
          " needs all 32 lanes, and some have left the kernel or don't exist");
   if (one->work) one->work(lanes);
   for (int i = 0; i < kWarp; ++i)
-    if (mask >> i & 1 && first + i < thread_count && threads[first + i]->state == State::in_warp)
+    if (lanes[i]) {
       threads[first + i]->state = State::ready;
+      --meeting[first / kWarp];
+    }
 }
 
 // Lets thread t run until it waits or finishes.
@@ -119,6 +124,7 @@ void resume(int t) {
   in_fiber = false;
   if (!failure.empty()) throw std::runtime_error(failure);
   if (running->state == State::finished) {
+    --alive[t / kWarp];
     const int first = t / kWarp * kWarp;  // others of its warp may have waited for it to come or go
     for (int i = first; i < std::min(first + kWarp, thread_count); ++i)
       if (threads[i]->state == State::in_warp) complete(first, threads[i]->mask);
@@ -177,6 +183,10 @@ bool all_finished(const std::vector<int64_t>& order) {
 }
 
 void run_block(std::vector<int64_t> order, std::mt19937_64& random) {
+  for (int w = 0; w < kMostThreads / kWarp; ++w) {
+    alive[w] = std::max(0, std::min(kWarp, thread_count - w * kWarp));
+    meeting[w] = 0;
+  }
   for (int64_t i : order) {
     threads[i]->state = State::ready;
     threads[i]->copies.assign(1, {});
@@ -224,7 +234,7 @@ void forget_launches() { all_launched.clear(); }
 
 void launch_body(const char* name, const void* function, int64_t blocks, dim3 block, size_t shared_bytes, Body entry) {
   const int64_t count = int64_t(block.x) * block.y * block.z;
-  if (count < 1 || count > 1024 || blocks < 1)
+  if (count < 1 || count > kMostThreads || blocks < 1)
     throw std::runtime_error(std::string(name) + ": no GPU launches " + std::to_string(blocks) + " blocks of " +
                              std::to_string(count) + " threads");
   if (shared_bytes > 227 * 1024) throw std::runtime_error(std::string(name) + ": over 227 KiB of shared memory");
@@ -278,6 +288,7 @@ void together(const char* what, uint32_t mask, bool all, void* mine, WarpWork wo
     fail("lane " + std::to_string(lane()) + " is not in the mask of " + what + " at " + text(place));
   t.what = what, t.mask = mask, t.all = all, t.mine = mine, t.work = work, t.place = place;
   t.state = State::in_warp;
+  ++meeting[running_index / kWarp];
   complete(running_index - lane(), mask);
   if (t.state == State::in_warp) t.fiber.switch_to(scheduler);
 }

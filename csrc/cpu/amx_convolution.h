@@ -1,0 +1,166 @@
+// forward and grad_input on the matrix unit: outer_product.h's way, with tiles of 32 results x 32 outputs instead of
+// register tiles of 14 x 32, and 32 channels a step instead of one.
+//
+// A block of results is taken as one run of pixels, row after row of the packed tile with its halo, so that tiles of
+// 16 pixels need not end where rows do; the sums that fall between two rows are left where they are. The weights are
+// packed once per call: [block of 32 outputs][32 channels][tap][term][16 outputs] of tiles.
+//
+// Estimate: the unit's roof (2048 multiply-adds in 16 cycles and core) over the number of products of terms, less what
+// falls between rows (a fifth at 7 x 7, nothing for 1x1), missing channels of 32, and the packing, which costs about a
+// quarter of a cycle an element and term. float32 pays six products for one and still passes the FMA roof, if K * R * S
+// is a few hundred.
+//
+// A result is one sum, in the order of channels (by 32), taps, products of terms: whatever the blocks and threads.
+#pragma once
+#include "amx_tile.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+constexpr int64_t kWide = 32;  // outputs of a block, and pixels of a tile of sums
+
+// What a block of rows x columns results takes for its tile, and the largest that stays in L2 with some weights beside.
+struct TileBlocks {
+  int64_t rows, columns;
+
+  TileBlocks(const AxisPlan& r, const AxisPlan& c, int64_t bytes_of_pixel, int64_t images) {
+    constexpr int64_t kBytes = 768 << 10, kFewestPixels = 128;
+    const int64_t span_r = r.highest() - r.lowest(), span_c = c.highest() - c.lowest();
+    const auto fits = [&](int64_t rows, int64_t columns) {
+      return ((rows - 1) * r.stride + span_r + 1) * ((columns - 1) * c.stride + span_c + 1) * bytes_of_pixel <= kBytes;
+    };
+    columns = c.count;
+    while (columns > kWide && !fits(1, columns)) columns = ceil_div(columns, 2);
+    rows = 1;
+    while (rows < r.count && fits(rows + 1, columns)) ++rows;
+    // A block for each thread, unless that makes them small: halos would be packed again and again.
+    const int64_t across = ceil_div(c.count, columns);
+    while (images * across * ceil_div(r.count, rows) < thread_count() && (rows / 2) * columns >= kFewestPixels)
+      rows = ceil_div(rows, 2);
+    while (rows == 1 && images * r.count * ceil_div(c.count, columns) < thread_count() && columns / 2 >= kFewestPixels)
+      columns = ceil_div(columns, 2);
+    rows = ceil_div(r.count, ceil_div(r.count, rows));
+  }
+};
+
+// The weights as B tiles, in the order of the steps: chunk of 32 channels, tap.
+template <class In>
+class TileWeights {
+ public:
+  static constexpr int terms = kTerms<In>;
+  int64_t kbs, steps;
+  bool finite = true;
+
+  explicit TileWeights(const Convolution<float, In>& cv)
+      : kbs(ceil_div(cv.outputs, kWide)),
+        steps(ceil_div(cv.inputs, kDepth) * cv.taps()),
+        outputs_(cv.outputs),
+        data_(cv.G * kbs * block()),
+        bias_(cv.G * kbs * kWide) {
+    const int64_t taps = cv.taps(), chunks = ceil_div(cv.inputs, kDepth);
+    std::atomic<bool> all_finite{true};
+    parallel_for(cv.G * kbs * chunks, grain_for(double(taps) * kDepth * kWide / 2), [&](int64_t begin, int64_t end) {
+      Scratch<float> plain(kDepth * taps * kWide);  // [channel][tap][output]
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t chunk = i % chunks, kb = i / chunks % kbs, g = i / chunks / kbs;
+        const int64_t c0 = chunk * kDepth, c1 = smaller(cv.inputs, c0 + kDepth);
+        if (!pack_weights(plain.data(), cv, g, kb * kWide, kWide, c0 * taps, c1 * taps)) all_finite = false;
+        for (int64_t t = 0; t < taps; ++t)
+          pack_step(data_.data() + (g * kbs + kb) * block() + (chunk * taps + t) * step_of(kb),
+                    plain.data() + t * kWide, taps * kWide, c1 - c0, halves(kb));
+        if (chunk == 0) pack_bias(bias_.data() + (g * kbs + kb) * kWide, cv, g, kb * kWide, kWide);
+      }
+    });
+    finite = all_finite;
+  }
+
+  int64_t width_of(int64_t kb) const { return 16 * halves(kb); }
+  const uint16_t* of(int64_t g, int64_t kb) const { return data_.data() + (g * kbs + kb) * block(); }
+  const float* bias(int64_t g, int64_t kb) const { return bias_.data() + (g * kbs + kb) * kWide; }
+
+ private:
+  int64_t halves(int64_t kb) const { return outputs_ - kb * kWide <= 16 ? 1 : 2; }
+  int64_t step_of(int64_t kb) const { return terms * halves(kb) * kTileElements; }
+  int64_t block() const { return steps * terms * 2 * kTileElements; }
+
+  static void pack_step(uint16_t* to, const float* plain, int64_t pitch, int64_t channels, int64_t halves) {
+    const auto channel = [&](int64_t c, int64_t h) {
+      return c < channels ? load(plain + c * pitch + h * 16) : Floats{};
+    };
+    for (int64_t h = 0; h < halves; ++h)
+      for (int64_t p = 0; p < 16; ++p) {
+        Words first[terms], second[terms];
+        split(channel(2 * p, h), first);
+        split(channel(2 * p + 1, h), second);
+        for (int t = 0; t < terms; ++t)
+          store_words(to + (t * halves + h) * kTileElements + p * kDepth, pair(first[t], second[t]));
+      }
+  }
+
+  int64_t outputs_;
+  Buffer<uint16_t> data_;
+  Buffer<float> bias_;
+};
+
+template <class In>
+bool convolve_tiles(const Convolution<float, In>& cv) {
+  constexpr int terms = kTerms<In>;
+  const TileWeights<In> weights(cv);
+  if (!weights.finite) return false;
+  const int64_t kbs = weights.kbs, chunks = ceil_div(cv.inputs, kDepth);
+  const TileBlocks b(cv.rows, cv.columns, chunks * kLine * terms, cv.N * cv.G);
+  const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
+  const LineTile<In> tile(shape, cv.inputs);
+  Scratch<int32_t> a_k(weights.steps);
+  for (int64_t chunk = 0, k = 0; chunk < chunks; ++chunk)
+    for (int r = 0; r < cv.rows.taps; ++r)
+      for (int s = 0; s < cv.columns.taps; ++s)
+        a_k[k++] = int32_t(chunk * tile.chunk() + shape.tap(cv.rows, cv.columns, r, s) * kDepth);
+  const Lines lines = {kLine, 16 * kLine, tile.term() * 2};
+
+  const int64_t down = ceil_div(cv.rows.count, b.rows), across = ceil_div(cv.columns.count, b.columns);
+  const int64_t places = cv.N * cv.G * down * across;
+  // Few blocks: split the output channels as well, at the price of packing the tile once for each part.
+  const int64_t parts = places >= thread_count() ? 1 : smaller(kbs, ceil_div(thread_count(), places));
+  const double work = double(b.rows) * b.columns * weights.steps * kbs / parts * 2 * Products<terms>::count;
+  parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+    [[maybe_unused]] const MatrixUnit unit;
+    Scratch<uint16_t> packed(tile.size());
+    Scratch<float> planes(cv.in_strides.c == 1 ? 0 : tile.size_of_planes());
+    Scratch<float> sums((kWide + 16) * kWide);  // store_results reads whole vectors of pixels
+    std::memset(sums.data(), 0, (kWide + 16) * kWide * sizeof(float));
+    int64_t at = -1;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t place = item / parts, part = item % parts;
+      const int64_t q = place % across, p = place / across % down, g = place / across / down % cv.G,
+                    n = place / across / down / cv.G;
+      const int64_t i0 = p * b.rows, j0 = q * b.columns;
+      const int64_t ni = smaller(b.rows, cv.rows.count - i0), nj = smaller(b.columns, cv.columns.count - j0);
+      if (at != place)
+        tile.pack(packed.data(), planes.data(), cv.rows, cv.columns, i0, ni, j0, nj,
+                  cv.in + cv.in_strides(n, g * cv.inputs, 0, 0), cv.in_strides);
+      at = place;
+      const int64_t run = (ni - 1) * shape.pitch + nj;
+      for (int64_t kb = part * kbs / parts; kb < (part + 1) * kbs / parts; ++kb) {
+        const int64_t first = kb * kWide, width = weights.width_of(kb), count = smaller(width, cv.outputs - first);
+        for (int64_t m0 = 0; m0 < run; m0 += kWide) {
+          const int64_t m1 = smaller(m0 + kWide, run);
+          tile_product_of<terms>(m1 - m0, width)(packed.data() + m0 * kDepth, lines, a_k.data(), weights.of(g, kb),
+                                                 weights.steps, sums.data(), weights.bias(g, kb));
+          for (int64_t m = m0; m < m1;) {
+            const int64_t i = m / shape.pitch, j = m % shape.pitch, pixels = smaller(nj - j, m1 - m);
+            if (pixels > 0)
+              store_results(cv, sums.data() + (m - m0) * width, pixels, width, n, g, first, count, i0 + i, j0 + j);
+            m += pixels > 0 ? pixels : shape.pitch - j;
+          }
+        }
+      }
+    }
+  });
+  return true;
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx

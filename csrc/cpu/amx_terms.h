@@ -1,0 +1,167 @@
+// float32 on a matrix unit that multiplies bfloat16: each number is split, exactly, into terms of eight significand
+// bits, and the products of terms are summed in float32.
+//
+//   float32  = a0 + a1 + a2      24 bits: the six products a_i * b_j with i + j <= 2; the three left out are below
+//                                2^-24 of the product
+//   float16  = a0 + a1           11 bits: all four products, so nothing is lost
+//   bfloat16 = a0                one
+//
+// A term is what truncation leaves of the rest before it: the splitting is exact, and no term is larger than the number
+// itself, so the largest floats don't overflow. Every product of two terms is exact in float32, and the unit sums 32 of
+// them before it adds to the total: with six additions for one, the error against float64 is still below that of a
+// chain of float32 multiply-adds. (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial Intelligence Datatype For
+// Higher-Precision Computations, ARITH 2019, arXiv:1904.06376.)
+//
+// What the terms can't say: an infinity leaves NaN for a rest, and terms below 2^-126 are taken as zero. So operands
+// are looked through first, and images with an infinity, a NaN or a magnitude below 2^-103 are somebody else's
+// (engine.h); so are pairs of operands whose smallest magnitudes multiply to less than that. bfloat16 is its own term,
+// infinities and all: there the unit takes products below 2^-126 for zero, and images whose largest products are not
+// far above that are somebody else's.
+#pragma once
+#include "convert.h"
+#include "transpose.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+typedef uint32_t Words __attribute__((vector_size(64)));
+using Floats = Vec<float>::type;
+
+template <class In>
+constexpr int kTerms = 3;
+template <>
+inline constexpr int kTerms<Half> = 2;
+template <>
+inline constexpr int kTerms<BFloat16> = 1;
+
+// The products of `terms` terms, small ones first, neighbours sharing a factor so that it is loaded once.
+struct Product {
+  int a, b;
+};
+template <int terms>
+struct Products;
+template <>
+struct Products<1> {
+  static constexpr int count = 1;
+  static constexpr Product list[] = {{0, 0}};
+};
+template <>
+struct Products<2> {
+  static constexpr int count = 4;
+  static constexpr Product list[] = {{1, 1}, {1, 0}, {0, 0}, {0, 1}};
+};
+template <>
+struct Products<3> {
+  static constexpr int count = 6;
+  static constexpr Product list[] = {{2, 0}, {1, 0}, {1, 1}, {0, 1}, {0, 0}, {0, 2}};
+};
+
+// The terms of each lane, in the high half of its word.
+template <int terms>
+inline void split(Floats v, Words (&t)[terms]) {
+#pragma GCC unroll 3
+  for (int i = 0; i < terms; ++i) {
+    t[i] = Words(v) & 0xffff0000u;
+    v -= Floats(t[i]);
+  }
+}
+
+// Two terms to a word, `first` in the low half: neighbours in memory.
+inline Words pair(Words first, Words second) { return first >> 16 | second; }
+
+// The terms of 32 numbers that are neighbours, as 32 bfloat16 neighbours: the pairs of both vectors in order.
+template <int terms>
+inline void split_run(Floats low, Floats high, Words (&t)[terms]) {
+  const auto even = Interleave<float>::index(Evens<float>::table.even);
+  Words evens[terms], odds[terms];
+  split(shuffle<float>(low, high, even), evens);
+  split(shuffle<float>(low, high, even + 1), odds);
+#pragma GCC unroll 3
+  for (int i = 0; i < terms; ++i) t[i] = pair(evens[i], odds[i]);
+}
+
+inline void store_words(uint16_t* to, Words v) { std::memcpy(to, &v, sizeof v); }
+
+// Transposes the pairs of 16 vectors, and stores each as 32 bfloat16, `pitch` apart.
+inline void store_transposed(Floats (&pairs)[16], uint16_t* to, int64_t pitch) {
+  transpose_square<float>(pairs);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) store_words(to + i * pitch, Words(pairs[i]));
+}
+
+// The least magnitude of what is not zero, and the greatest, as the bits of floats: they are ordered as floats are.
+struct Magnitudes {
+  uint32_t least = 0xffffffffu, greatest = 0;
+  void add(const Magnitudes& m) {
+    least = m.least < least ? m.least : least;
+    greatest = m.greatest > greatest ? m.greatest : greatest;
+  }
+  bool finite() const { return greatest < 0x7f800000u; }
+};
+
+inline int exponent(uint32_t bits) { return int(bits >> 23) - 127; }
+
+template <class In>
+Magnitudes magnitudes_of_run(const In* p, int64_t stride, int64_t count) {
+  Magnitudes m;
+  if (stride == 1) {
+    Words least = ~Words{}, greatest{};
+    for (int64_t i = 0; i < count; i += 16) {
+      const Words v = Words(load_some<float>(p + i, count - i)) & 0x7fffffffu;
+      const Words place = v - 1;  // zero becomes the largest
+      least = place < least ? place : least;
+      greatest = v > greatest ? v : greatest;
+    }
+    for (int l = 0; l < 16; ++l) m.add({least[l] == 0xffffffffu ? least[l] : least[l] + 1, greatest[l]});
+  } else {
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t v = bit_cast<uint32_t>(float(p[i * stride])) & 0x7fffffffu;
+      m.add({v ? v : 0xffffffffu, v});
+    }
+  }
+  return m;
+}
+
+// Of each of N images of `channels` planes, along the axis whose elements are neighbours.
+template <class In>
+void magnitudes_of_images(Magnitudes* images, const In* data, const Strides& s, int64_t N, int64_t channels,
+                          int64_t height, int64_t width) {
+  const bool across_channels = s.c == 1 && s.w != 1;
+  const int64_t parts = across_channels ? height : channels, lines = across_channels ? width : height;
+  Buffer<Magnitudes> found(N * parts);
+  const double length = double(across_channels ? channels : width);
+  parallel_for(N * parts, grain_for(lines * length / 4), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / parts, part = i % parts;
+      Magnitudes m;
+      for (int64_t l = 0; l < lines; ++l)
+        m.add(across_channels ? magnitudes_of_run(data + s(n, 0, part, l), 1, channels)
+                              : magnitudes_of_run(data + s(n, part, l, 0), s.w, width));
+      found[i] = m;
+    }
+  });
+  for (int64_t n = 0; n < N; ++n) {
+    images[n] = {};
+    for (int64_t part = 0; part < parts; ++part) images[n].add(found[n * parts + part]);
+  }
+}
+
+// Whether products of the two come out as float32's would. Numbers that are their own term may be infinite; what the
+// unit flushes is nothing beside the largest products then, unless those are tiny too.
+template <int terms>
+bool can_multiply(const Magnitudes& a, const Magnitudes& b) {
+  if constexpr (terms == 1) {
+    constexpr int kLowest = -90;
+    return a.greatest == 0 || b.greatest == 0 || exponent(a.greatest) + exponent(b.greatest) >= kLowest;
+  } else {
+    if (!a.finite() || !b.finite()) return false;
+    constexpr int kLowest = -103;                            // 23 bits above the smallest that the unit takes as it is
+    const int x = exponent(a.least), y = exponent(b.least);  // above any other if all are zero
+    return x >= kLowest && y >= kLowest && x + y >= kLowest;
+  }
+}
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx

@@ -1,0 +1,33 @@
+// The same kernels on the matrix unit written out in C++ (amx_unit.h): for tests on machines without AMX, slow.
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <type_traits>
+
+#include "../scalar.h"
+#include "engine.h"
+#include "parallel.h"
+#include "scratch.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+#define CONVX_ISA amx_twin
+#define CONVX_AMX_TWIN
+#define CONVX_VECTOR_BYTES 64
+#define CONVX_MAX_M 14
+#include "engine_of_amx.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,110 @@
+// The body of engine_amx.cpp and engine_amx_twin.cpp: the three primitives on the matrix unit, and what is not for it.
+#pragma once
+#include "amx_weight.h"
+#include "plans.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+namespace {
+
+struct AcrossTiles {
+  static constexpr bool merges_phases = true;
+  template <class In>
+  static bool convolve(const Convolution<float, In>& cv) {
+    return convolve_tiles(cv);
+  }
+  template <class In>
+  static bool weight_gradient(const WeightGradient<float, In>& wg) {
+    return weight_gradient_tiles(wg);
+  }
+};
+
+// Calls f with a value of the storage type.
+template <class F>
+void with_storage_type(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::float32: return f(float{});
+    case DType::float16: return f(Half{});
+    case DType::bfloat16: return f(BFloat16{});
+    default: return;
+  }
+}
+
+template <class In>
+void magnitudes(Magnitudes* images, const View& v, int64_t N, int64_t channels, int64_t height, int64_t width) {
+  magnitudes_of_images(images, static_cast<const In*>(v.data), v.strides, N, channels, height, width);
+}
+
+template <class In>
+Magnitudes magnitudes_of_all(const View& v, int64_t N, int64_t channels, int64_t height, int64_t width) {
+  Buffer<Magnitudes> each(N);
+  magnitudes<In>(each.data(), v, N, channels, height, width);
+  Magnitudes all;
+  for (int64_t n = 0; n < N; ++n) all.add(each[n]);
+  return all;
+}
+
+// forward or grad_input, image by image if some can't be split: an image's result must not depend on the others.
+template <class In, class Run>
+void run_images(const ConvProblem& pb, const Operands& o, bool is_forward, Run&& run, Elsewhere elsewhere) {
+  const auto whole = [&](const ConvProblem& p, const Operands& part) {
+    if (!run(p, part)) elsewhere(p, part);
+  };
+  constexpr int terms = kTerms<In>;
+  const bool folds = !is_forward && !pb.is_zero_padded();  // in float32, whatever the type
+  const auto can = [&](const Magnitudes& image, const Magnitudes& weight) {
+    return folds ? can_multiply<3>(image, weight) : can_multiply<terms>(image, weight);
+  };
+  const Magnitudes w = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
+  if (!w.finite()) return elsewhere(pb, o);
+  Buffer<Magnitudes> images(pb.N);
+  if (is_forward)
+    magnitudes<In>(images.data(), o.x, pb.N, pb.C, pb.H, pb.W);
+  else
+    magnitudes<In>(images.data(), o.y, pb.N, pb.K, pb.P, pb.Q);
+  bool all = true;
+  for (int64_t n = 0; n < pb.N; ++n) all = all && can(images[n], w);
+  if (all) return whole(pb, o);
+  ConvProblem one = pb;
+  one.N = 1;
+  for (int64_t n = 0; n < pb.N; ++n) {
+    Operands part = o;
+    part.x.data = static_cast<In*>(o.x.data) + n * o.x.strides.n;
+    part.y.data = static_cast<In*>(o.y.data) + n * o.y.strides.n;
+    can(images[n], w) ? whole(one, part) : elsewhere(one, part);
+  }
+}
+
+void forward_tiles(const ConvProblem& pb, const Operands& o, Elsewhere elsewhere) {
+  with_storage_type(o.dtype, [&](auto in) {
+    using In = decltype(in);
+    run_images<In>(pb, o, true, forward<AcrossTiles, float, In>, elsewhere);
+  });
+}
+
+void grad_input_tiles(const ConvProblem& pb, const Operands& o, Elsewhere elsewhere) {
+  with_storage_type(o.dtype, [&](auto in) {
+    using In = decltype(in);
+    run_images<In>(pb, o, false, grad_input<AcrossTiles, float, In>, elsewhere);
+  });
+}
+
+void grad_weight_tiles(const ConvProblem& pb, const Operands& o, Elsewhere elsewhere) {
+  with_storage_type(o.dtype, [&](auto in) {
+    using In = decltype(in);
+    const Magnitudes x = magnitudes_of_all<In>(o.x, pb.N, pb.C, pb.H, pb.W),
+                     y = magnitudes_of_all<In>(o.y, pb.N, pb.K, pb.P, pb.Q);
+    const bool can = x.finite() && y.finite() && can_multiply<kTerms<In>>(x, y);
+    if (!can || !grad_weight<AcrossTiles, float, In>(pb, o)) elsewhere(pb, o);
+  });
+}
+
+}  // namespace
+
+extern const MatrixEngine engine;
+const MatrixEngine engine = {forward_tiles, grad_input_tiles, grad_weight_tiles};
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx
