@@ -18,7 +18,8 @@ SHORTER := 's/^(\[[0-9]+\/[0-9]+\]) .* (-c )+($(subst /,\/,$(CURDIR))\/)?(\S+) .
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # the commands share the machine, and ninja runs its own jobs
 unexport MAKEFLAGS MFLAGS  # so that ninja does not ask make for job slots that it can't give
-.PHONY: help demo test test-exhaustive bench-cpu bench-networks bench-padding bench-overhead bench-scaling bench-memory bench-per-sample lint format cuda-build cuda-compile build clean FORCE
+.PHONY: help demo test test-exhaustive bench-cpu bench-cuda bench-networks bench-padding bench-overhead bench-scaling \
+        bench-per-sample bench-memory lint format cuda-build cuda-compile cuda-report cuda-sanitize build clean FORCE
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 18
@@ -34,6 +35,9 @@ test-exhaustive: build $(VENV)/requirements-test.ready  ## the full cross produc
 
 bench-cpu: build  ## convx beside torch over the shapes of real networks
 	@$(PY) -m benchmarks.run --device cpu $(ARGS)
+
+bench-cuda: build  ## the same on a GPU, beside cuDNN in both layouts and with its own search on and off
+	@$(PY) -m benchmarks.run --device cuda --layout best $(ARGS)
 
 bench-networks: build  ## training steps of five networks, with torch's layers and converted
 	@$(PY) -m benchmarks.networks $(ARGS)
@@ -66,8 +70,14 @@ format: $(VENV)/requirements-lint.ready  ## formats the Python, C++ and CUDA sou
 cuda-build: $(VENV)/requirements.ready  ## builds the extension against torch's CUDA build, no GPU needed (about 5 GB)
 	@$(PY) tools/cuda_build.py $(ARGS)
 
-cuda-compile: $(VENV)/requirements.ready  ## compiles the CUDA kernels and prints their registers, no GPU needed
+cuda-compile: $(VENV)/requirements.ready $(VENV)/requirements-cuda.ready  ## compiles the CUDA kernels, checks their machine code, no GPU needed
 	@$(PY) tools/cuda_compile.py $(ARGS)
+
+cuda-report: $(VENV)/requirements.ready $(VENV)/requirements-cuda.ready  ## registers, shared memory and occupancy of the CUDA kernels, no GPU needed
+	@$(PY) tools/cuda_report.py $(ARGS)
+
+cuda-sanitize: build  ## the CUDA kernels on a GPU under compute-sanitizer: memory, races, uninitialised memory, barriers
+	@$(PY) tools/cuda_sanitize.py $(ARGS)
 
 build: .make/built  ## the extension, in place (every command above does this first)
 

@@ -35,10 +35,10 @@ class Operands(NamedTuple):
 
 def make_operands(shape: Shape, dtype: torch.dtype, device: str) -> Operands:
     """The same values for a shape in every run, contiguous."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
 
     def random(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator).to(device, dtype)
+        return torch.randn(size, generator=generator, device=device).to(dtype)
 
     s = shape
     return Operands(random(s.N, s.C, s.H, s.W), random(s.K, s.C // s.G, s.R, s.S), random(s.N, s.K, s.P, s.Q))

@@ -41,7 +41,7 @@ def _commit() -> str:
 
 
 # Options that a command may have and numbers depend on.
-OPTIONS = ("device", "dtype", "layout", "threads", "max_gflop", "seconds")
+OPTIONS = ("device", "dtype", "layout", "threads", "max_gflop", "seconds", "tf32")
 
 
 def about(options: argparse.Namespace, roofs: dict[str, float] | None = None) -> dict:
@@ -68,7 +68,8 @@ def title(facts: dict) -> str:
 def heading(facts: dict) -> str:
     lines = [
         title(facts),
-        f"{facts['dtype']}, layout {facts['layout']}, at most {facts['max_gflop']:g} GFLOP a call",
+        f"{facts['dtype']}{' as TF32' if facts.get('tf32') else ''}, layout {facts['layout']}, "
+        f"at most {facts['max_gflop']:g} GFLOP a call",
     ]
     if "roofs" in facts:
         lines.append(f"{describe(facts['roofs'])}; share: the time that the nearest roof allows / the time taken")
@@ -94,10 +95,11 @@ def _shares(rows: list[dict]) -> str:
 def row_line(row: dict) -> str:
     mark = "" if row["right"] else f" OFF: error {row['error']:.1e}, torch's {row['torch_error']:.1e};"
     rates = [row["gflop"] / row[side] * 1e3 for side in ("torch_ms", "convx_ms")]
+    searched = " with cudnn.benchmark" if row.get("cudnn_benchmark") else ""
     return (
         f"{row['shape'][:27]:<28}{row['computation']:<13}{row['torch_ms']:>10.3f}{row['convx_ms']:>10.3f}"
         f"{rates[0]:>9.1f}{rates[1]:>9.1f}        {_shares([row])}      {row['ratio']:>8.3f} {mark} "
-        f"{row['torch_backend']}, {row['problem']}"
+        f"{row['torch_backend']}{searched}, {row['problem']}"
     )
 
 
@@ -156,7 +158,8 @@ def save(facts: dict, rows: list[dict]) -> Path:
     """Writes the rows and what they depend on; returns the file."""
     machine = "-".join("".join(c if c.isalnum() else " " for c in facts["machine"]).lower().split())
     day = facts["date"].split()[0]
-    file = RESULTS / f"{day}-{machine}-{facts['dtype']}-{facts['layout']}-{facts['commit']}.json"
+    name = f"{day}-{machine}-{facts['dtype']}{'-tf32' if facts.get('tf32') else ''}-"
+    file = RESULTS / f"{name}{facts['layout']}-{facts['commit']}.json"
     RESULTS.mkdir(exist_ok=True)
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     file.write_text(f'{{"about": {json.dumps(facts, indent=1)},\n "rows": [\n{lines}\n]}}\n')

@@ -6,20 +6,26 @@
 
 Both sides run in turns in one process on the same tensors (timing.py); every result is checked against the definition
 in float64 before its time counts (check.py). Every row is printed, won or lost; --save keeps them with the machine and
-the commit in benchmarks/results/, and `python -m benchmarks.report FILE` prints them again. On a CPU the roofs of the
-machine are measured first (roofs.py), and every row says what share of them it reaches.
+the commit in benchmarks/results/, and `python -m benchmarks.report FILE` prints them again. The roofs of the machine
+are measured first (roofs.py, gpu.py), and every row says what share of them it reaches. On a GPU torch is also timed
+with cudnn.benchmark, and its best counts; inputs rotate, so that the cache does not flatter (gpu.py).
 """
 
 import argparse
+import itertools
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
-from . import check, report, roofs
+from torch import Tensor
+
+from . import check, gpu, report, roofs
 from .commands import parsed, parser
 from .computations import (
     COMPUTATIONS,
     DTYPES,
     LAYOUTS,
+    Operands,
     convx_call,
     in_layout,
     make_operands,
@@ -29,6 +35,22 @@ from .computations import (
 )
 from .shapes import CLASSES, Shape, load
 from .timing import interleaved
+
+
+def sides(
+    shape: Shape, computation: str, laid_out: dict[str, Operands], device: str
+) -> dict[tuple[str, str, bool], Callable[[], Tensor]]:
+    """What to time: {("torch" or "convx", layout, with cudnn.benchmark): call}."""
+    calls = {}
+    for layout, operands in laid_out.items():
+        turns = gpu.copies(operands) if device == "cuda" else [operands]
+        calls["convx", layout, False] = gpu.in_turns([convx_call(shape, computation, o, layout) for o in turns])
+        torchs = gpu.in_turns([torch_call(shape, computation, o) for o in turns])
+        if device == "cuda":
+            calls |= {("torch", layout, on): gpu.with_cudnn_benchmark(on, torchs) for on in (False, True)}
+        else:
+            calls["torch", layout, False] = torchs
+    return calls
 
 
 def measure(
@@ -43,11 +65,13 @@ def measure(
     operands = make_operands(shape, DTYPES[dtype], device)
     layouts = list(LAYOUTS) if layout == "best" else [layout]
     laid_out = {name: in_layout(operands, name) for name in layouts}
-    calls = {("torch", name): torch_call(shape, computation, o) for name, o in laid_out.items()}
-    calls |= {("convx", name): convx_call(shape, computation, o, name) for name, o in laid_out.items()}
+    calls = sides(shape, computation, laid_out, device)
     timings = interleaved(calls, device, seconds)
-    torch_layout, convx_layout = (min(layouts, key=lambda n: timings[side, n].median) for side in ("torch", "convx"))
-    ours, theirs = timings["convx", convx_layout], timings["torch", torch_layout]
+    best_torch, best_convx = (
+        min((key for key in calls if key[0] == side), key=lambda key: timings[key].median)
+        for side in ("torch", "convx")
+    )
+    ours, theirs, torch_layout = timings[best_convx], timings[best_torch], best_torch[1]
     error, torch_error, right = check.errors(shape, computation, operands, ours.result, theirs.result)
     row = {
         "shape": shape.name,
@@ -59,8 +83,9 @@ def measure(
         "gflop": shape.gflop,
         "needed_gflop": shape.needed_gflop,
         "bytes": shape.values * operands.x.element_size(),
-        "convx_layout": convx_layout,
+        "convx_layout": best_convx[1],
         "torch_layout": torch_layout,
+        "cudnn_benchmark": best_torch[2],
         "torch_backend": torch_backend(shape, laid_out[torch_layout]),
         "torch_ms": theirs.median * 1e3,
         "convx_ms": ours.median * 1e3,
@@ -82,13 +107,23 @@ def shares(row: dict, dtype: str, best: dict[str, float]) -> dict[str, float]:
 
 
 def rows_of(options: argparse.Namespace, best: dict[str, float] | None) -> Iterator[dict]:
-    for shape in load(options.classes, options.shapes):
+    started = time.perf_counter()
+    for shape in every(options.every, load(options.classes, options.shapes)):
+        if time.perf_counter() - started > options.minutes * 60:
+            print(f"stopped after {options.minutes:g} minutes, before {shape.name}")
+            return
         small = shape.at_most(options.max_gflop)
         if small is None:
             print(f"{shape.name[:27]:<28}left out: one sample is {shape.gflop / shape.N:.1f} GFLOP")
             continue
         for computation in options.primitive:
             yield measure(small, computation, options.dtype, options.device, options.layout, options.seconds, best)
+
+
+def every(n: int, shapes: Iterable[Shape]) -> Iterator[Shape]:
+    """Of each class the first, and every n-th after it."""
+    for _, mine in itertools.groupby(shapes, key=lambda shape: shape.class_name):
+        yield from itertools.islice(mine, 0, None, n)
 
 
 def parse() -> argparse.Namespace:
@@ -110,14 +145,17 @@ def parse() -> argparse.Namespace:
         help="batches are halved until a call is at most this much (2); left out where one sample is 4 times that",
     )
     add("--layout", choices=(*LAYOUTS, "best"), default="contiguous", help="best: each side in its better one")
+    add("--every", type=int, default=1, metavar="N", help="only every N-th shape of each class")
+    add("--minutes", type=float, default=float("inf"), help="begin no more layers after so many minutes")
+    add("--tf32", action="store_true", help="on a GPU: both sides may use TF32 for float32")
     add("--save", action="store_true", help="keep the rows in benchmarks/results/")
     return parsed(options)
 
 
 def measured_roofs(options: argparse.Namespace) -> dict[str, float] | None:
-    """Of the CPU; None for a GPU, and where they can't be measured, which is said."""
-    if options.device != "cpu":
-        return None
+    """None where they can't be measured, which is said."""
+    if options.device == "cuda":
+        return gpu.measure_roofs()
     try:
         return roofs.measure(options.threads)
     except OSError as failed:
@@ -127,6 +165,7 @@ def measured_roofs(options: argparse.Namespace) -> dict[str, float] | None:
 
 def main() -> int:
     options = parse()
+    gpu.allow_tf32(options.tf32)
     best = measured_roofs(options)
     about = report.about(options, best)
     print(report.heading(about))

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import convx
-from benchmarks import memory, networks, padding, per_sample, report, roofs, run, scaling
+from benchmarks import gpu, memory, networks, padding, per_sample, report, roofs, run, scaling
+from benchmarks.computations import make_operands
 from benchmarks.shapes import CLASSES, load
 
 ROOFS = {"float32": 100.0, "float64": 50.0, "copy": 10.0}
@@ -40,8 +41,38 @@ def test_roofs_need_a_compiler(monkeypatch, capsys):
         roofs.measure(1)
     assert run.measured_roofs(argparse.Namespace(device="cpu", threads=1)) is None
     assert "no roofs" in capsys.readouterr().out
-    assert run.measured_roofs(argparse.Namespace(device="cuda", threads=1)) is None
     roofs._library.cache_clear()
+
+
+def test_every_other_shape():
+    shapes = [s for s in load() if s.class_name in ("dilated", "depthwise")]
+    some = list(run.every(5, shapes))
+    assert [s.class_name for s in some] == ["dilated", *["depthwise"] * 4]
+    first = next(i for i, s in enumerate(shapes) if s.class_name == "depthwise")
+    assert some == [shapes[0], *shapes[first::5]]
+
+
+def test_calls_take_turns():
+    called = []
+    in_turns = gpu.in_turns([lambda i=i: called.append(i) for i in range(3)])
+    for _ in range(4):
+        in_turns()
+    assert called == [0, 1, 2, 0]
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@needs_gpu
+def test_a_row_on_a_gpu():
+    """torch counts with its best of both layouts and cudnn.benchmark, and the copies are more than the cache holds."""
+    shape = next(s for s in load() if s.class_name == "depthwise").at_most(0.1)
+    row = run.measure(shape, "forward", "float16", "cuda", "best", 0.05, gpu.measure_roofs(0.05, 1 << 28, 2048))
+    assert row["right"] and 0 < row["share"] < 1.5 and row["cudnn_benchmark"] in (False, True)
+    operands = make_operands(shape, torch.float16, "cuda")
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    turns = gpu.copies(operands)
+    assert len(turns) == gpu.MOST_COPIES or len(turns) * sum(t.nbytes for t in operands) >= gpu.CACHES * cache
 
 
 def test_nearest_roof():

@@ -8,9 +8,17 @@ namespace cuda {
 
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
+      {"depthwise", "a window of the input slides in registers, a channel to a block or a lane",
+       depthwise::forward_why_not, depthwise::preferred, depthwise::forward},
+      {"few_channels", "the same for several outputs at once: small groups, first and last layers",
+       few_channels::forward_why_not, few_channels::preferred, few_channels::forward},
       {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
   };
   static const AlgorithmList grad_input = {
+      {"depthwise", "a window of the output slides in registers, stride phases in one launch",
+       depthwise::grad_input_why_not, depthwise::preferred, depthwise::grad_input},
+      {"few_channels", "the same for several inputs at once: small groups, first and last layers",
+       few_channels::grad_input_why_not, few_channels::grad_input_preferred, few_channels::grad_input},
       {"scatter", "each y stamps the kernel onto x, a tile to a block", floating_only, only_when_forced,
        scatter::grad_input},
       {"scatter_atomic", "each y stamps the kernel onto x, with atomics", scatter_atomic::why_not, only_when_forced,
@@ -19,6 +27,10 @@ const AlgorithmList& algorithms(Primitive primitive) {
        reference::grad_input},
   };
   static const AlgorithmList grad_weight = {
+      {"depthwise", "kernel rows slide along the input; pixels split over blocks, summed in fixed order",
+       depthwise::grad_weight_why_not, depthwise::preferred, depthwise::grad_weight},
+      {"few_channels", "the same for several outputs at once: small groups, first and last layers",
+       few_channels::grad_weight_why_not, few_channels::preferred, few_channels::grad_weight},
       {"reference", "the definition, a thread to a weight", floating_only, always, reference::grad_weight},
   };
   switch (primitive) {

@@ -1,0 +1,40 @@
+// The row `few_channels`: window_gather.cuh with four result channels to a thread and a window of 4, for small groups,
+// first and last layers; and in grad_input with kernel = stride, where the results of a group are C/G * R * S.
+#include "rows.h"
+#include "window_launch.h"
+
+namespace convx {
+namespace cuda {
+namespace few_channels {
+
+constexpr int kResults = 4, kWindow = 4;
+
+const char* forward_why_not(const ConvProblem& pb, const Operands& o) {
+  return gather_why_not(Primitive::forward, pb, o, kResults, kWindow);
+}
+const char* grad_input_why_not(const ConvProblem& pb, const Operands& o) {
+  return gather_why_not(Primitive::grad_input, pb, o, kResults, kWindow);
+}
+// A side of a group that is 4 channels or fewer would leave a matrix tile nearly empty; groups of up to 16 on both
+// sides leave it mostly so.
+bool preferred(const ConvProblem& pb, const Operands&) {
+  const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
+  return Cg <= 4 || Kg <= 4 || (pb.G > 1 && Cg <= 16 && Kg <= 16);
+}
+// Where kernel = stride, y is read once here: with few of either side, that is what counts.
+bool grad_input_preferred(const ConvProblem& pb, const Operands& o) {
+  const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
+  return preferred(pb, o) || (is_patches(pb) && (Cg * pb.R * pb.S <= 32 || Kg <= 16));
+}
+void forward(const ConvProblem& pb, const Operands& o) { gather_forward<kResults, kWindow>(pb, o); }
+void grad_input(const ConvProblem& pb, const Operands& o) {
+  if (is_patches(pb)) {
+    const GatherPlan plan = gather_plan(Primitive::grad_input, pb, o, kResults, kWindow, /*patches=*/true);
+    if (plan.items) return gather_patches<kResults, kWindow>(pb, o, plan);
+  }
+  gather_grad_input<kResults, kWindow>(pb, o);
+}
+
+}  // namespace few_channels
+}  // namespace cuda
+}  // namespace convx
