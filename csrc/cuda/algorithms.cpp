@@ -8,9 +8,13 @@ namespace cuda {
 
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
+      {"direct", "a tiled matrix product that reads x through the taps", direct::why_not, direct::forward_preferred,
+       direct::forward},
       {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
   };
   static const AlgorithmList grad_input = {
+      {"direct", "a tiled matrix product that reads y through the taps, in phases", direct::why_not,
+       direct::grad_input_preferred, direct::grad_input},
       {"scatter", "each y stamps the kernel onto x, a tile to a block", floating_only, only_when_forced,
        scatter::grad_input},
       {"scatter_atomic", "each y stamps the kernel onto x, with atomics", scatter_atomic::why_not, only_when_forced,
@@ -19,6 +23,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        reference::grad_input},
   };
   static const AlgorithmList grad_weight = {
+      {"direct", "a tiled matrix product that reads x through the taps, split over pixels", direct::why_not,
+       direct::grad_weight_preferred, direct::grad_weight},
       {"reference", "the definition, a thread to a weight", floating_only, always, reference::grad_weight},
   };
   switch (primitive) {

@@ -1,0 +1,198 @@
+// How direct.cuh divides its work among blocks, and how a block stores what it has summed.
+#pragma once
+#include "direct_work.cuh"
+
+namespace convx {
+namespace cuda {
+
+// Neighbours of a tile that are stored by one store, if memory has them so.
+enum class StoreAlong { none, left, right };
+
+// A block's item is a tile of a phase and a group, and a split of its depth.
+template <class Acc>
+struct DirectGrid {
+  unsigned right_tiles, left_tiles;
+  int groups, phases, splits;
+  int chunks_per_split;
+  StoreAlong store;
+  bool mends;         // some element of A may be skipped
+  Acc* partial;       // with splits: [split][phase][group][left][right]
+  int64_t lefts;      // there, for every phase
+  int64_t right_row;  // there
+
+  CONVX_HD unsigned items() const { return right_tiles * left_tiles * unsigned(groups * phases) * unsigned(splits); }
+  CONVX_HD Acc* partials(int split, int phase, int group) const {
+    return partial + ((int64_t(split) * phases + phase) * groups + group) * lefts * right_row;
+  }
+  CONVX_HD int64_t split_depth() const { return int64_t(chunks_per_split) * kChunk; }
+  CONVX_HD int64_t splits_of(int64_t depths) const { return (depths + split_depth() - 1) / split_depth(); }
+};
+
+// All that a block has to know of an item. It is kept in shared memory, because the threads' registers are needed.
+template <class Work>
+struct DirectTask {
+  using Acc = Sums<typename Work::Type>;
+  int phase, group, split;
+  int64_t left, right;  // of the tile's first sum
+  decltype(Work{}.a(0, 0)) a;
+  decltype(Work{}.b(0, 0)) b;
+  decltype(Work{}.to(0, 0)) to;
+  int64_t begin, end;  // of depth
+  bool nothing;        // to do: phases differ in size
+
+  // Items that share pixels follow one another, so that they find each other's in the cache.
+  template <class Tile>
+  __device__ void start(const Work& work, const DirectGrid<Acc>& grid, unsigned item) {
+    right = int64_t(item % grid.right_tiles) * Tile::kRight, item /= grid.right_tiles;
+    left = int64_t(item % grid.left_tiles) * Tile::kLeft, item /= grid.left_tiles;
+    group = int(item % unsigned(grid.groups)), item /= unsigned(grid.groups);
+    phase = int(item % unsigned(grid.phases));
+    split = int(item / unsigned(grid.phases));
+    a = work.a(phase, group);
+    b = work.b(phase, group);
+    to = work.to(phase, group);
+    begin = split * grid.split_depth();
+    end = a.depths - begin < grid.split_depth() ? a.depths : begin + grid.split_depth();
+    nothing = left >= a.widths || (split > 0 && begin >= end);
+  }
+};
+
+// D[left][right] over a task's depths by the definition, in the order in which a tile sums.
+template <class Work>
+__device__ Sums<typename Work::Type> defined_sum(const DirectTask<Work>& task, int64_t left, int64_t right) {
+  using Acc = Sums<typename Work::Type>;
+  const Place in_a = task.a.width.from(left)(0), in_b = task.b.width.from(right)(0);
+  Acc total(0);
+  for (int64_t chunk = task.begin; chunk < task.end && total == total; chunk += kChunk) {
+    const auto depths_a = task.a.depth.from(chunk);
+    const auto depths_b = task.b.depth.from(chunk);
+    const unsigned count = unsigned(task.end - chunk < kChunk ? task.end - chunk : kChunk);
+    Acc sum(0);
+    for (unsigned d = 0; d < count && sum == sum; ++d) {
+      Place p = in_a + depths_a(d);
+      if (!task.a.extent.reaches(p, task.a.strides)) continue;
+      sum += Acc(task.a.data[p.offset]) * Acc(task.b.data[(in_b + depths_b(d)).offset]);
+    }
+    total = chunk == task.begin ? sum : total + sum;
+  }
+  return total;
+}
+
+// Where a tile's sums go: (left, right) to data[stored_at[left] + right * right_step], of `lefts` and `rights` that
+// there are from the tile's first on. The bias belongs to what is stored as the result, and not to partial sums.
+template <class Out, class T>
+struct Destination {
+  Out* data;
+  const int64_t* stored_at;
+  int64_t right_step, lefts, rights;
+  const T* bias;
+  int64_t bias_step;
+
+  template <class Acc>
+  __device__ Acc bias_of(int right) const {
+    return bias && right < rights ? Acc(bias[right * bias_step]) : Acc(0);
+  }
+};
+
+// Stores a thread's sums; false if one of them is NaN.
+template <StoreAlong kAlong, class Out, class T, class Tile, class Acc>
+__device__ bool store_sums(const Accumulators<Tile, Acc>& sums, const Destination<Out, T>& to) {
+  constexpr int V = kQuad<Acc>;
+  constexpr bool kTurned = kAlong == StoreAlong::left;  // neighbours to be stored together are left indices
+  using S = Accumulators<Tile, Acc>;
+  bool numbers = true;
+#pragma unroll
+  for (int j = 0; j < S::kRight; j += V) {
+    const int right = S::right(j);
+    Acc bias[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) bias[v] = to.template bias_of<Acc>(right + v);
+#pragma unroll
+    for (int i = 0; i < S::kLeft; i += V) {
+      const int left = S::left(i);
+#pragma unroll
+      for (int u = 0; u < V; ++u) {
+        Vector<Out, V> out;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const Acc sum = sums.sum[i + (kTurned ? v : u)][j + (kTurned ? u : v)];
+          numbers = numbers && sum == sum;
+          out.v[v] = Out(sum + bias[kTurned ? u : v]);
+        }
+        const int l = left + (kTurned ? 0 : u), r = right + (kTurned ? u : 0);  // of out.v[0]
+        if (l >= to.lefts || r >= to.rights) continue;
+        Out* const at = to.data + to.stored_at[l] + r * to.right_step;
+        if (kAlong != StoreAlong::none) {
+          *reinterpret_cast<Vector<Out, V>*>(at) = out;
+        } else {
+#pragma unroll
+          for (int v = 0; v < V; ++v)
+            if (r + v < to.rights) at[v * to.right_step] = out.v[v];
+        }
+      }
+    }
+  }
+  return numbers;
+}
+
+// Goes through what a thread has stored, and where that is NaN computes it again.
+template <class Tile, class Work, class Out, class T>
+__device__ void mend(const DirectTask<Work>& task, const Destination<Out, T>& to) {
+  using Acc = Sums<typename Work::Type>;
+  using S = Accumulators<Tile, Acc>;
+#pragma unroll 1
+  for (int e = 0; e < S::kLeft * S::kRight; ++e) {
+    const int l = S::left(e / S::kRight), r = S::right(e % S::kRight);
+    if (l >= to.lefts || r >= to.rights || task.right + r >= task.to.rights) continue;
+    Out& stored = to.data[to.stored_at[l] + r * to.right_step];
+    if (Acc(stored) == Acc(stored)) continue;
+    stored = Out(defined_sum(task, task.left + l, task.right + r) + to.template bias_of<Acc>(r));
+  }
+}
+
+template <class Work, class Tile, class Acc, class Out, class T>
+__device__ void store_and_mend(const Accumulators<Tile, Acc>& sums, const DirectTask<Work>& task,
+                               const Destination<Out, T>& to, StoreAlong along, bool mends) {
+  bool numbers;
+  if (along == StoreAlong::right)
+    numbers = store_sums<StoreAlong::right>(sums, to);
+  else if (Work::kResultIsImage && along == StoreAlong::left)
+    numbers = store_sums<StoreAlong::left>(sums, to);
+  else
+    numbers = store_sums<StoreAlong::none>(sums, to);
+  if (mends && !numbers) mend<Tile>(task, to);
+}
+
+// The end of a task: its sums are stored, as the result or as a part of it.
+template <class Work, class Tile, class Acc>
+__device__ void finish(const Accumulators<Tile, Acc>& sums, const DirectTask<Work>& task, const DirectGrid<Acc>& grid,
+                       const int64_t* stored_at) {
+  using T = typename Work::Type;
+  const int64_t lefts = task.to.lefts - task.left;
+  const Destination<Acc, T> partial{
+      grid.partial ? grid.partials(task.split, task.phase, task.group) + task.left * grid.right_row + task.right
+                   : nullptr,
+      stored_at,
+      1,
+      lefts,
+      grid.right_row - task.right,
+      nullptr,
+      0};
+  const Destination<T, T> result{static_cast<T*>(task.to.data) + task.right * task.to.right_step,
+                                 stored_at,
+                                 task.to.right_step,
+                                 lefts,
+                                 task.to.rights - task.right,
+                                 task.to.bias ? task.to.bias + task.right * task.to.bias_step : nullptr,
+                                 task.to.bias_step};
+  const StoreAlong along = grid.partial ? StoreAlong::right : grid.store;
+  if constexpr (std::is_same_v<T, Acc>)
+    store_and_mend(sums, task, grid.partial ? partial : result, along, grid.mends);
+  else if (grid.partial)
+    store_and_mend(sums, task, partial, along, grid.mends);
+  else
+    store_and_mend(sums, task, result, along, grid.mends);
+}
+
+}  // namespace cuda
+}  // namespace convx

@@ -1,0 +1,202 @@
+// One tile of a matrix product on CUDA cores, for direct.cuh: from global memory through registers into shared memory,
+// from there into registers, and products of those.
+//
+// A tile of kLeft x kRight sums is kept by threads with TL x TR (8 x 8) of them each. Eight depths at a time of A and B
+// lie in shared memory, twice: while the threads multiply one buffer, the next one's elements are on their way from
+// global memory into registers, and are stored when the product is done; so one barrier for eight depths. Threads read
+// 16 bytes of shared memory at a time: two loads of A and two of B for 64 multiply-adds. Lanes of a warp cover
+// 32 x 64 sums, so that lanes of a row read the same bytes of A, and lanes of a column the same of B.
+#pragma once
+#include <type_traits>
+
+#include "../scalar.h"
+#include "direct_maps.cuh"
+#include "launch.h"
+
+namespace convx {
+namespace cuda {
+
+// What the products are summed in.
+template <class T>
+using Sums = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+constexpr int kDepth = 8;  // of a tile in shared memory
+
+// Sums are of two levels: those of so many terms are added up from zero, and then to a total. The rounding errors of a
+// long sum stay small so, and pieces of it may be summed by different blocks with the same bits (DirectSplit).
+constexpr int kChunk = 256;
+
+template <class E, int kCount>
+struct alignas(sizeof(E) * kCount) Vector {
+  E v[kCount];
+};
+
+// The shape of a tile: sums of the block and of a thread, lanes of a warp along the left index, and blocks that a
+// multiprocessor should hold at once, for which the compiler keeps registers.
+template <int L, int R, int TL, int TR, int kLanes, int kResident>
+struct Tile {
+  static constexpr int kLeft = L, kRight = R, kThreadLeft = TL, kThreadRight = TR, kBlocks = kResident;
+  static constexpr int kThreads = L / TL * (R / TR);
+  static constexpr int kLanesLeft = kLanes, kLanesRight = 32 / kLanes;
+  static constexpr int kWarpsRight = R / (kLanesRight * TR);
+  static_assert(L % (kLanesLeft * TL) == 0 && R % (kLanesRight * TR) == 0, "a tile is made of whole warps");
+};
+
+// 16 bytes of sums: what a thread reads from shared memory at once. Rows there are this much longer than the tile, so
+// that the transposing stores of Fetch::along_depth fall on different banks.
+template <class Acc>
+constexpr int kQuad = 16 / sizeof(Acc);
+
+// Which left (or right) index the i-th sum of a thread has: kQuad neighbours, then those of the other lanes, and so on.
+template <class Acc, int kLanes, int kPerThread>
+__device__ inline int index_in_tile(int warp, int lane, int i) {
+  constexpr int kStep = kQuad<Acc>;
+  return (warp * kPerThread + i / kStep * kStep) * kLanes + lane * kStep + i % kStep;
+}
+
+// How the elements of a matrix are taken from memory: `count` neighbours by one load, along the width of the tile or
+// along the depth; and neighbouring threads go the same way. `folds`: out of the image is not out of its padding.
+enum class Along { width, depth };
+template <Along kAlong, int kCount, bool kFolds = false>
+struct Fetch {
+  static constexpr bool along_depth = kAlong == Along::depth, folds = kFolds;
+  static constexpr int count = kCount;
+};
+
+// One thread's part in filling a tile of A or B: its places along the width stay the same while depth goes on.
+template <class Tile, int kWidth, class Acc, class Element, class Fetch, bool kIsImage>
+struct Filler {
+  static constexpr int kCount = Fetch::count, kThreads = Tile::kThreads;
+  static constexpr int kLoads = kDepth * kWidth / kCount / kThreads;
+  static constexpr int kRow = kWidth + kQuad<Acc>;  // of shared memory
+  static constexpr int kPerLine = kWidth / kCount;  // loads that fill one depth
+  static constexpr int kDeep = kDepth / kCount;     // loads that fill one left or right index
+  static constexpr int kPlaces = Fetch::along_depth ? kLoads : kPerLine > kThreads ? kPerLine / kThreads : 1;
+  static_assert(kLoads * kCount * kThreads == kDepth * kWidth, "every thread takes the same number of loads");
+  static_assert(kPerLine % kThreads == 0 || kThreads % kPerLine == 0, "a thread stays on its places");
+
+  const Element* pointer[kPlaces];
+  int h[kPlaces], w[kPlaces];
+  Vector<Element, kCount> loaded[kLoads];
+
+  __device__ static int depth_of(int load) {
+    return Fetch::along_depth ? threadIdx.x % kDeep * kCount : (threadIdx.x + load * kThreads) / kPerLine;
+  }
+  __device__ static int width_of(int load) {
+    return Fetch::along_depth ? (threadIdx.x + load * kThreads) / kDeep
+                              : (threadIdx.x + load * kThreads) % kPerLine * kCount;
+  }
+
+  template <class Matrix>
+  __device__ void start(const Matrix& matrix, int64_t first) {
+    const auto places = matrix.width.from(first);
+#pragma unroll
+    for (int i = 0; i < kPlaces; ++i) {
+      const int width = width_of(i);
+      Place p{kNowhere, 0, 0};
+      if (first + width < matrix.widths) p = places(width);
+      pointer[i] = matrix.data + p.offset, h[i] = p.h, w[i] = p.w;
+    }
+  }
+
+  // Starts the loads of a tile, whose depths' places are given.
+  template <class Matrix>
+  __device__ void load(const Matrix& matrix, const Place* depths) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int place = i % kPlaces;
+      const Place deep = depths[depth_of(i)];
+      loaded[i] = {};
+      if (kIsImage) {
+        Place p{h[place] + deep.h, w[place] + deep.w, deep.offset};
+        const bool found = Fetch::folds ? matrix.extent.reaches(p, matrix.strides) : matrix.extent.contains(p);
+        if (found) loaded[i] = at(pointer[place] + p.offset);
+      } else if (h[place] + deep.h >= 0) {
+        loaded[i] = at(pointer[place] + deep.offset);
+      }
+    }
+  }
+
+  // Puts what was loaded into a buffer of kDepth rows.
+  __device__ void store(Acc* buffer) const {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      Acc* const to = buffer + depth_of(i) * kRow + width_of(i);
+      if (Fetch::along_depth || kCount == 1) {
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) to[j * kRow] = Acc(loaded[i].v[j]);
+      } else {
+        Vector<Acc, kCount> converted;
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) converted.v[j] = Acc(loaded[i].v[j]);
+        *reinterpret_cast<Vector<Acc, kCount>*>(to) = converted;
+      }
+    }
+  }
+
+  __device__ static Vector<Element, kCount> at(const Element* p) {
+    return *reinterpret_cast<const Vector<Element, kCount>*>(p);
+  }
+};
+
+// A thread's sums.
+template <class Tile, class Acc>
+struct Accumulators {
+  static constexpr int kLeft = Tile::kThreadLeft, kRight = Tile::kThreadRight, kVector = kQuad<Acc>;
+  Acc sum[kLeft][kRight];
+
+  __device__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kLeft; ++i)
+#pragma unroll
+      for (int j = 0; j < kRight; ++j) sum[i][j] = Acc(0);
+  }
+
+  __device__ static int warp() { return int(threadIdx.x) / 32; }
+  __device__ static int lane() { return int(threadIdx.x) % 32; }
+  __device__ static int left(int i) {
+    return index_in_tile<Acc, Tile::kLanesLeft, kLeft>(warp() / Tile::kWarpsRight, lane() / Tile::kLanesRight, i);
+  }
+  __device__ static int right(int j) {
+    return index_in_tile<Acc, Tile::kLanesRight, kRight>(warp() % Tile::kWarpsRight, lane() % Tile::kLanesRight, j);
+  }
+
+  // Adds the products of kDepth rows of A and B.
+  __device__ void multiply(const Acc* a, const Acc* b) {
+    constexpr int kRowA = Tile::kLeft + kVector, kRowB = Tile::kRight + kVector;
+    a += left(0), b += right(0);
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      Vector<Acc, kVector> x[kLeft / kVector], y[kRight / kVector];
+#pragma unroll
+      for (int i = 0; i < kLeft / kVector; ++i) x[i] = read(a + d * kRowA + i * kVector * Tile::kLanesLeft);
+#pragma unroll
+      for (int j = 0; j < kRight / kVector; ++j) y[j] = read(b + d * kRowB + j * kVector * Tile::kLanesRight);
+#pragma unroll
+      for (int i = 0; i < kLeft; ++i)
+#pragma unroll
+        for (int j = 0; j < kRight; ++j) sum[i][j] += x[i / kVector].v[i % kVector] * y[j / kVector].v[j % kVector];
+    }
+  }
+
+  // The total of the chunks so far is in shared memory, each thread's part where only it looks.
+  __device__ void add_total(Acc* total) {
+#pragma unroll
+    for (int i = 0; i < kLeft; ++i)
+#pragma unroll
+      for (int j = 0; j < kRight; ++j) sum[i][j] = total[(i * kRight + j) * Tile::kThreads + threadIdx.x] + sum[i][j];
+  }
+  __device__ void put_total(Acc* total) const {
+#pragma unroll
+    for (int i = 0; i < kLeft; ++i)
+#pragma unroll
+      for (int j = 0; j < kRight; ++j) total[(i * kRight + j) * Tile::kThreads + threadIdx.x] = sum[i][j];
+  }
+
+  __device__ static Vector<Acc, kVector> read(const Acc* p) {
+    return *reinterpret_cast<const Vector<Acc, kVector>*>(p);
+  }
+};
+
+}  // namespace cuda
+}  // namespace convx
