@@ -14,24 +14,22 @@ namespace cuda {
 namespace direct {
 namespace {
 
-// The tiles that a type has: the first one always, the others where they pay. 16-bit types, which matrix units do
-// better, have no others; float64 has no 128 x 128, because its sums take twice the registers.
+// The tiles that a type has: the first one always, the others where they pay. float64 and 16-bit types, which matrix
+// units do better, have no others.
 template <class T>
 struct Tiles {
-  using Square = Tile<64, 64, 8, 8, 4, 6>;
+  using Square = Tile<64, 64, 8, 8, 4, 5>;
   using Large = void;
   using Narrow = void;
 };
 template <>
 struct Tiles<float> : Tiles<Half> {
   using Large = Tile<128, 128, 8, 8, 4, 2>;
-  using Narrow = Tile<128, 32, 8, 8, 8, 6>;
+  using Narrow = Tile<128, 32, 8, 8, 8, 5>;
 };
 template <>
-struct Tiles<double> {
-  using Square = Tile<64, 64, 8, 4, 4, 4>;
-  using Large = void;
-  using Narrow = Tile<64, 32, 8, 4, 4, 6>;
+struct Tiles<double> : Tiles<Half> {
+  using Square = Tile<64, 64, 8, 4, 4, 3>;
 };
 
 // Neighbours that are loaded together: 16 bytes, 8 of 16-bit types, which are 16 when they are float.
@@ -75,22 +73,30 @@ int64_t balanced_splits(int64_t tiles, int64_t most, int64_t blocks_at_once) {
 // What the choice of a tile knows: the sums of all phases and groups, and the longest depth.
 struct Size {
   int64_t lefts, rights, groups, phases, depths;  // lefts of the largest phase
-  bool any_splits;                                // or only chunk by chunk
+  bool any_splits;  // or only into single sums
   bool unrounded;                                 // a result of sums, not of T: these are what sum_splits() stores
 
   template <class Tile>
   int64_t tiles() const {
     return divide_up(lefts, Tile::kLeft) * divide_up(rights, Tile::kRight) * groups * phases;
   }
-  int64_t chunks() const { return std::max<int64_t>(1, divide_up(depths, kChunk)); }
+  // The errors of a sum of n terms are least if about the square root of n are added up before going to the total. The
+  // number of samples has no say in it, except for grad_weight.
+  int64_t sum_depth() const {
+    return depths <= 64 || (depths > 2048 && depths <= 8192) ? 64 : depths <= 2048 ? 32 : 128;
+  }
+  int64_t sums() const { return std::max<int64_t>(1, divide_up(depths, sum_depth())); }
 
   template <class Tile>
   int64_t splits(const Device& device) const {
     const int64_t n = tiles<Tile>();
-    if (any_splits) return balanced_splits(n, chunks(), int64_t(device.multiprocessors) * Tile::kBlocks);
-    constexpr int64_t kMostBytes = int64_t(64) << 20;
-    return 2 * n <= device.multiprocessors && lefts * rights * groups * phases * chunks() * 8 <= kMostBytes ? chunks()
-                                                                                                            : 1;
+    if (any_splits) {
+      const int64_t most = std::max<int64_t>(1, depths / (2 * kChunk));
+      return balanced_splits(n, most, int64_t(device.multiprocessors) * Tile::kBlocks);
+    }
+    constexpr int64_t kMostSums = int64_t(16) << 20;
+    const bool few = 2 * n <= device.multiprocessors && lefts * rights * groups * phases * sums() <= kMostSums;
+    return few ? sums() : 1;
   }
   // Multiply-adds of the busiest multiprocessor for one depth, and with them what loading the tile costs.
   template <class Tile>
@@ -108,20 +114,20 @@ struct Size {
 template <class Tile, class FetchA, class FetchB, class Work>
 void launch_tiles(const Work& work, const Size& size, StoreAlong store, bool mends, const Operands& o) {
   using Acc = Sums<typename Work::Type>;
-  const int64_t chunks = size.chunks();
   DirectGrid<Acc> grid{};
   grid.right_tiles = unsigned(divide_up(size.rights, Tile::kRight));
   grid.left_tiles = unsigned(divide_up(size.lefts, Tile::kLeft));
   grid.groups = int(size.groups), grid.phases = int(size.phases);
-  grid.chunks_per_split = int(divide_up(chunks, size.splits<Tile>(current_device())));
-  grid.splits = int(divide_up(chunks, grid.chunks_per_split));
+  grid.sum_depth = int(size.sum_depth());
+  grid.sums_per_split = int(divide_up(size.sums(), size.splits<Tile>(current_device())));
+  grid.splits = int(divide_up(size.sums(), grid.sums_per_split));
   grid.store = store, grid.mends = mends;
   if (grid.splits > 1 || size.unrounded) {
     grid.lefts = size.lefts, grid.right_row = divide_up(size.rights, 4) * 4;
     const int64_t sums = grid.splits * size.phases * size.groups * grid.lefts * grid.right_row;
     grid.partial = static_cast<Acc*>(o.workspace->allocate(sums * sizeof(Acc)));
   }
-  const size_t bytes = DirectShared<Work, Tile>::bytes(grid.chunks_per_split > 1);
+  const size_t bytes = DirectShared<Work, Tile>::bytes(grid.sums_per_split > 1);
   launch("direct_product", direct_product<Work, Tile, FetchA, FetchB>,
          {int64_t(grid.items()), dim3(Tile::kThreads), bytes}, o.stream, work, grid);
   if (grid.partial)
@@ -132,8 +138,9 @@ void launch_tiles(const Work& work, const Size& size, StoreAlong store, bool men
 template <class FetchA, class FetchB, class Work>
 void launch_direct(const Work& work, const Size& size, StoreAlong store, bool mends, const Operands& o) {
   using Of = Tiles<typename Work::Type>;
+  constexpr bool kFewOutputs = Work::kResultIsImage && (FetchA::count == 1 || FetchA::along_depth);
   using Large = std::conditional_t<FetchA::folds, void, typename Of::Large>;
-  using Narrow = std::conditional_t<FetchA::folds || !Work::kResultIsImage, void, typename Of::Narrow>;
+  using Narrow = std::conditional_t<FetchA::folds || !kFewOutputs, void, typename Of::Narrow>;
   const Device& device = current_device();
   const double square = size.cost<typename Of::Square>(device);
   const double large = size.cost<Large>(device), narrow = size.cost<Narrow>(device);
@@ -193,14 +200,15 @@ void gather(const ConvProblem& pb, const Operands& o, bool transposed, const Vie
   const StoreAlong store = wide ? stores_together(Sums<T>{}) : stores_together(T{});
 
   using Rows = Fetch<Along::width, kNear>;
-  if (folds) return launch_direct<Fetch<Along::width, 1, true>, Rows>(work, size, store, false, o);
-  if (channels_together<T>(work.source, work.source_channels(), kNear))
+  if (channels_together<T>(work.source, work.source_channels(), kNear) && !folds)
     return launch_direct<Fetch<Along::depth, kNear>, Rows>(work, size, store, skips, o);
-  if constexpr (std::is_same_v<T, float>)
-    if (pb.R * pb.S == 1 && pb.is_unit_stride() && !skips && pb.H == pb.P && pb.W == pb.Q &&
-        pixels_together<T>(work.source, pb.P, pb.Q, kNear))
+  if constexpr (std::is_same_v<T, float>) {
+    const bool same_planes = pb.R * pb.S == 1 && pb.is_unit_stride() && !skips && pb.H == pb.P && pb.W == pb.Q;
+    if (same_planes && pixels_together<T>(work.source, pb.P, pb.Q, kNear))
       return launch_direct<Fetch<Along::width, kNear>, Rows>(work, size, store, false, o);
-  launch_direct<Fetch<Along::width, 1>, Rows>(work, size, store, skips, o);
+    if (!folds) return launch_direct<Fetch<Along::width, 1>, Rows>(work, size, store, skips, o);
+  }
+  launch_direct<Fetch<Along::width, 1, true>, Rows>(work, size, store, skips && !folds, o);
 }
 
 template <class T>
@@ -223,17 +231,20 @@ void weight(const ConvProblem& pb, const Operands& o) {
   const auto leaves = [](const Axis& a) { return a.pad > 0 || a.virtual_position(a.out - 1, a.kernel - 1) >= a.in; };
   const bool skips = leaves(pb.rows()) || leaves(pb.columns());
   constexpr int kNear = kNeighbours<T>;
-  using Single = Fetch<Along::depth, 1>;
+  const bool folds = skips && !pb.is_zero_padded();
   const auto launch_with = [&](auto a, auto b) {
-    launch_direct<decltype(a), decltype(b)>(work, size, StoreAlong::none, skips && pb.is_zero_padded(), o);
+    launch_direct<decltype(a), decltype(b)>(work, size, StoreAlong::none, skips && !folds, o);
   };
-  if (skips && !pb.is_zero_padded()) return launch_with(Fetch<Along::depth, 1, true>{}, Single{});
+  using Single = Fetch<Along::depth, 1>;
   if (channels_together<T>(o.x, pb.channels_per_group(), kNear) &&
-      channels_together<T>(o.y, pb.outputs_per_group(), kNear))
+      channels_together<T>(o.y, pb.outputs_per_group(), kNear) && !folds)
     return launch_with(Fetch<Along::width, kNear>{}, Fetch<Along::width, kNear>{});
-  if constexpr (std::is_same_v<T, float>)
-    if (pixels_together<T>(o.y, pb.P, pb.Q, kNear)) return launch_with(Single{}, Fetch<Along::depth, kNear>{});
-  launch_with(Single{}, Single{});
+  if constexpr (std::is_same_v<T, float>) {
+    if (pixels_together<T>(o.y, pb.P, pb.Q, kNear) && !folds)
+      return launch_with(Single{}, Fetch<Along::depth, kNear>{});
+    if (!folds) return launch_with(Single{}, Single{});
+  }
+  launch_with(Fetch<Along::depth, 1, true>{}, Single{});
 }
 
 }  // namespace

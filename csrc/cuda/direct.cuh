@@ -28,7 +28,7 @@
 namespace convx {
 namespace cuda {
 
-// The block's shared memory. The totals are there if a block sums several chunks.
+// The block's shared memory. The totals are there if a block adds several sums.
 template <class Work, class Tile>
 struct DirectShared {
   using Acc = Sums<typename Work::Type>;
@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     if (!task.nothing) {
       Accumulators<Tile, Acc> sums;
       sums.clear();
+      bool has_total = false;
       Filler<Tile, Tile::kLeft, Acc, typename Work::ElementA, FetchA, true> fill_a;
       Filler<Tile, Tile::kRight, Acc, typename Work::ElementB, FetchB, false> fill_b;
       fill_a.start(task.a, task.left);
@@ -79,7 +80,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         const int depths = int(task.end - chunk < kChunk ? task.end - chunk : kChunk);
         find_depths(task.a.depth.from(chunk), depths, shared.depths_a(), Tile::kThreads);
         find_depths(task.b.depth.from(chunk), depths, shared.depths_b(), Tile::kThreads);
-        sums.clear();
         __syncthreads();  // the depths' places are there, and nobody reads the last chunk's buffers any more
         fill_a.load(task.a, shared.depths_a());
         fill_b.load(task.b, shared.depths_b());
@@ -98,11 +98,18 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
           if (more) {
             fill_a.store(shared.a((tile + 1) % 2));
             fill_b.store(shared.b((tile + 1) % 2));
-            __syncthreads();  // the next buffer is full, and this one is done with
           }
+          const bool last = !more && chunk + kChunk >= task.end;
+          if (last || (tile + 1) * kDepth % grid.sum_depth == 0) {
+            if (has_total) sums.add_total(shared.total());
+            if (!last) {
+              sums.put_total(shared.total());
+              sums.clear();
+              has_total = true;
+            }
+          }
+          if (more) __syncthreads();  // the next buffer is full, and this one is done with
         }
-        if (chunk > task.begin) sums.add_total(shared.total());
-        if (chunk + kChunk < task.end) sums.put_total(shared.total());
       }
 
       const auto places = task.to.left.from(task.left);

@@ -13,7 +13,8 @@ template <class Acc>
 struct DirectGrid {
   unsigned right_tiles, left_tiles;
   int groups, phases, splits;
-  int chunks_per_split;
+  int sum_depth;  // of the sums that are added to a total
+  int sums_per_split;
   StoreAlong store;
   bool mends;         // some element of A may be skipped
   Acc* partial;       // with splits: [split][phase][group][left][right]
@@ -24,7 +25,7 @@ struct DirectGrid {
   CONVX_HD Acc* partials(int split, int phase, int group) const {
     return partial + ((int64_t(split) * phases + phase) * groups + group) * lefts * right_row;
   }
-  CONVX_HD int64_t split_depth() const { return int64_t(chunks_per_split) * kChunk; }
+  CONVX_HD int64_t split_depth() const { return int64_t(sums_per_split) * sum_depth; }
   CONVX_HD int64_t splits_of(int64_t depths) const { return (depths + split_depth() - 1) / split_depth(); }
 };
 
@@ -59,21 +60,22 @@ struct DirectTask {
 
 // D[left][right] over a task's depths by the definition, in the order in which a tile sums.
 template <class Work>
-__device__ Sums<typename Work::Type> defined_sum(const DirectTask<Work>& task, int64_t left, int64_t right) {
+__device__ Sums<typename Work::Type> defined_sum(const DirectTask<Work>& task, int64_t left, int64_t right,
+                                                 int sum_depth) {
   using Acc = Sums<typename Work::Type>;
   const Place in_a = task.a.width.from(left)(0), in_b = task.b.width.from(right)(0);
   Acc total(0);
-  for (int64_t chunk = task.begin; chunk < task.end && total == total; chunk += kChunk) {
-    const auto depths_a = task.a.depth.from(chunk);
-    const auto depths_b = task.b.depth.from(chunk);
-    const unsigned count = unsigned(task.end - chunk < kChunk ? task.end - chunk : kChunk);
+  for (int64_t first = task.begin; first < task.end && total == total; first += sum_depth) {
+    const auto depths_a = task.a.depth.from(first);
+    const auto depths_b = task.b.depth.from(first);
+    const unsigned count = unsigned(task.end - first < sum_depth ? task.end - first : sum_depth);
     Acc sum(0);
     for (unsigned d = 0; d < count && sum == sum; ++d) {
       Place p = in_a + depths_a(d);
       if (!task.a.extent.reaches(p, task.a.strides)) continue;
       sum += Acc(task.a.data[p.offset]) * Acc(task.b.data[(in_b + depths_b(d)).offset]);
     }
-    total = chunk == task.begin ? sum : total + sum;
+    total = first == task.begin ? sum : total + sum;
   }
   return total;
 }
@@ -137,7 +139,7 @@ __device__ bool store_sums(const Accumulators<Tile, Acc>& sums, const Destinatio
 
 // Goes through what a thread has stored, and where that is NaN computes it again.
 template <class Tile, class Work, class Out, class T>
-__device__ void mend(const DirectTask<Work>& task, const Destination<Out, T>& to) {
+__device__ void mend(const DirectTask<Work>& task, const Destination<Out, T>& to, int sum_depth) {
   using Acc = Sums<typename Work::Type>;
   using S = Accumulators<Tile, Acc>;
 #pragma unroll 1
@@ -146,13 +148,13 @@ __device__ void mend(const DirectTask<Work>& task, const Destination<Out, T>& to
     if (l >= to.lefts || r >= to.rights || task.right + r >= task.to.rights) continue;
     Out& stored = to.data[to.stored_at[l] + r * to.right_step];
     if (Acc(stored) == Acc(stored)) continue;
-    stored = Out(defined_sum(task, task.left + l, task.right + r) + to.template bias_of<Acc>(r));
+    stored = Out(defined_sum(task, task.left + l, task.right + r, sum_depth) + to.template bias_of<Acc>(r));
   }
 }
 
 template <class Work, class Tile, class Acc, class Out, class T>
 __device__ void store_and_mend(const Accumulators<Tile, Acc>& sums, const DirectTask<Work>& task,
-                               const Destination<Out, T>& to, StoreAlong along, bool mends) {
+                               const Destination<Out, T>& to, StoreAlong along, const DirectGrid<Acc>& grid) {
   bool numbers;
   if (along == StoreAlong::right)
     numbers = store_sums<StoreAlong::right>(sums, to);
@@ -160,7 +162,7 @@ __device__ void store_and_mend(const Accumulators<Tile, Acc>& sums, const Direct
     numbers = store_sums<StoreAlong::left>(sums, to);
   else
     numbers = store_sums<StoreAlong::none>(sums, to);
-  if (mends && !numbers) mend<Tile>(task, to);
+  if (grid.mends && !numbers) mend<Tile>(task, to, grid.sum_depth);
 }
 
 // The end of a task: its sums are stored, as the result or as a part of it.
@@ -168,30 +170,25 @@ template <class Work, class Tile, class Acc>
 __device__ void finish(const Accumulators<Tile, Acc>& sums, const DirectTask<Work>& task, const DirectGrid<Acc>& grid,
                        const int64_t* stored_at) {
   using T = typename Work::Type;
-  const int64_t lefts = task.to.lefts - task.left;
-  const Destination<Acc, T> partial{
-      grid.partial ? grid.partials(task.split, task.phase, task.group) + task.left * grid.right_row + task.right
-                   : nullptr,
-      stored_at,
-      1,
-      lefts,
-      grid.right_row - task.right,
-      nullptr,
-      0};
-  const Destination<T, T> result{static_cast<T*>(task.to.data) + task.right * task.to.right_step,
-                                 stored_at,
-                                 task.to.right_step,
-                                 lefts,
-                                 task.to.rights - task.right,
-                                 task.to.bias ? task.to.bias + task.right * task.to.bias_step : nullptr,
-                                 task.to.bias_step};
-  const StoreAlong along = grid.partial ? StoreAlong::right : grid.store;
-  if constexpr (std::is_same_v<T, Acc>)
-    store_and_mend(sums, task, grid.partial ? partial : result, along, grid.mends);
-  else if (grid.partial)
-    store_and_mend(sums, task, partial, along, grid.mends);
-  else
-    store_and_mend(sums, task, result, along, grid.mends);
+  const auto& result = task.to;
+  const int64_t lefts = result.lefts - task.left;
+  const int64_t step = grid.partial ? 1 : result.right_step;
+  const int64_t rights = (grid.partial ? grid.right_row : result.rights) - task.right;
+  const T* const bias = result.bias && !grid.partial ? result.bias + task.right * result.bias_step : nullptr;
+  const int64_t first = task.right * step + (grid.partial ? task.left * grid.right_row : 0);
+  Acc* const partials = grid.partial ? grid.partials(task.split, task.phase, task.group) : nullptr;
+  if constexpr (std::is_same_v<T, Acc>) {
+    T* const data = (partials ? partials : static_cast<T*>(result.data)) + first;
+    const Destination<T, T> to{data, stored_at, step, lefts, rights, bias, result.bias_step};
+    store_and_mend(sums, task, to, grid.partial ? StoreAlong::right : grid.store, grid);
+  } else if (grid.partial) {
+    const Destination<Acc, T> to{partials + first, stored_at, step, lefts, rights, bias, 0};
+    store_and_mend(sums, task, to, StoreAlong::right, grid);
+  } else {
+    const Destination<T, T> to{
+        static_cast<T*>(result.data) + first, stored_at, step, lefts, rights, bias, result.bias_step};
+    store_and_mend(sums, task, to, grid.store, grid);
+  }
 }
 
 }  // namespace cuda

@@ -22,8 +22,7 @@ using Sums = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 constexpr int kDepth = 8;  // of a tile in shared memory
 
-// Sums are of two levels: those of so many terms are added up from zero, and then to a total. The rounding errors of a
-// long sum stay small so, and pieces of it may be summed by different blocks with the same bits (DirectSplit).
+// The places of so many depths are found at a time.
 constexpr int kChunk = 256;
 
 template <class E, int kCount>
@@ -76,7 +75,7 @@ struct Filler {
   static_assert(kPerLine % kThreads == 0 || kThreads % kPerLine == 0, "a thread stays on its places");
 
   const Element* pointer[kPlaces];
-  int h[kPlaces], w[kPlaces];
+  int h[kIsImage ? kPlaces : 1], w[kIsImage ? kPlaces : 1];
   Vector<Element, kCount> loaded[kLoads];
 
   __device__ static int depth_of(int load) {
@@ -87,15 +86,15 @@ struct Filler {
                               : (threadIdx.x + load * kThreads) % kPerLine * kCount;
   }
 
+  // What a tile has beyond the matrix is loaded from the tile's first place, and its sums are not stored.
   template <class Matrix>
   __device__ void start(const Matrix& matrix, int64_t first) {
     const auto places = matrix.width.from(first);
 #pragma unroll
     for (int i = 0; i < kPlaces; ++i) {
-      const int width = width_of(i);
-      Place p{kNowhere, 0, 0};
-      if (first + width < matrix.widths) p = places(width);
-      pointer[i] = matrix.data + p.offset, h[i] = p.h, w[i] = p.w;
+      const Place p = places(first + width_of(i) < matrix.widths ? width_of(i) : 0);
+      pointer[i] = matrix.data + p.offset;
+      if (kIsImage) h[i] = p.h, w[i] = p.w;
     }
   }
 
@@ -106,14 +105,14 @@ struct Filler {
     for (int i = 0; i < kLoads; ++i) {
       const int place = i % kPlaces;
       const Place deep = depths[depth_of(i)];
-      loaded[i] = {};
+      Place p = deep;
+      bool found = deep.h != kNowhere;
       if (kIsImage) {
-        Place p{h[place] + deep.h, w[place] + deep.w, deep.offset};
-        const bool found = Fetch::folds ? matrix.extent.reaches(p, matrix.strides) : matrix.extent.contains(p);
-        if (found) loaded[i] = at(pointer[place] + p.offset);
-      } else if (h[place] + deep.h >= 0) {
-        loaded[i] = at(pointer[place] + deep.offset);
+        p.h += h[place], p.w += w[place];
+        found = Fetch::folds ? matrix.extent.reaches(p, matrix.strides) : matrix.extent.contains(p);
       }
+      loaded[i] = {};
+      if (found) loaded[i] = at(pointer[place] + p.offset);
     }
   }
 
@@ -179,18 +178,31 @@ struct Accumulators {
     }
   }
 
-  // The total of the chunks so far is in shared memory, each thread's part where only it looks.
-  __device__ void add_total(Acc* total) {
+  // The total of the sums so far is in shared memory, each thread's part where only it looks.
+  __device__ void add_total(const Acc* total) {
 #pragma unroll
     for (int i = 0; i < kLeft; ++i)
 #pragma unroll
-      for (int j = 0; j < kRight; ++j) sum[i][j] = total[(i * kRight + j) * Tile::kThreads + threadIdx.x] + sum[i][j];
+      for (int j = 0; j < kRight; j += kVector) {
+        const Vector<Acc, kVector> before = read(part(total, i, j));
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) sum[i][j + v] = before.v[v] + sum[i][j + v];
+      }
   }
   __device__ void put_total(Acc* total) const {
 #pragma unroll
     for (int i = 0; i < kLeft; ++i)
 #pragma unroll
-      for (int j = 0; j < kRight; ++j) total[(i * kRight + j) * Tile::kThreads + threadIdx.x] = sum[i][j];
+      for (int j = 0; j < kRight; j += kVector) {
+        Vector<Acc, kVector> now;
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) now.v[v] = sum[i][j + v];
+        *reinterpret_cast<Vector<Acc, kVector>*>(part(total, i, j)) = now;
+      }
+  }
+  template <class Pointer>
+  __device__ static Pointer part(Pointer total, int i, int j) {
+    return total + ((i * kRight + j) / kVector * Tile::kThreads + int(threadIdx.x)) * kVector;
   }
 
   __device__ static Vector<Acc, kVector> read(const Acc* p) {
