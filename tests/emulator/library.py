@@ -37,7 +37,6 @@ COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++
 def library() -> ctypes.CDLL:
     """Compiled once for each state of the sources; a few seconds."""
     command = [*COMPILER.split(), "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
-    command += ["-Wno-unknown-pragmas"]  # of nvcc: unroll
     command += [f"-I{HERE}", "-x", "c++", *map(str, SOURCES)]
     key = hashlib.sha256(" ".join(command).encode())
     for folder in (HERE, ROOT / "csrc", ROOT / "csrc" / "cuda"):
