@@ -5,17 +5,19 @@ emulator can ask: is the result the same in whatever order the threads run, and 
 """
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from emulator import library as emulator
+from emulator.build import COMPILER
 from exact import assert_exact, draw_integers, judge, numpy_of
 from memory import BIASES, LAYOUTS, storage_bytes
 from problems import PADDING_MODES, UGLY, Problem, with_modes
 from sampling import covering
 
-if emulator.COMPILER is None:
+if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -37,6 +39,8 @@ EXTRA = {
 }
 PROBLEMS = with_modes(UGLY | EXTRA)
 MAX_BLOCKS = (emulator.ALL_BLOCKS, 2)  # all that a launch asks for, or so few that threads must stride over their work
+
+SANITIZED_PROBLEMS = 4  # for each row, under the sanitizers: emulator/sanitized.py
 
 
 def _cases():
@@ -118,24 +122,17 @@ def test_the_order_shows_in_what_is_not_deterministic(dtype):
 
 
 def test_every_barrier_is_needed():
-    """Without any one of its barriers, scatter gives sums that are wrong or that depend on the order of threads."""
+    """Without any one of its barriers, scatter has a race, in whatever order the threads run."""
     problem = replace(REAL, mode="reflect")
-    emulator.barrier_lines()
-    right = results_by_order("grad_input", "scatter", problem, torch.float64)
-    lines = emulator.barrier_lines()
-    assert len(lines) == 2, f"scatter.cuh has other barriers than this test knows, at lines {lines}"
-    for line in lines:
-        broken = results_by_order("grad_input", "scatter", problem, torch.float64, dropped_line=line)
-        assert any(not torch.equal(broken[key], right[key]) for key in right), f"line {line} makes no difference"
-
-
-@pytest.mark.parametrize("wait_apart, message", ((False, "ended while others wait"), (True, "wait at lines")))
-def test_a_divergent_barrier_is_refused(wait_apart, message):
-    with pytest.raises(RuntimeError, match=message):
-        emulator.run_divergent_kernel(wait_apart)
-    first, second, bias, expected = draw_integers("grad_input", UGLY["plain"], torch.float32)
-    actual = emulator.call("grad_input", "scatter", first, second, bias, UGLY["plain"])
-    assert_exact(actual, expected, "the emulator after a divergence")
+    emulator.places()
+    results_by_order("grad_input", "scatter", problem, torch.float64)
+    places = emulator.places()
+    assert len(places) == 2, f"scatter.cuh has other barriers than this test knows: {places}"
+    operands = draw_reals("grad_input", problem, torch.float64)
+    for place, order in product(places, emulator.ORDERS):
+        emulator.configure(order, dropped=place)
+        with pytest.raises(RuntimeError, match=r"without a barrier|which nobody has written"):
+            emulator.call("grad_input", "scatter", *operands, problem)
 
 
 @pytest.mark.parametrize("primitive, algorithm, dtype", ROWS)

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 #else
-#include "cuda_emulator.h"
+#include "emulator.h"
 #endif
 
 namespace convx {
@@ -60,7 +60,8 @@ __device__ T* shared_memory() {
 
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, void*, Arguments... arguments) {
-  emulator::launch(name, grid.blocks, grid.threads, grid.shared_bytes, [=] { kernel(arguments...); });
+  emulator::launch(name, reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, grid.shared_bytes,
+                   [=] { kernel(arguments...); });
 }
 
 template <class T>

@@ -1,10 +1,6 @@
-// The fibers behind cuda_emulator.h. ucontext makes each stack once; switching between stacks is setjmp and longjmp,
-// because swapcontext saves the signal mask with a system call on every switch, a hundred times slower.
-#undef _FORTIFY_SOURCE  // its longjmp takes a jump to another stack for an error
-#include "cuda_emulator.h"
-
-#include <setjmp.h>
-#include <ucontext.h>
+// Lets the threads of a block take turns, and brings together those that wait for one another: cuda_emulator.h and
+// emulator.h.
+#include "emulator.h"
 
 #include <algorithm>
 #include <cstring>
@@ -12,8 +8,9 @@
 #include <random>
 #include <set>
 #include <stdexcept>
-#include <string>
-#include <vector>
+
+#include "checker.h"
+#include "fiber.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -23,51 +20,104 @@ Settings settings;
 
 namespace {
 
-constexpr size_t kStackBytes = 64 * 1024;
+constexpr int kWarp = 32;
 
-enum class State { ready, waiting, finished };
+enum class State { ready, at_barrier, in_warp, finished };
 
-struct Fiber {
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  ucontext_t start;
-  jmp_buf here;
-  bool started = false;
-  State state = State::ready;
-  int barrier_line = 0;
+struct Copy {  // of cp.async
+  void* shared;
+  const void* global;
+  int bytes;
+  bool valid;
 };
 
-jmp_buf scheduler;
-ucontext_t scheduler_start;
-Fiber* running = nullptr;
-const std::function<void()>* body = nullptr;
-std::vector<std::unique_ptr<Fiber>> fibers;  // kept from launch to launch: a fiber serves one thread after another
-std::unique_ptr<unsigned char[]> shared;
-std::set<int> barrier_lines;
+struct Thread {
+  explicit Thread(void (*main)()) : fiber(main) {}
+  Fiber fiber;
+  State state = State::ready;
+  Place place = {"", 0};  // where it waits
+  bool vote = false;
+  // What it wants of its warp.
+  const char* what = nullptr;
+  uint32_t mask = 0;
+  bool all = false;
+  void* mine = nullptr;
+  WarpWork work = nullptr;
+  std::vector<std::vector<Copy>> copies{1};  // groups, oldest first; the last is not committed yet
+};
 
-void back_to_scheduler() {
-  if (_setjmp(running->here) == 0) _longjmp(scheduler, 1);
+Fiber scheduler;
+std::vector<std::unique_ptr<Thread>> threads;  // kept from launch to launch: each serves one CUDA thread after another
+Thread* running = nullptr;
+int running_index = 0, thread_count = 0;
+const char* kernel = "";
+Body body = {nullptr, nullptr, 0};
+std::unique_ptr<unsigned char[]> shared;
+std::string failure;
+bool in_fiber = false;
+int votes = 0;  // of the block's last barrier
+std::set<std::string> places;
+
+// Notes that a thread came here; false if it is to go on as if nothing were.
+bool passes(Place place) {
+  static Place last = {nullptr, 0};
+  if (place.file != last.file || place.line != last.line) places.insert(text(last = place));
+  return settings.dropped.empty() || text(place) != settings.dropped;
 }
 
-void fiber_main() {
+void thread_main() {
   for (;;) {
-    (*body)();
+    body.run(body.argument);
     running->state = State::finished;
-    back_to_scheduler();
+    running->fiber.switch_to(scheduler);
   }
 }
 
-// Lets the fiber run until it waits or finishes.
-void resume(Fiber& fiber) {
-  running = &fiber;
-  if (_setjmp(scheduler) != 0) return;
-  if (fiber.started) _longjmp(fiber.here, 1);
-  fiber.started = true;
-  getcontext(&fiber.start);
-  fiber.start.uc_stack.ss_sp = fiber.stack.get();
-  fiber.start.uc_stack.ss_size = kStackBytes;
-  fiber.start.uc_link = nullptr;
-  makecontext(&fiber.start, fiber_main, 0);
-  swapcontext(&scheduler_start, &fiber.start);
+// If all lanes of `mask` in the warp from thread `first` on have come, does their work and lets them go on.
+void complete(int first, uint32_t mask) {
+  void* lanes[kWarp] = {};
+  const Thread* one = nullptr;
+  bool missing = false;
+  for (int i = 0; i < kWarp; ++i) {
+    if (!(mask >> i & 1)) continue;
+    const Thread* t = first + i < thread_count ? threads[first + i].get() : nullptr;
+    if (!t || t->state == State::finished) {
+      missing = true;
+      continue;
+    }
+    if (t->state != State::in_warp) return;
+    if (one && (t->what != one->what || t->mask != one->mask))
+      fail("divergent warp: lanes do " + std::string(one->what) + " at " + text(one->place) + " and " + t->what +
+           " at " + text(t->place) + " together");
+    one = t;
+    lanes[i] = t->mine;
+  }
+  if (!one) return;
+  if (one->mask != mask) fail("divergent warp: lanes come to " + text(one->place) + " with different masks");
+  if (missing && one->all)
+    fail("divergent warp: " + std::string(one->what) + " at " + text(one->place) +
+         " needs all 32 lanes, and some have left the kernel or don't exist");
+  if (one->work) one->work(lanes);
+  for (int i = 0; i < kWarp; ++i)
+    if (mask >> i & 1 && first + i < thread_count && threads[first + i]->state == State::in_warp)
+      threads[first + i]->state = State::ready;
+}
+
+// Lets thread t run until it waits or finishes.
+void resume(int t) {
+  running = threads[t].get(), running_index = t;
+  threadIdx = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y);
+  in_fiber = true;
+  checker::begin_turn(t, running->fiber.stack(), running->fiber.stack_bytes());
+  scheduler.switch_to(running->fiber);
+  checker::end_turn();
+  in_fiber = false;
+  if (!failure.empty()) throw std::runtime_error(failure);
+  if (running->state == State::finished) {
+    const int first = t / kWarp * kWarp;  // others of its warp may have waited for it to come or go
+    for (int i = first; i < std::min(first + kWarp, thread_count); ++i)
+      if (threads[i]->state == State::in_warp) complete(first, threads[i]->mask);
+  }
 }
 
 void put_in_order(std::vector<int64_t>& items, std::mt19937_64& random) {
@@ -81,72 +131,202 @@ std::vector<int64_t> numbers(int64_t count) {
   return items;
 }
 
-[[noreturn]] void divergence(const std::string& what) {
-  fibers.clear();  // some are left in the middle of a kernel
-  throw std::runtime_error("divergent barrier: " + what);
+// Lets all threads run until each waits for the block or has finished. In order, a warp goes on alone as far as it can;
+// shuffled, the warps mix at every instruction that they do together.
+void run_to_barrier(std::vector<int64_t>& order, std::mt19937_64& random) {
+  put_in_order(order, random);
+  const size_t portion = settings.order == Order::shuffled ? order.size() : size_t(kWarp);
+  const size_t cut = settings.order == Order::descending ? order.size() % kWarp : 0;  // the incomplete warp is first
+  for (size_t begin = 0, end; begin < order.size(); begin = end) {
+    end = begin == 0 && cut ? cut : std::min(begin + portion, order.size());
+    for (bool ran = true; ran;) {
+      ran = false;
+      for (size_t i = begin; i < end; ++i)
+        if (threads[order[i]]->state == State::ready) {
+          resume(int(order[i]));
+          ran = true;
+        }
+      if (settings.order == Order::shuffled && ran) put_in_order(order, random);
+    }
+  }
 }
 
-void run_block(const char* name, std::vector<int64_t> threads, std::mt19937_64& random) {
-  for (int64_t t : threads) fibers[t]->state = State::ready;
+// Now no thread can go on. All must be at the same barrier, or at their end; is it so?
+bool all_finished(const std::vector<int64_t>& order) {
+  const Thread& first = *threads[order[0]];
+  for (int64_t i : order) {
+    const Thread& t = *threads[i];
+    if (t.state == State::in_warp)
+      fail("divergent warp: lane " + std::to_string(i % kWarp) + " waits in " + t.what + " at " + text(t.place) +
+           " for lanes that never come");
+  }
+  for (int64_t i : order) {
+    const Thread& t = *threads[i];
+    if (t.state != first.state)
+      fail("divergent barrier: some threads of a block ended while others wait at " +
+           text(t.state == State::at_barrier ? t.place : first.place));
+    if (t.state == State::at_barrier && (t.place.line != first.place.line || strcmp(t.place.file, first.place.file)))
+      fail("divergent barrier: threads of a block wait at " + text(first.place) + " and " + text(t.place));
+  }
+  return first.state == State::finished;
+}
+
+void run_block(std::vector<int64_t> order, std::mt19937_64& random) {
+  for (int64_t i : order) {
+    threads[i]->state = State::ready;
+    threads[i]->copies.assign(1, {});
+  }
   for (;;) {
-    put_in_order(threads, random);
-    for (int64_t t : threads) {
-      threadIdx = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y);
-      resume(*fibers[t]);
-    }
-    // Now each thread waits at a barrier or has finished: all of them must have done the same.
-    const Fiber& first = *fibers[threads[0]];
-    for (int64_t t : threads) {
-      const Fiber& f = *fibers[t];
-      if (f.state != first.state)
-        divergence(std::string(name) + ": some threads of a block ended while others wait at line " +
-                   std::to_string(f.state == State::waiting ? f.barrier_line : first.barrier_line));
-      if (f.state == State::waiting && f.barrier_line != first.barrier_line)
-        divergence(std::string(name) + ": threads of a block wait at lines " + std::to_string(first.barrier_line) +
-                   " and " + std::to_string(f.barrier_line));
-    }
-    if (first.state == State::finished) return;
+    run_to_barrier(order, random);
+    if (all_finished(order)) return;
+    votes = 0;
+    for (int64_t i : order) votes += threads[i]->vote;
+    for (int64_t i : order) threads[i]->state = State::ready;
+    checker::block_barrier();
   }
 }
 
 }  // namespace
 
-void launch(const char* name, int64_t blocks, dim3 threads, size_t shared_bytes, const std::function<void()>& kernel) {
-  const int64_t count = int64_t(threads.x) * threads.y * threads.z;
+std::string text(Place place) {
+  const char* slash = strrchr(place.file, '/');
+  return std::string(slash ? slash + 1 : place.file) + ":" + std::to_string(place.line);
+}
+
+void launch_body(const char* name, const void*, int64_t blocks, dim3 block, size_t shared_bytes, Body entry) {
+  const int64_t count = int64_t(block.x) * block.y * block.z;
   if (count < 1 || count > 1024 || blocks < 1)
     throw std::runtime_error(std::string(name) + ": no GPU launches " + std::to_string(blocks) + " blocks of " +
                              std::to_string(count) + " threads");
   if (shared_bytes > 227 * 1024) throw std::runtime_error(std::string(name) + ": over 227 KiB of shared memory");
-  while (int64_t(fibers.size()) < count) fibers.emplace_back(new Fiber);
+  while (int64_t(threads.size()) < count) threads.emplace_back(new Thread(thread_main));
   std::mt19937_64 random(settings.seed);
-  body = &kernel;
-  blockDim = threads;
+  kernel = name, body = entry, thread_count = int(count);
+  failure.clear(), in_fiber = false;
+  blockDim = block;
   gridDim = dim3(unsigned(std::min(blocks, settings.max_blocks)));
+  shared.reset(new unsigned char[shared_bytes]);
+  checker::begin_launch(entry.argument, entry.bytes, shared.get(), shared_bytes);
   std::vector<int64_t> order = numbers(gridDim.x);
   put_in_order(order, random);
-  for (int64_t block : order) {
-    blockIdx = dim3(unsigned(block));
-    shared.reset(new unsigned char[shared_bytes]);
+  for (int64_t i : order) {
+    blockIdx = dim3(unsigned(i));
+    checker::begin_block(uint32_t(i));
     memset(shared.get(), 0xff, shared_bytes);  // NaN in every floating-point type
-    run_block(name, numbers(count), random);
+    try {
+      run_block(numbers(count), random);
+    } catch (...) {
+      threads.clear();  // some are left in the middle of the kernel
+      throw;
+    }
   }
+}
+
+void fail(const std::string& what) {
+  failure = std::string(kernel) + ": " + what;
+  if (!in_fiber) throw std::runtime_error(failure);
+  running->fiber.switch_to(scheduler);  // for good
+  __builtin_unreachable();
 }
 
 void* shared_memory() { return shared.get(); }
 
-void barrier(int line) {
-  barrier_lines.insert(line);
-  if (line == settings.dropped_line) return;
-  running->state = State::waiting;
-  running->barrier_line = line;
-  back_to_scheduler();
+int thread_of_block() { return running_index; }
+
+int barrier(bool vote, Place place) {
+  if (!passes(place)) return 0;
+  running->state = State::at_barrier;
+  running->place = place, running->vote = vote;
+  running->fiber.switch_to(scheduler);
+  return votes;
 }
 
-size_t take_barrier_lines(int* lines, size_t most) {
-  const size_t count = std::min(most, barrier_lines.size());
-  std::copy_n(barrier_lines.begin(), count, lines);
-  barrier_lines.clear();
-  return count;
+void together(const char* what, uint32_t mask, bool all, void* mine, WarpWork work, Place place) {
+  Thread& t = *running;
+  if (!(mask >> lane() & 1))
+    fail("lane " + std::to_string(lane()) + " is not in the mask of " + what + " at " + text(place));
+  t.what = what, t.mask = mask, t.all = all, t.mine = mine, t.work = work, t.place = place;
+  t.state = State::in_warp;
+  complete(running_index - lane(), mask);
+  if (t.state == State::in_warp) t.fiber.switch_to(scheduler);
+}
+
+void warp_barrier(uint32_t mask, Place place) {
+  static const auto note = [](void* const*) { checker::warp_barrier(running_index / kWarp); };
+  if (passes(place)) together("__syncwarp", mask, false, running, note, place);
+}
+
+void shuffle(const char* what, uint32_t mask, const void* value, void* result, size_t bytes, int source, Place place) {
+  struct Exchange {
+    const void* value;
+    void* result;
+    size_t bytes;
+    int source;
+  } mine{value, result, bytes, source};
+  const auto exchange = [](void* const* lanes) {
+    for (int i = 0; i < kWarp; ++i) {
+      if (!lanes[i]) continue;
+      const auto* to = static_cast<const Exchange*>(lanes[i]);
+      if (const auto* from = static_cast<const Exchange*>(lanes[to->source]))
+        memcpy(to->result, from->value, to->bytes);
+      else
+        memset(to->result, 0xff, to->bytes);  // undefined on the hardware: NaN
+    }
+  };
+  together(what, mask, false, &mine, exchange, place);
+}
+
+void atomic(const void* address, size_t bytes, Place place) {
+  checker::access(running_index, address, bytes, checker::Access::atomic, place);
+}
+
+uint32_t ballot(const char* what, uint32_t mask, bool vote, Place place) {
+  struct Vote {
+    bool mine;
+    uint32_t all;
+  } v{vote, 0};
+  const auto count = [](void* const* lanes) {
+    uint32_t all = 0;
+    for (int i = 0; i < kWarp; ++i)
+      if (lanes[i] && static_cast<Vote*>(lanes[i])->mine) all |= 1u << i;
+    for (int i = 0; i < kWarp; ++i)
+      if (lanes[i]) static_cast<Vote*>(lanes[i])->all = all;
+  };
+  together(what, mask, false, &v, count, place);
+  return v.all;
+}
+
+void copy_async(void* to, const void* from, int bytes, bool valid, Place place) {
+  const auto misaligned = [&](const void* p) { return reinterpret_cast<uintptr_t>(p) % size_t(bytes) != 0; };
+  if (misaligned(to) || (valid && misaligned(from)))
+    fail("cp.async of " + std::to_string(bytes) + " bytes at " + text(place) + " is not aligned to them");
+  checker::access(running_index, to, size_t(bytes), checker::Access::copy_begins, place);
+  if (valid) checker::access(running_index, from, size_t(bytes), checker::Access::load, place);
+  memset(to, 0xff, size_t(bytes));
+  running->copies.back().push_back({to, from, bytes, valid});
+}
+
+void copy_async_commit() { running->copies.emplace_back(); }
+
+void copy_async_wait(int youngest, Place place) {
+  if (!passes(place)) return;
+  auto& groups = running->copies;
+  while (int(groups.size()) - 1 > youngest) {
+    for (const Copy& c : groups.front()) {
+      checker::access(running_index, c.shared, size_t(c.bytes), checker::Access::copy_ends, place);
+      if (c.valid)
+        memcpy(c.shared, c.global, size_t(c.bytes));
+      else
+        memset(c.shared, 0, size_t(c.bytes));
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+std::vector<std::string> take_places() {
+  std::vector<std::string> taken(places.begin(), places.end());
+  places.clear();
+  return taken;
 }
 
 }  // namespace emulator

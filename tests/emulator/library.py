@@ -6,51 +6,26 @@ Like exact.call, but on the emulator: tensors on the CPU, and an algorithm of th
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
+import re
 import shutil
 import subprocess
 from functools import lru_cache
-from pathlib import Path
 
 import torch
+from emulator.build import build
 from problems import PADDING_MODES, Problem
 
-ROOT = Path(__file__).parent.parent.parent
-HERE = ROOT / "tests" / "emulator"
-SOURCES = [
-    *sorted(HERE.glob("*.cpp")),
-    *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
-    ROOT / "csrc" / "cuda" / "algorithms.cpp",
-    ROOT / "csrc" / "algorithm.cpp",
-    ROOT / "csrc" / "problem.cpp",
-]
 PRIMITIVES = ("forward", "grad_input", "grad_weight")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)  # as in csrc/problem.h
 ORDERS = ("ascending", "descending", "shuffled")
 ALL_BLOCKS = 2**30
-
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+VARIANT = os.environ.get("CONVX_EMULATOR", "watched")  # of build.VARIANTS
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    """Compiled once for each state of the sources; a few seconds."""
-    command = [*COMPILER.split(), "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
-    command += [f"-I{HERE}", "-x", "c++", *map(str, SOURCES)]
-    key = hashlib.sha256(" ".join(command).encode())
-    for folder in (HERE, ROOT / "csrc", ROOT / "csrc" / "cuda"):
-        for file in sorted(f for f in folder.iterdir() if f.is_file()):
-            key.update(file.name.encode() + file.read_bytes())
-    built = ROOT / "build" / "emulator" / f"{key.hexdigest()[:16]}.so"
-    if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        for old in built.parent.glob("*.so"):
-            old.unlink(missing_ok=True)
-        half_done = built.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, "-o", str(half_done)], check=True)
-        half_done.replace(built)
-    return ctypes.CDLL(str(built))
+    return ctypes.CDLL(str(build(VARIANT)))
 
 
 @lru_cache(maxsize=1)
@@ -65,15 +40,36 @@ def algorithms() -> dict[str, dict[str, bool]]:
     return lists
 
 
-def configure(order: str = "ascending", seed: int = 1, max_blocks: int = ALL_BLOCKS, dropped_line: int = 0) -> None:
-    """The order of threads, the largest grid, and the line of a barrier to leave out, for all runs that follow."""
-    library().emulated_settings(ORDERS.index(order), ctypes.c_uint64(seed), ctypes.c_int64(max_blocks), dropped_line)
+def configure(order: str = "ascending", seed: int = 1, max_blocks: int = ALL_BLOCKS, dropped: str = "") -> None:
+    """The order of threads, the largest grid, and a barrier or wait to leave out (one of places()), from here on."""
+    order_and_seed = ORDERS.index(order), ctypes.c_uint64(seed)
+    library().emulated_settings(*order_and_seed, ctypes.c_int64(max_blocks), dropped.encode())
+
+
+def with_lines(message: str) -> str:
+    """The message, with a file and line for each place in the code, [+0x...], as far as addr2line is there to tell."""
+
+    def line_of(place):
+        # The address is where a call returns to, so the call is one byte before.
+        where = f"{int(place[1], 16) - 1:#x}"
+        run = subprocess.run(["addr2line", "-e", str(build(VARIANT)), where], capture_output=True, text=True)
+        return run.stdout.strip().rpartition("/")[2].partition(" ")[0]
+
+    return re.sub(r"\[\+(0x\w+)\]", line_of, message) if shutil.which("addr2line") else message
 
 
 def _guarded(function, *arguments) -> None:
     message = ctypes.create_string_buffer(2048)
     if function(*arguments, message, ctypes.c_int64(len(message))):
-        raise RuntimeError(message.value.decode())
+        raise RuntimeError(with_lines(message.value.decode()))
+
+
+def _pointer(tensor):
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _bytes(tensor):
+    return ctypes.c_int64(tensor.nbytes)
 
 
 def _longs(values):
@@ -123,12 +119,21 @@ def call(primitive: str, algorithm: str, first, second, bias, problem: Problem, 
     return result
 
 
-def barrier_lines() -> list[int]:
-    """The lines of the __syncthreads() that kernels have waited at since the last call."""
-    lines = (ctypes.c_int * 64)()
-    return list(lines[: library().emulated_barrier_lines(lines, ctypes.c_int64(64))])
+def places() -> list[str]:
+    """The barriers and waits that kernels have come to since the last call, as in "scatter.cuh:93"."""
+    text = ctypes.create_string_buffer(65536)
+    library().emulated_places(text, ctypes.c_int64(len(text)))
+    return text.value.decode().splitlines()
 
 
-def run_divergent_kernel(wait_apart: bool) -> None:
-    """A kernel in which half of the threads pass a barrier that the others wait at, or wait at another one."""
-    _guarded(library().emulated_divergence, int(wait_apart))
+def run_mistake(name: str, mistake: bool) -> torch.Tensor:
+    """A kernel of mistakes.cu, with its mistake or without; the result."""
+    source, result = torch.arange(128, dtype=torch.float32), torch.full((128,), float("nan"))
+    _guarded(library().emulated_mistake, name.encode(), int(mistake), _pointer(source), _pointer(result))
+    return result
+
+
+def ptx_check(which: int, source, result, count: int) -> None:
+    """One of the kernels of ptx_checks.cu."""
+    memory = [f(t) for t in (source, result) for f in (_pointer, _bytes)]
+    _guarded(library().emulated_ptx_check, which, *memory, count)

@@ -1,0 +1,198 @@
+// The arithmetic of the matrix instructions, and which lane holds which element, both written down once, as tables that
+// the PTX manual can be laid beside.
+//
+// How tensor cores add is not documented, but has been measured (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of
+// NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021). It is not a chain of rounded additions: products are
+// exact; a group of them and the accumulator are shifted to the largest exponent among them, cut off there (not
+// rounded), added as integers, and the sum is cut off to float32. Done so here, with the groups and widths of the A100,
+// the coarsest of the chips this is written for: 8 products at a time of 16-bit numbers, 4 of TF32, in ascending k, one
+// bit beyond float32's. So a twin's error is what to expect of the hardware, and sums of small integers are exact on
+// both. Later chips add more at a time with a bit more of width, and differ from the twin in the last bits. float64 is
+// a chain of fused multiply-adds in ascending k, each rounded as IEEE 754 has it.
+#include "mma.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "../../csrc/scalar.h"
+#include "checker.h"
+#include "emulator.h"
+
+namespace emulator {
+namespace {
+
+using convx::bit_cast;
+
+constexpr uint32_t kAllLanes = 0xffffffffu;
+constexpr int kBitsBeyond = 1;        // of float32's significand, that an aligned term keeps
+constexpr int kFloatBits = 23;        // of float32's significand after the point
+constexpr int kSmallestFloat = -126;  // the exponent of float32's smallest normal number, and of those below it
+
+// One factor: its value, and the exponent that the hardware takes for it (a subnormal's is that of the smallest
+// normal).
+struct Factor {
+  double value;
+  int exponent;
+};
+
+Factor factor(double value, int smallest) {
+  const bool ordinary = value != 0 && std::isfinite(value);
+  return {value, ordinary ? std::max(std::ilogb(value), smallest) : smallest};
+}
+
+// c + sum of a[k] * b[k], as described above.
+float add_group(float c, const Factor* a, const Factor* b, int count) {
+  double terms[16];
+  int largest = std::max(c != 0 && std::isfinite(c) ? std::ilogb(c) : kSmallestFloat, kSmallestFloat);
+  bool finite = std::isfinite(c);
+  for (int k = 0; k < count; ++k) {
+    terms[k] = a[k].value * b[k].value;  // exact: at most 22 significant bits
+    finite = finite && std::isfinite(terms[k]);
+    if (terms[k] != 0) largest = std::max(largest, a[k].exponent + b[k].exponent);
+  }
+  if (!finite) {  // infinities and NaN as in any other addition
+    double sum = c;
+    for (int k = 0; k < count; ++k) sum += terms[k];
+    return float(sum);
+  }
+  const double unit = std::ldexp(1.0, largest - kFloatBits - kBitsBeyond);
+  double sum = std::trunc(c / unit);  // in whole units, below 2^30: exact
+  for (int k = 0; k < count; ++k) sum += std::trunc(terms[k] / unit);
+  // Cut off to float32: the nearest float, and one less if that is beyond.
+  const double exact = sum * unit;
+  const float nearest = float(exact);
+  if (!std::isfinite(nearest))
+    return std::fabs(exact) < 0x1p128 ? std::copysign(std::numeric_limits<float>::max(), nearest) : nearest;
+  return std::fabs(double(nearest)) > std::fabs(exact) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+struct Fragments {
+  float* d;
+  const uint32_t* a;
+  const uint32_t* b;
+};
+
+// The elements of a register that a format puts into it: `kPerRegister` neighbours along k, the first in the low bits.
+struct Fp16 {
+  static constexpr int kPerRegister = 2, kDepth = 16, kGroup = 8;
+  static Factor element(uint32_t r, int i) {
+    convx::Half h;
+    h.bits = uint16_t(r >> 16 * i);
+    return factor(float(h), -14);
+  }
+};
+struct Bf16 {
+  static constexpr int kPerRegister = 2, kDepth = 16, kGroup = 8;
+  static Factor element(uint32_t r, int i) { return factor(bit_cast<float>(r >> 16 * i << 16), kSmallestFloat); }
+};
+struct Tf32 {
+  static constexpr int kPerRegister = 1, kDepth = 8, kGroup = 4;
+  static Factor element(uint32_t r, int) { return factor(bit_cast<float>(r & ~0x1fffu), kSmallestFloat); }
+};
+
+// With g = lane / 4 and t = lane % 4: a[j] begins at row g + 8 * (j % 2) and k = t * kPerRegister, half of the depth on
+// for j >= 2; b[j] at column g and that k, half of the depth on for j = 1; d[j] is at row g + 8 * (j / 2) and column
+// 2 * t + j % 2.
+template <class Format>
+void multiply_16_8(void* const* lanes) {
+  constexpr int kDepth = Format::kDepth, kWide = Format::kPerRegister;
+  Factor a[16][kDepth], b[8][kDepth];  // b by columns
+  for (int lane = 0; lane < 32; ++lane) {
+    const Fragments& f = *static_cast<const Fragments*>(lanes[lane]);
+    const int g = lane / 4, t = lane % 4;
+    for (int j = 0; j < 4; ++j)
+      for (int i = 0; i < kWide; ++i)
+        a[g + 8 * (j % 2)][t * kWide + i + kDepth / 2 * (j / 2)] = Format::element(f.a[j], i);
+    for (int j = 0; j < 2; ++j)
+      for (int i = 0; i < kWide; ++i) b[g][t * kWide + i + kDepth / 2 * j] = Format::element(f.b[j], i);
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const Fragments& f = *static_cast<const Fragments*>(lanes[lane]);
+    const int g = lane / 4, t = lane % 4;
+    for (int j = 0; j < 4; ++j) {
+      const int row = g + 8 * (j / 2), column = 2 * t + j % 2;
+      for (int k = 0; k < kDepth; k += Format::kGroup)
+        f.d[j] = add_group(f.d[j], &a[row][k], &b[column][k], Format::kGroup);
+    }
+  }
+}
+
+struct Fragments64 {
+  double* d;
+  double a, b;
+};
+
+// a is at row g and k = t, b at k = t and column g, d[j] at row g and column 2 * t + j.
+void multiply_8_8(void* const* lanes) {
+  double a[8][4], b[8][4];  // b by columns
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto& f = *static_cast<const Fragments64*>(lanes[lane]);
+    a[lane / 4][lane % 4] = f.a;
+    b[lane / 4][lane % 4] = f.b;
+  }
+  for (int lane = 0; lane < 32; ++lane)
+    for (int j = 0; j < 2; ++j)
+      for (int k = 0; k < 4; ++k) {
+        double& d = static_cast<const Fragments64*>(lanes[lane])->d[j];
+        d = std::fma(a[lane / 4][k], b[2 * (lane % 4) + j][k], d);
+      }
+}
+
+struct Load {
+  uint32_t* r;
+  int count;
+  bool transposed;
+  const void* row;
+  int thread;
+  Place place;
+};
+
+void load_for_warp(void* const* lanes) {
+  const Load* loads[32];
+  for (int lane = 0; lane < 32; ++lane) loads[lane] = static_cast<const Load*>(lanes[lane]);
+  for (int i = 0; i < loads[0]->count; ++i) {
+    uint16_t matrix[8][8];
+    for (int j = 0; j < 8; ++j) {
+      const Load& from = *loads[8 * i + j];
+      checker::access(from.thread, from.row, sizeof matrix[j], checker::Access::load, from.place);
+      memcpy(matrix[j], from.row, sizeof matrix[j]);
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      const int row = lane / 4, column = 2 * (lane % 4);
+      const bool t = loads[lane]->transposed;
+      const uint32_t low = t ? matrix[column][row] : matrix[row][column];
+      const uint32_t high = t ? matrix[column + 1][row] : matrix[row][column + 1];
+      loads[lane]->r[i] = low | high << 16;
+    }
+  }
+}
+
+}  // namespace
+
+void load_matrices(const char* what, uint32_t* r, int count, bool transposed, const void* row, Place place) {
+  if (lane() < 8 * count && reinterpret_cast<uintptr_t>(row) % 16)
+    fail(std::string(what) + ": a row in shared memory is not aligned to 16 bytes");
+  Load mine{r, count, transposed, row, thread_of_block(), place};
+  together(what, kAllLanes, true, &mine, load_for_warp, place);
+}
+
+void multiply_fp16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
+  Fragments mine{d, a, b};
+  together("mma_m16n8k16 of fp16", kAllLanes, true, &mine, multiply_16_8<Fp16>, place);
+}
+void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
+  Fragments mine{d, a, b};
+  together("mma_m16n8k16 of bf16", kAllLanes, true, &mine, multiply_16_8<Bf16>, place);
+}
+void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
+  Fragments mine{d, a, b};
+  together("mma_m16n8k8_tf32", kAllLanes, true, &mine, multiply_16_8<Tf32>, place);
+}
+void multiply_f64(double (&d)[2], double a, double b, Place place) {
+  Fragments64 mine{d, a, b};
+  together("mma_m8n8k4_f64", kAllLanes, true, &mine, multiply_8_8, place);
+}
+
+}  // namespace emulator

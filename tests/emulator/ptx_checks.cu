@@ -1,0 +1,161 @@
+// Kernels of one warp that do one instruction of csrc/cuda/ptx.h each, on plain matrices in memory: for
+// tests/test_ptx.py, on the emulator and, compiled by nvcc, on a GPU. The lanes are written down here once more, from
+// the PTX manual, so that what is tested is the twins and not only that they agree with themselves.
+#include "../../csrc/cuda/launch.h"
+#include "../../csrc/cuda/ptx.h"
+
+namespace convx {
+namespace cuda {
+namespace {
+
+constexpr unsigned kAll = 0xffffffffu;
+
+__device__ inline uint32_t pair(uint16_t low, uint16_t high) { return uint32_t(low) | uint32_t(high) << 16; }
+
+// d[16][8] += a[16][16] * b[16][8], row-major, fragments picked from memory element by element.
+template <class T>
+__global__ void product_by_elements(const uint16_t* a, const uint16_t* b, float* d) {
+  const int lane = int(threadIdx.x), g = lane >> 2, t = lane & 3;
+  uint32_t fa[4], fb[2];
+  for (int i = 0; i < 4; ++i) {
+    const uint16_t* from = a + (i & 1 ? g + 8 : g) * 16 + t * 2 + (i & 2 ? 8 : 0);
+    fa[i] = pair(from[0], from[1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    const int k = t * 2 + (i ? 8 : 0);
+    fb[i] = pair(b[k * 8 + g], b[(k + 1) * 8 + g]);
+  }
+  float fd[4] = {d[g * 8 + t * 2], d[g * 8 + t * 2 + 1], d[(g + 8) * 8 + t * 2], d[(g + 8) * 8 + t * 2 + 1]};
+  mma_m16n8k16(fd, fa, fb, T{});
+  d[g * 8 + t * 2] = fd[0], d[g * 8 + t * 2 + 1] = fd[1];
+  d[(g + 8) * 8 + t * 2] = fd[2], d[(g + 8) * 8 + t * 2 + 1] = fd[3];
+}
+
+// The same by ldmatrix, from shared memory as kernels lay it out: a by rows or, `transposed`, by columns; b the other
+// way around.
+template <class T, bool kTransposed>
+__global__ void product_by_ldmatrix(const uint16_t* a, const uint16_t* b, float* d) {
+  uint16_t* const sa = shared_memory<uint16_t>();
+  uint16_t* const sb = sa + 16 * 16;
+  const int lane = int(threadIdx.x), g = lane >> 2, t = lane & 3;
+  for (int i = lane; i < 16 * 16; i += 32) sa[kTransposed ? i % 16 * 16 + i / 16 : i] = a[i];
+  for (int i = lane; i < 16 * 8; i += 32) sb[kTransposed ? i : i % 8 * 16 + i / 8] = b[i];
+  __syncwarp();
+  uint32_t fa[4], fb[2];
+  const int matrix = lane / 8, row = lane % 8;
+  if (kTransposed) {
+    ldmatrix_x4_trans(fa, sa + (row + (matrix & 2 ? 8 : 0)) * 16 + (matrix & 1 ? 8 : 0));
+    ldmatrix_x2_trans(fb, sb + (row + (matrix & 1 ? 8 : 0)) * 8);
+  } else {
+    ldmatrix_x4(fa, sa + (row + (matrix & 1 ? 8 : 0)) * 16 + (matrix & 2 ? 8 : 0));
+    ldmatrix_x2(fb, sb + row * 16 + (matrix & 1 ? 8 : 0));
+  }
+  float fd[4] = {d[g * 8 + t * 2], d[g * 8 + t * 2 + 1], d[(g + 8) * 8 + t * 2], d[(g + 8) * 8 + t * 2 + 1]};
+  mma_m16n8k16(fd, fa, fb, T{});
+  d[g * 8 + t * 2] = fd[0], d[g * 8 + t * 2 + 1] = fd[1];
+  d[(g + 8) * 8 + t * 2] = fd[2], d[(g + 8) * 8 + t * 2 + 1] = fd[3];
+}
+
+// d[16][8] += a[16][8] * b[8][8], a and b as they are: the instruction looks at the upper 19 bits.
+__global__ void product_tf32(const float* a, const float* b, float* d) {
+  const int lane = int(threadIdx.x), g = lane >> 2, t = lane & 3;
+  const uint32_t fa[4] = {bit_cast<uint32_t>(a[g * 8 + t]), bit_cast<uint32_t>(a[(g + 8) * 8 + t]),
+                          bit_cast<uint32_t>(a[g * 8 + t + 4]), bit_cast<uint32_t>(a[(g + 8) * 8 + t + 4])};
+  const uint32_t fb[2] = {bit_cast<uint32_t>(b[t * 8 + g]), bit_cast<uint32_t>(b[(t + 4) * 8 + g])};
+  float fd[4] = {d[g * 8 + t * 2], d[g * 8 + t * 2 + 1], d[(g + 8) * 8 + t * 2], d[(g + 8) * 8 + t * 2 + 1]};
+  mma_m16n8k8_tf32(fd, fa, fb);
+  d[g * 8 + t * 2] = fd[0], d[g * 8 + t * 2 + 1] = fd[1];
+  d[(g + 8) * 8 + t * 2] = fd[2], d[(g + 8) * 8 + t * 2 + 1] = fd[3];
+}
+
+// d[8][8] += a[8][4] * b[4][8]
+__global__ void product_f64(const double* a, const double* b, double* d) {
+  const int lane = int(threadIdx.x), g = lane >> 2, t = lane & 3;
+  double fd[2] = {d[g * 8 + t * 2], d[g * 8 + t * 2 + 1]};
+  mma_m8n8k4_f64(fd, a[g * 4 + t], b[t * 8 + g]);
+  d[g * 8 + t * 2] = fd[0], d[g * 8 + t * 2 + 1] = fd[1];
+}
+
+__global__ void rounding_to_tf32(const float* from, uint32_t* to, int count) {
+  for (int i = int(threadIdx.x); i < count; i += 32) to[i] = to_tf32(from[i]);
+}
+
+// to[i] = from[i] for i in [0, count), through shared memory in three stages of `kBytes` a lane; of every five pieces
+// the last is not valid, and zero.
+template <int kBytes>
+__device__ void cp_async(void* shared, const void* global, bool valid) {
+  if (kBytes == 16) cp_async_16(shared, global, valid);
+  if (kBytes == 8) cp_async_8(shared, global, valid);
+  if (kBytes == 4) cp_async_4(shared, global, valid);
+}
+template <int kBytes>
+__global__ void copy_in_stages(const unsigned char* from, unsigned char* to, int count) {
+  constexpr int kStage = 32 * kBytes, kStages = 3;
+  unsigned char* const stages = shared_memory<unsigned char>();
+  const int lane = int(threadIdx.x), steps = count / kStage;
+  const auto begin = [&](int step) {
+    const int piece = step * 32 + lane;
+    if (step < steps)
+      cp_async<kBytes>(stages + step % kStages * kStage + lane * kBytes, from + piece * kBytes, piece % 5 != 4);
+    cp_async_commit();
+  };
+  begin(0);
+  begin(1);
+  for (int step = 0; step < steps; ++step) {
+    begin(step + 2);
+    cp_async_wait<2>();
+    __syncwarp();  // what follows reads what other lanes have copied
+    const unsigned char* stage = stages + step % kStages * kStage;
+    for (int i = lane; i < kStage; i += 32) to[step * kStage + i] = stage[i];
+    __syncwarp();  // before the stage is filled again
+  }
+}
+
+// Six rows of 32: what each lane gets by the shuffles and votes.
+__global__ void shuffles(const int* from, int* to) {
+  const int lane = int(threadIdx.x), value = from[lane];
+  to[lane] = __shfl_sync(kAll, value, (lane * 5 + 3) % 32);
+  to[32 + lane] = __shfl_xor_sync(kAll, value, 5);
+  to[64 + lane] = __shfl_down_sync(kAll, value, 3, 16);
+  to[96 + lane] = __shfl_up_sync(kAll, value, 2);
+  to[128 + lane] = int(__ballot_sync(kAll, value % 3 == 0));
+  to[160 + lane] = __any_sync(kAll, value == 7) * 2 + __all_sync(kAll, value >= 0);
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace convx
+
+// Runs one of the kernels above. For matrices `from` holds a, then b.
+extern "C" int ptx_check(int which, const void* from, void* to, int count) {
+  using namespace convx;
+  using namespace convx::cuda;
+  const auto* words = static_cast<const uint16_t*>(from);
+  const auto* floats = static_cast<const float*>(from);
+  const auto* doubles = static_cast<const double*>(from);
+  const auto* bytes = static_cast<const unsigned char*>(from);
+  auto* d = static_cast<float*>(to);
+  const Grid warp = {1, dim3(32), 768};
+  const auto product = [&](auto* kernel) { launch("product", kernel, warp, nullptr, words, words + 256, d); };
+  const auto copy = [&](auto* kernel, int piece) {
+    launch("copy_in_stages", kernel, Grid{1, dim3(32), size_t(96 * piece)}, nullptr, bytes,
+           static_cast<unsigned char*>(to), count);
+  };
+  switch (which) {
+    case 0: product(product_by_elements<Half>); break;
+    case 1: product(product_by_elements<BFloat16>); break;
+    case 2: product(product_by_ldmatrix<Half, false>); break;
+    case 3: product(product_by_ldmatrix<Half, true>); break;
+    case 4: product(product_by_ldmatrix<BFloat16, false>); break;
+    case 5: product(product_by_ldmatrix<BFloat16, true>); break;
+    case 6: launch("product_tf32", product_tf32, warp, nullptr, floats, floats + 128, d); break;
+    case 7: launch("product_f64", product_f64, warp, nullptr, doubles, doubles + 32, static_cast<double*>(to)); break;
+    case 8: launch("rounding", rounding_to_tf32, warp, nullptr, floats, static_cast<uint32_t*>(to), count); break;
+    case 9: copy(copy_in_stages<4>, 4); break;
+    case 10: copy(copy_in_stages<8>, 8); break;
+    case 11: copy(copy_in_stages<16>, 16); break;
+    case 12: launch("shuffles", shuffles, warp, nullptr, static_cast<const int*>(from), static_cast<int*>(to)); break;
+    default: return 1;
+  }
+  return 0;
+}
