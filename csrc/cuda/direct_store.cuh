@@ -49,9 +49,10 @@ struct DirectTask {
     group = int(item % unsigned(grid.groups)), item /= unsigned(grid.groups);
     phase = int(item % unsigned(grid.phases));
     split = int(item / unsigned(grid.phases));
-    a = work.a(phase, group);
-    b = work.b(phase, group);
-    to = work.to(phase, group);
+    const auto matrix_a = work.a(phase, group);
+    const auto matrix_b = work.b(phase, group);
+    const auto result = work.to(phase, group);
+    a = matrix_a, b = matrix_b, to = result;
     begin = split * grid.split_depth();
     end = a.depths - begin < grid.split_depth() ? a.depths : begin + grid.split_depth();
     nothing = left >= a.widths || (split > 0 && begin >= end);
