@@ -18,14 +18,14 @@ namespace {
 // units do better, have no others.
 template <class T>
 struct Tiles {
-  using Square = Tile<64, 64, 8, 8, 4, 5>;
+  using Square = Tile<64, 64, 8, 8, 4, 4>;
   using Large = void;
   using Narrow = void;
 };
 template <>
 struct Tiles<float> : Tiles<Half> {
   using Large = Tile<128, 128, 8, 8, 4, 2>;
-  using Narrow = Tile<128, 32, 8, 8, 8, 5>;
+  using Narrow = Tile<128, 32, 8, 8, 8, 4>;
 };
 template <>
 struct Tiles<double> : Tiles<Half> {
@@ -73,7 +73,7 @@ int64_t balanced_splits(int64_t tiles, int64_t most, int64_t blocks_at_once) {
 // What the choice of a tile knows: the sums of all phases and groups, and the longest depth.
 struct Size {
   int64_t lefts, rights, groups, phases, depths;  // lefts of the largest phase
-  bool any_splits;  // or only into single sums
+  bool any_splits;                                // or only into single sums
   bool unrounded;                                 // a result of sums, not of T: these are what sum_splits() stores
 
   template <class Tile>
@@ -91,8 +91,9 @@ struct Size {
   int64_t splits(const Device& device) const {
     const int64_t n = tiles<Tile>();
     if (any_splits) {
+      const int64_t least = divide_up(depths, int64_t(1) << 28);  // a split's depth has 32 bits
       const int64_t most = std::max<int64_t>(1, depths / (2 * kChunk));
-      return balanced_splits(n, most, int64_t(device.multiprocessors) * Tile::kBlocks);
+      return std::max(least, balanced_splits(n, most, int64_t(device.multiprocessors) * Tile::kBlocks));
     }
     constexpr int64_t kMostSums = int64_t(16) << 20;
     const bool few = 2 * n <= device.multiprocessors && lefts * rights * groups * phases * sums() <= kMostSums;

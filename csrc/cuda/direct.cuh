@@ -71,41 +71,40 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     if (!task.nothing) {
       Accumulators<Tile, Acc> sums;
       sums.clear();
-      bool has_total = false;
+      const int length = task.length;
       Filler<Tile, Tile::kLeft, Acc, typename Work::ElementA, FetchA, true> fill_a;
       Filler<Tile, Tile::kRight, Acc, typename Work::ElementB, FetchB, false> fill_b;
       fill_a.start(task.a, task.left);
       fill_b.start(task.b, task.right);
-      for (int64_t chunk = task.begin; chunk < task.end; chunk += kChunk) {
-        const int depths = int(task.end - chunk < kChunk ? task.end - chunk : kChunk);
-        find_depths(task.a.depth.from(chunk), depths, shared.depths_a(), Tile::kThreads);
-        find_depths(task.b.depth.from(chunk), depths, shared.depths_b(), Tile::kThreads);
+      for (int chunk = 0; chunk < length; chunk += kChunk) {
+        const int depths = length - chunk < kChunk ? length - chunk : kChunk;
+        find_depths(task.a.depth.from(task.begin + chunk), depths, shared.depths_a(), Tile::kThreads);
+        find_depths(task.b.depth.from(task.begin + chunk), depths, shared.depths_b(), Tile::kThreads);
         __syncthreads();  // the depths' places are there, and nobody reads the last chunk's buffers any more
-        fill_a.load(task.a, shared.depths_a());
-        fill_b.load(task.b, shared.depths_b());
+        fill_a.load(task.a, shared.depths_a(), shared.a(0));
+        fill_b.load(task.b, shared.depths_b(), shared.b(0));
         fill_a.store(shared.a(0));
         fill_b.store(shared.b(0));
         __syncthreads();  // the first buffer is full
-        const int tiles = (depths + kDepth - 1) / kDepth;
 #pragma unroll 1
-        for (int tile = 0; tile < tiles; ++tile) {
-          const bool more = tile + 1 < tiles;
+        for (int depth = 0; depth < depths; depth += kDepth) {
+          const int now = depth / kDepth % 2, next = 1 - now;
+          const bool more = depth + kDepth < depths;
           if (more) {
-            fill_a.load(task.a, shared.depths_a() + (tile + 1) * kDepth);
-            fill_b.load(task.b, shared.depths_b() + (tile + 1) * kDepth);
+            fill_a.load(task.a, shared.depths_a() + depth + kDepth, shared.a(next));
+            fill_b.load(task.b, shared.depths_b() + depth + kDepth, shared.b(next));
           }
-          sums.multiply(shared.a(tile % 2), shared.b(tile % 2));
+          sums.multiply(shared.a(now), shared.b(now));
           if (more) {
-            fill_a.store(shared.a((tile + 1) % 2));
-            fill_b.store(shared.b((tile + 1) % 2));
+            fill_a.store(shared.a(next));
+            fill_b.store(shared.b(next));
           }
-          const bool last = !more && chunk + kChunk >= task.end;
-          if (last || (tile + 1) * kDepth % grid.sum_depth == 0) {
-            if (has_total) sums.add_total(shared.total());
-            if (!last) {
+          const int done = chunk + depth + kDepth;
+          if (done >= task.length || (done & (grid.sum_depth - 1)) == 0) {  // sum_depth is a power of two
+            if (done > grid.sum_depth) sums.add_total(shared.total());
+            if (done < task.length) {
               sums.put_total(shared.total());
               sums.clear();
-              has_total = true;
             }
           }
           if (more) __syncthreads();  // the next buffer is full, and this one is done with

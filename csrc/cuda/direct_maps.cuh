@@ -22,7 +22,7 @@
 namespace convx {
 namespace cuda {
 
-struct Place {
+struct alignas(16) Place {
   int h, w;        // a row and a column, or a part of them
   int64_t offset;  // in elements
 

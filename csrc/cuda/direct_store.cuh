@@ -38,8 +38,9 @@ struct DirectTask {
   decltype(Work{}.a(0, 0)) a;
   decltype(Work{}.b(0, 0)) b;
   decltype(Work{}.to(0, 0)) to;
-  int64_t begin, end;  // of depth
-  bool nothing;        // to do: phases differ in size
+  int64_t begin;  // of depth
+  int length;     // of depth from there
+  bool nothing;   // to do: phases differ in size
 
   // Items that share pixels follow one another, so that they find each other's in the cache.
   template <class Tile>
@@ -54,8 +55,8 @@ struct DirectTask {
     const auto result = work.to(phase, group);
     a = matrix_a, b = matrix_b, to = result;
     begin = split * grid.split_depth();
-    end = a.depths - begin < grid.split_depth() ? a.depths : begin + grid.split_depth();
-    nothing = left >= a.widths || (split > 0 && begin >= end);
+    length = int(a.depths - begin < grid.split_depth() ? a.depths - begin : grid.split_depth());
+    nothing = left >= a.widths || (split > 0 && length <= 0);
   }
 };
 
@@ -66,17 +67,17 @@ __device__ Sums<typename Work::Type> defined_sum(const DirectTask<Work>& task, i
   using Acc = Sums<typename Work::Type>;
   const Place in_a = task.a.width.from(left)(0), in_b = task.b.width.from(right)(0);
   Acc total(0);
-  for (int64_t first = task.begin; first < task.end && total == total; first += sum_depth) {
-    const auto depths_a = task.a.depth.from(first);
-    const auto depths_b = task.b.depth.from(first);
-    const unsigned count = unsigned(task.end - first < sum_depth ? task.end - first : sum_depth);
+  for (int first = 0; first < task.length && total == total; first += sum_depth) {
+    const auto depths_a = task.a.depth.from(task.begin + first);
+    const auto depths_b = task.b.depth.from(task.begin + first);
+    const unsigned count = unsigned(task.length - first < sum_depth ? task.length - first : sum_depth);
     Acc sum(0);
     for (unsigned d = 0; d < count && sum == sum; ++d) {
       Place p = in_a + depths_a(d);
       if (!task.a.extent.reaches(p, task.a.strides)) continue;
       sum += Acc(task.a.data[p.offset]) * Acc(task.b.data[(in_b + depths_b(d)).offset]);
     }
-    total = first == task.begin ? sum : total + sum;
+    total = first ? total + sum : sum;
   }
   return total;
 }
@@ -103,16 +104,17 @@ __device__ bool store_sums(const Accumulators<Tile, Acc>& sums, const Destinatio
   constexpr int V = kQuad<Acc>;
   constexpr bool kTurned = kAlong == StoreAlong::left;  // neighbours to be stored together are left indices
   using S = Accumulators<Tile, Acc>;
+  const int thread = thread_again();
   bool numbers = true;
 #pragma unroll
   for (int j = 0; j < S::kRight; j += V) {
-    const int right = S::right(j);
+    const int right = S::right(thread, j);
     Acc bias[V];
 #pragma unroll
     for (int v = 0; v < V; ++v) bias[v] = to.template bias_of<Acc>(right + v);
 #pragma unroll
     for (int i = 0; i < S::kLeft; i += V) {
-      const int left = S::left(i);
+      const int left = S::left(thread, i);
 #pragma unroll
       for (int u = 0; u < V; ++u) {
         Vector<Out, V> out;
@@ -143,9 +145,10 @@ template <class Tile, class Work, class Out, class T>
 __device__ void mend(const DirectTask<Work>& task, const Destination<Out, T>& to, int sum_depth) {
   using Acc = Sums<typename Work::Type>;
   using S = Accumulators<Tile, Acc>;
+  const int thread = thread_again();
 #pragma unroll 1
   for (int e = 0; e < S::kLeft * S::kRight; ++e) {
-    const int l = S::left(e / S::kRight), r = S::right(e % S::kRight);
+    const int l = S::left(thread, e / S::kRight), r = S::right(thread, e % S::kRight);
     if (l >= to.lefts || r >= to.rights || task.right + r >= task.to.rights) continue;
     Out& stored = to.data[to.stored_at[l] + r * to.right_step];
     if (Acc(stored) == Acc(stored)) continue;

@@ -12,6 +12,7 @@
 #include "../scalar.h"
 #include "direct_maps.cuh"
 #include "launch.h"
+#include "ptx.h"
 
 namespace convx {
 namespace cuda {
@@ -29,6 +30,61 @@ template <class E, int kCount>
 struct alignas(sizeof(E) * kCount) Vector {
   E v[kCount];
 };
+
+// Neighbours by one load if they are `found`, zeros if not. PTX, because the load should neither be a branch nor ask
+// what kind of memory the pointer leads to, which nvcc can't know of one that comes out of shared memory. Nobody writes
+// there.
+template <int kCount, class E>
+__device__ inline Vector<E, kCount> load_if(bool found, const E* p) {
+  Vector<E, kCount> result{};
+#ifdef __CUDA_ARCH__
+  uint32_t w[4] = {};
+  if constexpr (sizeof result == 16)
+    asm("{.reg .pred f; setp.ne.s32 f, %4, 0; @f ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%5];}"
+        : "+r"(w[0]), "+r"(w[1]), "+r"(w[2]), "+r"(w[3])
+        : "r"(int(found)), "l"(p));
+  else if constexpr (sizeof result == 8)
+    asm("{.reg .pred f; setp.ne.s32 f, %2, 0; @f ld.global.nc.v2.u32 {%0, %1}, [%3];}"
+        : "+r"(w[0]), "+r"(w[1])
+        : "r"(int(found)), "l"(p));
+  else if constexpr (sizeof result == 4)
+    asm("{.reg .pred f; setp.ne.s32 f, %1, 0; @f ld.global.nc.u32 %0, [%2];}" : "+r"(w[0]) : "r"(int(found)), "l"(p));
+  else
+    asm("{.reg .pred f; setp.ne.s32 f, %1, 0; @f ld.global.nc.u16 %0, [%2];}" : "+r"(w[0]) : "r"(int(found)), "l"(p));
+  memcpy(&result, w, sizeof result);
+#else
+  if (found) result = *reinterpret_cast<const Vector<E, kCount>*>(p);
+#endif
+  return result;
+}
+
+// The same into shared memory, without passing through registers (cp.async).
+template <int kBytes>
+__device__ inline void copy_if(void* shared, const void* p, bool found) {
+  if constexpr (kBytes == 16) cp_async_16(shared, p, found);
+  if constexpr (kBytes == 8) cp_async_8(shared, p, found);
+  if constexpr (kBytes == 4) cp_async_4(shared, p, found);
+}
+
+// Keeps nvcc from taking a pointer apart again into a base and an index, which are two registers more each.
+template <class E>
+__device__ inline const E* as_one(const E* p) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+l"(p));
+#endif
+  return p;
+}
+
+// threadIdx.x, read again: what is computed from it is then not kept in registers from the kernel's start to its end.
+__device__ inline int thread_again() {
+#ifdef __CUDA_ARCH__
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#else
+  return int(threadIdx.x);
+#endif
+}
 
 // The shape of a tile: sums of the block and of a thread, lanes of a warp along the left index, and blocks that a
 // multiprocessor should hold at once, for which the compiler keeps registers.
@@ -70,20 +126,31 @@ struct Filler {
   static constexpr int kRow = kWidth + kQuad<Acc>;  // of shared memory
   static constexpr int kPerLine = kWidth / kCount;  // loads that fill one depth
   static constexpr int kDeep = kDepth / kCount;     // loads that fill one left or right index
+  // Copies that need neither a conversion nor a transposition don't pass through registers.
+  static constexpr bool kAsync = std::is_same_v<Element, Acc> && (kCount == 1 || !Fetch::along_depth);
   static constexpr int kPlaces = Fetch::along_depth ? kLoads : kPerLine > kThreads ? kPerLine / kThreads : 1;
   static_assert(kLoads * kCount * kThreads == kDepth * kWidth, "every thread takes the same number of loads");
-  static_assert(kPerLine % kThreads == 0 || kThreads % kPerLine == 0, "a thread stays on its places");
+  static_assert(kPerLine % kThreads == 0 || kThreads % kPerLine == 0 || Fetch::along_depth,
+                "a thread stays on its places");
 
   const Element* pointer[kPlaces];
   int h[kIsImage ? kPlaces : 1], w[kIsImage ? kPlaces : 1];
-  Vector<Element, kCount> loaded[kLoads];
+  Vector<Element, kCount> loaded[kAsync ? 1 : kLoads];
 
-  __device__ static int depth_of(int load) {
-    return Fetch::along_depth ? threadIdx.x % kDeep * kCount : (threadIdx.x + load * kThreads) / kPerLine;
+  // Of the thread's first element, and what the others add to that: a constant, so that it costs no instruction.
+  __device__ static int first_depth() {
+    return Fetch::along_depth ? threadIdx.x % kDeep * kCount : threadIdx.x / kPerLine;
   }
-  __device__ static int width_of(int load) {
-    return Fetch::along_depth ? (threadIdx.x + load * kThreads) / kDeep
-                              : (threadIdx.x + load * kThreads) % kPerLine * kCount;
+  __device__ static int first_width() {
+    return Fetch::along_depth ? threadIdx.x / kDeep : threadIdx.x % kPerLine * kCount;
+  }
+  __device__ static constexpr int more_depth(int load) {
+    if (Fetch::along_depth) return 0;
+    return kPlaces > 1 ? load / kPlaces : load * kThreads / kPerLine;
+  }
+  __device__ static constexpr int more_width(int load) {
+    if (Fetch::along_depth) return load * kThreads / kDeep;
+    return load % kPlaces * kThreads * kCount;
   }
 
   // What a tile has beyond the matrix is loaded from the tile's first place, and its sums are not stored.
@@ -92,49 +159,56 @@ struct Filler {
     const auto places = matrix.width.from(first);
 #pragma unroll
     for (int i = 0; i < kPlaces; ++i) {
-      const Place p = places(first + width_of(i) < matrix.widths ? width_of(i) : 0);
-      pointer[i] = matrix.data + p.offset;
+      const int width = first_width() + more_width(i);
+      const Place p = places(first + width < matrix.widths ? width : 0);
+      pointer[i] = as_one(matrix.data + p.offset);
       if (kIsImage) h[i] = p.h, w[i] = p.w;
     }
   }
 
-  // Starts the loads of a tile, whose depths' places are given.
+  // Starts the loads of a tile, whose depths' places are given, into `buffer` or into registers.
   template <class Matrix>
-  __device__ void load(const Matrix& matrix, const Place* depths) {
+  __device__ void load(const Matrix& matrix, const Place* depths, Acc* buffer) {
+    depths += first_depth(), buffer += first_depth() * kRow + first_width();
+    const Extent extent = matrix.extent;
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int place = i % kPlaces;
-      const Place deep = depths[depth_of(i)];
-      Place p = deep;
-      bool found = deep.h != kNowhere;
+      Place p = depths[more_depth(i)];
+      bool found = p.h != kNowhere;
       if (kIsImage) {
         p.h += h[place], p.w += w[place];
-        found = Fetch::folds ? matrix.extent.reaches(p, matrix.strides) : matrix.extent.contains(p);
+        found = Fetch::folds ? extent.reaches(p, matrix.strides) : extent.contains(p);
       }
-      loaded[i] = {};
-      if (found) loaded[i] = at(pointer[place] + p.offset);
+      const Element* const from = pointer[place] + p.offset;
+      if constexpr (kAsync)
+        copy_if<kCount * sizeof(Element)>(buffer + more_depth(i) * kRow + more_width(i), from, found);
+      else
+        loaded[i] = load_if<kCount>(found, from);
     }
   }
 
-  // Puts what was loaded into a buffer of kDepth rows.
+  // Puts what was loaded into registers into a buffer of kDepth rows, and waits for what goes there by itself.
   __device__ void store(Acc* buffer) const {
+    if constexpr (kAsync) {
+      cp_async_commit();
+      cp_async_wait<0>();
+    } else {
+      buffer += first_depth() * kRow + first_width();
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      Acc* const to = buffer + depth_of(i) * kRow + width_of(i);
-      if (Fetch::along_depth || kCount == 1) {
-#pragma unroll
-        for (int j = 0; j < kCount; ++j) to[j * kRow] = Acc(loaded[i].v[j]);
-      } else {
+      for (int i = 0; i < kLoads; ++i) {
+        Acc* const to = buffer + more_depth(i) * kRow + more_width(i);
         Vector<Acc, kCount> converted;
 #pragma unroll
         for (int j = 0; j < kCount; ++j) converted.v[j] = Acc(loaded[i].v[j]);
-        *reinterpret_cast<Vector<Acc, kCount>*>(to) = converted;
+        if constexpr (Fetch::along_depth) {
+#pragma unroll
+          for (int j = 0; j < kCount; ++j) to[j * kRow] = converted.v[j];
+        } else {
+          *reinterpret_cast<Vector<Acc, kCount>*>(to) = converted;
+        }
       }
     }
-  }
-
-  __device__ static Vector<Element, kCount> at(const Element* p) {
-    return *reinterpret_cast<const Vector<Element, kCount>*>(p);
   }
 };
 
@@ -151,19 +225,19 @@ struct Accumulators {
       for (int j = 0; j < kRight; ++j) sum[i][j] = Acc(0);
   }
 
-  __device__ static int warp() { return int(threadIdx.x) / 32; }
-  __device__ static int lane() { return int(threadIdx.x) % 32; }
-  __device__ static int left(int i) {
-    return index_in_tile<Acc, Tile::kLanesLeft, kLeft>(warp() / Tile::kWarpsRight, lane() / Tile::kLanesRight, i);
+  __device__ static int left(int thread, int i) {
+    return index_in_tile<Acc, Tile::kLanesLeft, kLeft>(thread / 32 / Tile::kWarpsRight, thread % 32 / Tile::kLanesRight,
+                                                       i);
   }
-  __device__ static int right(int j) {
-    return index_in_tile<Acc, Tile::kLanesRight, kRight>(warp() % Tile::kWarpsRight, lane() % Tile::kLanesRight, j);
+  __device__ static int right(int thread, int j) {
+    return index_in_tile<Acc, Tile::kLanesRight, kRight>(thread / 32 % Tile::kWarpsRight,
+                                                         thread % 32 % Tile::kLanesRight, j);
   }
 
   // Adds the products of kDepth rows of A and B.
   __device__ void multiply(const Acc* a, const Acc* b) {
     constexpr int kRowA = Tile::kLeft + kVector, kRowB = Tile::kRight + kVector;
-    a += left(0), b += right(0);
+    a += left(int(threadIdx.x), 0), b += right(int(threadIdx.x), 0);
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       Vector<Acc, kVector> x[kLeft / kVector], y[kRight / kVector];
@@ -180,6 +254,7 @@ struct Accumulators {
 
   // The total of the sums so far is in shared memory, each thread's part where only it looks.
   __device__ void add_total(const Acc* total) {
+    total += thread_again() * kVector;
 #pragma unroll
     for (int i = 0; i < kLeft; ++i)
 #pragma unroll
@@ -190,6 +265,7 @@ struct Accumulators {
       }
   }
   __device__ void put_total(Acc* total) const {
+    total += thread_again() * kVector;
 #pragma unroll
     for (int i = 0; i < kLeft; ++i)
 #pragma unroll
@@ -202,7 +278,7 @@ struct Accumulators {
   }
   template <class Pointer>
   __device__ static Pointer part(Pointer total, int i, int j) {
-    return total + ((i * kRight + j) / kVector * Tile::kThreads + int(threadIdx.x)) * kVector;
+    return total + (i * kRight + j) * Tile::kThreads;
   }
 
   __device__ static Vector<Acc, kVector> read(const Acc* p) {
