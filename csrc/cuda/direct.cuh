@@ -34,8 +34,9 @@ struct DirectShared {
   using Acc = Sums<typename Work::Type>;
   using Task = DirectTask<Work>;
   static constexpr int kRowA = Tile::kLeft + kQuad<Acc>, kRowB = Tile::kRight + kQuad<Acc>;
+  static constexpr int kMostDepths = kChunk + kDepth;
   static constexpr size_t kPlaces = (sizeof(Task) + 15) / 16 * 16;
-  static constexpr size_t kBuffers = kPlaces + size_t(2 * kChunk) * sizeof(Place);
+  static constexpr size_t kBuffers = kPlaces + size_t(2 * kMostDepths) * sizeof(Position);
   static constexpr size_t kTotals = kBuffers + 2 * kDepth * (kRowA + kRowB) * sizeof(Acc);
   static constexpr size_t bytes(bool totals) {
     return kTotals + (totals ? sizeof(Acc) * Tile::kLeft * Tile::kRight : 0);
@@ -43,8 +44,8 @@ struct DirectShared {
 
   unsigned char* memory;
   __device__ Task& task() const { return *reinterpret_cast<Task*>(memory); }
-  __device__ Place* depths_a() const { return reinterpret_cast<Place*>(memory + kPlaces); }
-  __device__ Place* depths_b() const { return depths_a() + kChunk; }
+  __device__ Position* depths_a() const { return reinterpret_cast<Position*>(memory + kPlaces); }
+  __device__ Position* depths_b() const { return depths_a() + kMostDepths; }
   // When the sums are done, where each left index is stored: it takes the place of depths_a.
   __device__ int64_t* stored_at() const { return reinterpret_cast<int64_t*>(memory + kPlaces); }
   __device__ Acc* a(int buffer) const { return reinterpret_cast<Acc*>(memory + kBuffers) + buffer * kDepth * kRowA; }
@@ -52,11 +53,11 @@ struct DirectShared {
   __device__ Acc* total() const { return reinterpret_cast<Acc*>(memory + kTotals); }
 };
 
-// The places of a chunk's depths; what a last tile has beyond them is nowhere.
+// The places of a chunk's depths; what its last tile has beyond them is nowhere, and so is all of the tile after that.
 template <class DepthMap>
-__device__ void find_depths(const DepthMap& places, int depths, Place* found, int threads) {
-  for (int d = threadIdx.x; d < (depths + kDepth - 1) / kDepth * kDepth; d += threads)
-    found[d] = d < depths ? places(d) : Place{kNowhere, 0, 0};
+__device__ void find_depths(const DepthMap& places, int depths, Position* found, int threads) {
+  for (int d = threadIdx.x; d < (depths + 2 * kDepth - 1) / kDepth * kDepth; d += threads)
+    found[d] = d < depths ? places(d) : Position{kNowhere, 0, 0};
 }
 
 template <class Work, class Tile, class FetchA, class FetchB>
@@ -88,17 +89,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         __syncthreads();  // the first buffer is full
 #pragma unroll 1
         for (int depth = 0; depth < depths; depth += kDepth) {
-          const int now = depth / kDepth % 2, next = 1 - now;
-          const bool more = depth + kDepth < depths;
-          if (more) {
-            fill_a.load(task.a, shared.depths_a() + depth + kDepth, shared.a(next));
-            fill_b.load(task.b, shared.depths_b() + depth + kDepth, shared.b(next));
-          }
+          const int now = depth & kDepth ? 1 : 0, next = 1 - now;  // the buffers take turns
+          // After the last tile comes one that is nowhere: to load it costs less than to ask each time.
+          fill_a.load(task.a, shared.depths_a() + depth + kDepth, shared.a(next));
+          fill_b.load(task.b, shared.depths_b() + depth + kDepth, shared.b(next));
           sums.multiply(shared.a(now), shared.b(now));
-          if (more) {
-            fill_a.store(shared.a(next));
-            fill_b.store(shared.b(next));
-          }
+          fill_a.store(shared.a(next));
+          fill_b.store(shared.b(next));
           const int done = chunk + depth + kDepth;
           if (done >= task.length || (done & (grid.sum_depth - 1)) == 0) {  // sum_depth is a power of two
             if (done > grid.sum_depth) sums.add_total(shared.total());
@@ -107,7 +104,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
               sums.clear();
             }
           }
-          if (more) __syncthreads();  // the next buffer is full, and this one is done with
+          __syncthreads();  // the next buffer is full, and this one is done with
         }
       }
 

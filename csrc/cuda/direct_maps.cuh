@@ -9,7 +9,7 @@
 //
 // A is the image that is read through the taps, and never exists as a matrix: row p*stride_h - pad_h + r*dilation_h has
 // one term that only the pixel knows and one that only the tap knows, and so have the column and the address. So a
-// Place is kept for each left index, another for each depth index, and an element of A is at the sum of the two:
+// Position is kept for each left index, another for each depth index, and an element of A is at the sum of the two:
 // two additions to find it, two comparisons to tell whether it is in the padding, and no division. forward and
 // grad_weight are the same maps with left and depth exchanged.
 //
@@ -22,18 +22,18 @@
 namespace convx {
 namespace cuda {
 
-struct alignas(16) Place {
+struct alignas(16) Position {
   int h, w;        // a row and a column, or a part of them
   int64_t offset;  // in elements
 
-  CONVX_HD Place operator+(const Place& p) const { return {h + p.h, w + p.w, offset + p.offset}; }
+  CONVX_HD Position operator+(const Position& p) const { return {h + p.h, w + p.w, offset + p.offset}; }
 };
 
 // A row that stays outside of every image, whatever is added: kernels take rows and columns within +-2^29.
 constexpr int kNowhere = -(1 << 30);
 constexpr int64_t kLargestPosition = int64_t(1) << 29;
 
-// A map from an index to a Place. from(start) is the same map with `start` as its index 0; the division of 64-bit
+// A map from an index to a Position. from(start) is the same map with `start` as its index 0; the division of 64-bit
 // numbers is in there, and what follows has 32 bits.
 
 // The pixels of a batch of images, in the order n, i, j: pixel (i, j) is at row first_h + i*step_h and so on.
@@ -51,7 +51,7 @@ struct Pixels {
     result.rest = unsigned(start - result.first_n * image);
     return result;
   }
-  CONVX_HD Place operator()(unsigned index) const {
+  CONVX_HD Position operator()(unsigned index) const {
     const unsigned line = (rest + index) / unsigned(columns);
     const unsigned image = line / unsigned(rows);
     const int h = first_h + int(line - image * unsigned(rows)) * step_h;
@@ -72,7 +72,7 @@ struct Taps {
     result.start = unsigned(start);
     return result;
   }
-  CONVX_HD Place operator()(unsigned index) const {
+  CONVX_HD Position operator()(unsigned index) const {
     const unsigned tap = (start + index) / unsigned(channels), c = start + index - tap * unsigned(channels);
     const unsigned r = tap / unsigned(taps_w), s = tap - r * unsigned(taps_w);
     const int h = int(r) * step_h, w = int(s) * step_w;
@@ -86,7 +86,7 @@ struct Line {
   int64_t start = 0;
 
   CONVX_HD Line from(int64_t start) const { return {step, start}; }
-  CONVX_HD Place operator()(unsigned index) const { return {0, 0, (start + index) * step}; }
+  CONVX_HD Position operator()(unsigned index) const { return {0, 0, (start + index) * step}; }
 };
 
 // What the sums of two Places are measured against.
@@ -94,9 +94,9 @@ struct Extent {
   int h, w;
   PaddingMode mode;
 
-  CONVX_HD bool contains(const Place& p) const { return unsigned(p.h) < unsigned(h) && unsigned(p.w) < unsigned(w); }
+  CONVX_HD bool contains(const Position& p) const { return unsigned(p.h) < unsigned(h) && unsigned(p.w) < unsigned(w); }
   // Whether the place is to be read at all. One in padding that repeats the input is moved to what it repeats.
-  CONVX_HD bool reaches(Place& p, const Strides& strides) const {
+  CONVX_HD bool reaches(Position& p, const Strides& strides) const {
     if (contains(p)) return true;
     if (mode == PaddingMode::zeros) return false;
     if (p.h < kNowhere / 2) return false;

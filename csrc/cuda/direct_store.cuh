@@ -65,7 +65,7 @@ template <class Work>
 __device__ Sums<typename Work::Type> defined_sum(const DirectTask<Work>& task, int64_t left, int64_t right,
                                                  int sum_depth) {
   using Acc = Sums<typename Work::Type>;
-  const Place in_a = task.a.width.from(left)(0), in_b = task.b.width.from(right)(0);
+  const Position in_a = task.a.width.from(left)(0), in_b = task.b.width.from(right)(0);
   Acc total(0);
   for (int first = 0; first < task.length && total == total; first += sum_depth) {
     const auto depths_a = task.a.depth.from(task.begin + first);
@@ -73,7 +73,7 @@ __device__ Sums<typename Work::Type> defined_sum(const DirectTask<Work>& task, i
     const unsigned count = unsigned(task.length - first < sum_depth ? task.length - first : sum_depth);
     Acc sum(0);
     for (unsigned d = 0; d < count && sum == sum; ++d) {
-      Place p = in_a + depths_a(d);
+      Position p = in_a + depths_a(d);
       if (!task.a.extent.reaches(p, task.a.strides)) continue;
       sum += Acc(task.a.data[p.offset]) * Acc(task.b.data[(in_b + depths_b(d)).offset]);
     }
@@ -98,14 +98,13 @@ struct Destination {
   }
 };
 
-// Stores a thread's sums; false if one of them is NaN.
+// Stores a thread's sums.
 template <StoreAlong kAlong, class Out, class T, class Tile, class Acc>
-__device__ bool store_sums(const Accumulators<Tile, Acc>& sums, const Destination<Out, T>& to) {
+__device__ void store_sums(const Accumulators<Tile, Acc>& sums, const Destination<Out, T>& to) {
   constexpr int V = kQuad<Acc>;
   constexpr bool kTurned = kAlong == StoreAlong::left;  // neighbours to be stored together are left indices
   using S = Accumulators<Tile, Acc>;
   const int thread = thread_again();
-  bool numbers = true;
 #pragma unroll
   for (int j = 0; j < S::kRight; j += V) {
     const int right = S::right(thread, j);
@@ -121,7 +120,6 @@ __device__ bool store_sums(const Accumulators<Tile, Acc>& sums, const Destinatio
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           const Acc sum = sums.sum[i + (kTurned ? v : u)][j + (kTurned ? u : v)];
-          numbers = numbers && sum == sum;
           out.v[v] = Out(sum + bias[kTurned ? u : v]);
         }
         const int l = left + (kTurned ? 0 : u), r = right + (kTurned ? u : 0);  // of out.v[0]
@@ -137,7 +135,6 @@ __device__ bool store_sums(const Accumulators<Tile, Acc>& sums, const Destinatio
       }
     }
   }
-  return numbers;
 }
 
 // Goes through what a thread has stored, and where that is NaN computes it again.
@@ -159,14 +156,14 @@ __device__ void mend(const DirectTask<Work>& task, const Destination<Out, T>& to
 template <class Work, class Tile, class Acc, class Out, class T>
 __device__ void store_and_mend(const Accumulators<Tile, Acc>& sums, const DirectTask<Work>& task,
                                const Destination<Out, T>& to, StoreAlong along, const DirectGrid<Acc>& grid) {
-  bool numbers;
+  const bool numbers = !grid.mends || sums.all_numbers();
   if (along == StoreAlong::right)
-    numbers = store_sums<StoreAlong::right>(sums, to);
+    store_sums<StoreAlong::right>(sums, to);
   else if (Work::kResultIsImage && along == StoreAlong::left)
-    numbers = store_sums<StoreAlong::left>(sums, to);
+    store_sums<StoreAlong::left>(sums, to);
   else
-    numbers = store_sums<StoreAlong::none>(sums, to);
-  if (grid.mends && !numbers) mend<Tile>(task, to, grid.sum_depth);
+    store_sums<StoreAlong::none>(sums, to);
+  if (!numbers) mend<Tile>(task, to, grid.sum_depth);
 }
 
 // The end of a task: its sums are stored, as the result or as a part of it.

@@ -139,10 +139,12 @@ struct Filler {
 
   // Of the thread's first element, and what the others add to that: a constant, so that it costs no instruction.
   __device__ static int first_depth() {
-    return Fetch::along_depth ? threadIdx.x % kDeep * kCount : threadIdx.x / kPerLine;
+    const unsigned thread = thread_again();
+    return Fetch::along_depth ? thread % kDeep * kCount : thread / kPerLine;
   }
   __device__ static int first_width() {
-    return Fetch::along_depth ? threadIdx.x / kDeep : threadIdx.x % kPerLine * kCount;
+    const unsigned thread = thread_again();
+    return Fetch::along_depth ? thread / kDeep : thread % kPerLine * kCount;
   }
   __device__ static constexpr int more_depth(int load) {
     if (Fetch::along_depth) return 0;
@@ -160,7 +162,7 @@ struct Filler {
 #pragma unroll
     for (int i = 0; i < kPlaces; ++i) {
       const int width = first_width() + more_width(i);
-      const Place p = places(first + width < matrix.widths ? width : 0);
+      const Position p = places(first + width < matrix.widths ? width : 0);
       pointer[i] = as_one(matrix.data + p.offset);
       if (kIsImage) h[i] = p.h, w[i] = p.w;
     }
@@ -168,13 +170,13 @@ struct Filler {
 
   // Starts the loads of a tile, whose depths' places are given, into `buffer` or into registers.
   template <class Matrix>
-  __device__ void load(const Matrix& matrix, const Place* depths, Acc* buffer) {
+  __device__ void load(const Matrix& matrix, const Position* depths, Acc* buffer) {
     depths += first_depth(), buffer += first_depth() * kRow + first_width();
     const Extent extent = matrix.extent;
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int place = i % kPlaces;
-      Place p = depths[more_depth(i)];
+      Position p = depths[more_depth(i)];
       bool found = p.h != kNowhere;
       if (kIsImage) {
         p.h += h[place], p.w += w[place];
@@ -225,6 +227,15 @@ struct Accumulators {
       for (int j = 0; j < kRight; ++j) sum[i][j] = Acc(0);
   }
 
+  __device__ bool all_numbers() const {
+    bool numbers = true;
+#pragma unroll
+    for (int i = 0; i < kLeft; ++i)
+#pragma unroll
+      for (int j = 0; j < kRight; ++j) numbers = numbers & (sum[i][j] == sum[i][j]);
+    return numbers;
+  }
+
   __device__ static int left(int thread, int i) {
     return index_in_tile<Acc, Tile::kLanesLeft, kLeft>(thread / 32 / Tile::kWarpsRight, thread % 32 / Tile::kLanesRight,
                                                        i);
@@ -237,7 +248,8 @@ struct Accumulators {
   // Adds the products of kDepth rows of A and B.
   __device__ void multiply(const Acc* a, const Acc* b) {
     constexpr int kRowA = Tile::kLeft + kVector, kRowB = Tile::kRight + kVector;
-    a += left(int(threadIdx.x), 0), b += right(int(threadIdx.x), 0);
+    const int thread = thread_again();
+    a += left(thread, 0), b += right(thread, 0);
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       Vector<Acc, kVector> x[kLeft / kVector], y[kRight / kVector];
