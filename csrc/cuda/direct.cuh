@@ -3,23 +3,29 @@
 //
 // A block computes tiles of D[left][right] = sum over depth of A[depth][left] * B[depth][right], chunk by chunk of
 // depth: first the places of the chunk's depths go into shared memory, so that all divisions are paid once in kChunk
-// depths, then the loop of direct_tile.cuh multiplies, then the chunk's sums are added to a total. Bias and the
-// conversion to a 16-bit type happen where the sums are stored.
+// depths, then the loop of direct_tile.cuh multiplies. Bias and the conversion to a 16-bit type happen where the sums
+// are stored (direct_store.cuh).
 //
-// Where there are fewer tiles than multiprocessors, depth is split too: blocks leave the sums of their chunks in a
-// workspace, and sum_splits() adds them up in the order of chunks. forward and grad_input give every chunk to a split
-// of its own or none at all, so that splitting does not change a bit of the result: whether a sample comes alone or in
-// a batch may decide it. grad_weight, whose depth is pixels, nearly always splits, into as many as fill the machine.
+// Long sums are made of sums: 32 to 128 depths are added up from zero, and then to a total, which keeps the rounding
+// errors of thousands of terms near those of a few hundred. Where there are fewer tiles than multiprocessors, depth is
+// split too: blocks leave their sums in a workspace, and sum_splits() adds them up in order. forward and grad_input
+// give every such sum to a split of its own or none at all, so that splitting does not change a bit of the result:
+// whether a sample comes alone or in a batch may decide it. grad_weight, whose depth is pixels, nearly always splits,
+// into as many as fill the machine; its workspace is at most some tiles for each multiprocessor.
 //
 // Padding and gaps are zeros in shared memory, and a zero times an infinity is NaN. Nobody looks for infinities
 // beforehand: a sum that comes out as NaN is computed again by mend(), term by term, without what is skipped. A NaN
 // that belongs there is found at its first term, and the others keep their bits: adding zero changes none.
 //
-// What limits it is the rate of float32 multiply-adds (67 TFLOP/s on an H100), half of that for float64. Of 64 of them
-// that a thread does for one depth of a 128 x 128 tile, 4 instructions load from shared memory, and the loads from
-// global memory (10 instructions for an element of A, whose 8 x 128 are spread over 256 threads, fewer with 16-byte
-// loads) take about 6 more: about 85 % of what is issued multiplies. 16-bit types run at the rate of float32, and so
-// are better off with matrix units wherever there are any.
+// What limits it is the rate of float32 multiply-adds (67 TFLOP/s on an H100), half of that for float64. Of what a
+// thread of a 128 x 128 tile issues for eight depths, 512 are multiply-adds, 32 load from shared memory, and finding
+// and copying elements takes some 90 to 130 more: 76 % multiplies where elements of A come one by one (any strides,
+// contiguous x), 80 % where they come by 16 bytes (channels_last), in the machine code for sm_90a. Adding a sum to the
+// total costs 160 more, in 32 to 128 depths: 3 to 5 %. So at most three quarters of that rate are to be had, 50
+// TFLOP/s; nothing of this has been timed yet. 16-bit types run at the rate of float32, and are better off with matrix
+// units.
+//
+// Shared memory for a 128 x 128 tile is 90 KiB if it has totals, for two blocks on an H100, but one on an A100.
 //
 // Run it alone: `with convx.algorithm("direct"): ...` or CONVX_ALGORITHM=direct.
 #pragma once

@@ -1,11 +1,11 @@
-// One tile of a matrix product on CUDA cores, for direct.cuh: from global memory through registers into shared memory,
-// from there into registers, and products of those.
+// One tile of a matrix product on CUDA cores, for direct.cuh: from global into shared memory, from there into
+// registers, and products of those.
 //
 // A tile of kLeft x kRight sums is kept by threads with TL x TR (8 x 8) of them each. Eight depths at a time of A and B
-// lie in shared memory, twice: while the threads multiply one buffer, the next one's elements are on their way from
-// global memory into registers, and are stored when the product is done; so one barrier for eight depths. Threads read
-// 16 bytes of shared memory at a time: two loads of A and two of B for 64 multiply-adds. Lanes of a warp cover
-// 32 x 64 sums, so that lanes of a row read the same bytes of A, and lanes of a column the same of B.
+// lie in shared memory, twice: while the threads multiply one buffer, the next one's elements are on their way, by
+// asynchronous copies (cp.async) or, where they are converted or transposed, through registers; so one barrier for
+// eight depths. Threads read 16 bytes of shared memory at a time: two loads of A and two of B for 64 multiply-adds.
+// Lanes of a warp cover 32 x 64 sums, so that lanes of a row read the same bytes of A, and of a column the same of B.
 #pragma once
 #include <type_traits>
 
