@@ -148,15 +148,15 @@ def test_error_at_most_twice_torchs(primitive, shape):
 
 
 def test_every_barrier_is_needed():
-    """Without any one of its barriers, a tile has a race, or threads that part, in whatever order they run."""
+    """Without any one of its barriers and waits, a tile has a race, or threads that part, in whatever order."""
     problem = Problem(2, 20, 9, 11, 40, 1, 1)
     first, second, _, expected = draw_integers("forward", problem, torch.float32)
     emulator.configure(max_blocks=1)
     emulator.places()
     assert_exact(emulator.call("forward", "direct", first, second, None, problem), expected, problem)
     places = emulator.places()
-    assert len(places) == 6, f"direct.cuh has other barriers than this test knows: {places}"
+    assert len(places) == 7, f"expected six barriers and a wait for copies, got {places}"
     for place, order in product(places, emulator.ORDERS):
         emulator.configure(order, max_blocks=1, dropped=place)
-        with pytest.raises(RuntimeError, match=r"without a barrier|nobody has written|belong to no operand|divergent"):
+        with pytest.raises(RuntimeError, match=r"without a barrier|nobody has|no operand|divergent|waited"):
             emulator.call("forward", "direct", first, second, None, problem)
