@@ -12,6 +12,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        depthwise::forward_why_not, depthwise::preferred, depthwise::forward},
       {"few_channels", "the same for several outputs at once: small groups, first and last layers",
        few_channels::forward_why_not, few_channels::preferred, few_channels::forward},
+      {"direct", "a tiled matrix product that reads x through the taps", direct::why_not, direct::forward_preferred,
+       direct::forward},
       {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
   };
   static const AlgorithmList grad_input = {
@@ -19,6 +21,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        depthwise::grad_input_why_not, depthwise::preferred, depthwise::grad_input},
       {"few_channels", "the same for several inputs at once: small groups, first and last layers",
        few_channels::grad_input_why_not, few_channels::grad_input_preferred, few_channels::grad_input},
+      {"direct", "a tiled matrix product that reads y through the taps, in phases", direct::why_not,
+       direct::grad_input_preferred, direct::grad_input},
       {"scatter", "each y stamps the kernel onto x, a tile to a block", floating_only, only_when_forced,
        scatter::grad_input},
       {"scatter_atomic", "each y stamps the kernel onto x, with atomics", scatter_atomic::why_not, only_when_forced,
@@ -31,6 +35,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        depthwise::grad_weight_why_not, depthwise::preferred, depthwise::grad_weight},
       {"few_channels", "the same for several outputs at once: small groups, first and last layers",
        few_channels::grad_weight_why_not, few_channels::preferred, few_channels::grad_weight},
+      {"direct", "a tiled matrix product that reads x through the taps, split over pixels", direct::why_not,
+       direct::grad_weight_preferred, direct::grad_weight},
       {"reference", "the definition, a thread to a weight", floating_only, always, reference::grad_weight},
   };
   switch (primitive) {

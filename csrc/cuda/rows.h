@@ -33,6 +33,16 @@ void grad_input(const ConvProblem&, const Operands&);
 void grad_weight(const ConvProblem&, const Operands&);
 }  // namespace few_channels
 
+namespace direct {
+const char* why_not(const ConvProblem&, const Operands&);
+bool forward_preferred(const ConvProblem&, const Operands&);
+bool grad_input_preferred(const ConvProblem&, const Operands&);
+bool grad_weight_preferred(const ConvProblem&, const Operands&);
+void forward(const ConvProblem&, const Operands&);
+void grad_input(const ConvProblem&, const Operands&);
+void grad_weight(const ConvProblem&, const Operands&);
+}  // namespace direct
+
 namespace scatter {
 void grad_input(const ConvProblem&, const Operands&);
 }

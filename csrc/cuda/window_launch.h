@@ -52,7 +52,7 @@ inline const char* gather_why_not(Primitive primitive, const ConvProblem& pb, co
                                   int window) {
   if (const char* reason = floating_only(pb, o)) return reason;
   const bool folds = primitive == Primitive::grad_input && !pb.is_zero_padded();
-  const ConvProblem problem = folds ? with_padding_inside(pb) : pb;
+  const ConvProblem problem = folds ? padded_problem(pb) : pb;
   return gather_plan(primitive, problem, o, results_per_thread, window).items
              ? nullptr
              : "its smallest tile is beyond shared memory or 32-bit offsets";
@@ -91,7 +91,7 @@ void gather_forward(const ConvProblem& pb, const Operands& o) {
 
 template <int kResults, int kWindow>
 void gather_grad_input(const ConvProblem& pb, const Operands& o) {
-  const ConvProblem problem = pb.is_zero_padded() ? pb : with_padding_inside(pb);
+  const ConvProblem problem = pb.is_zero_padded() ? pb : padded_problem(pb);
   const GatherPlan plan = gather_plan(Primitive::grad_input, problem, o, kResults, kWindow);
   with_floating_type(o.dtype, [&](auto type) {
     using T = decltype(type);
@@ -106,8 +106,8 @@ void gather_grad_input(const ConvProblem& pb, const Operands& o) {
     t.result = reinterpret_cast<T*>(padded), t.result_strides = strides;
     t.bias = nullptr, t.wide_result = true;
     launch_gather<T, kResults, kWindow>("window_gather", plan, t, o.stream);
-    launch("fold_padding", fold_padding<T>, one_thread_each(pb.N * pb.C * pb.H * pb.W), o.stream, pb, Tensors<T>{o},
-           static_cast<const Acc*>(padded), strides);
+    launch("fold_padding", fold_padding<T, Acc>, one_thread_each(pb.N * pb.C * pb.H * pb.W), o.stream, pb,
+           Tensors<T>{o}, static_cast<const Acc*>(padded), strides, problem.H, problem.W);
   });
 }
 
