@@ -140,7 +140,9 @@ template <class FetchA, class FetchB, class Work>
 void launch_direct(const Work& work, const Size& size, StoreAlong store, bool mends, const Operands& o) {
   using Of = Tiles<typename Work::Type>;
   constexpr bool kFewOutputs = Work::kResultIsImage && (FetchA::count == 1 || FetchA::along_depth);
-  using Large = std::conditional_t<FetchA::folds, void, typename Of::Large>;
+  // A large tile has no registers left for a pointer to each of many elements of both matrices (it spills on sm_80).
+  constexpr bool kManyPointers = FetchA::along_depth && FetchB::along_depth;
+  using Large = std::conditional_t<FetchA::folds || kManyPointers, void, typename Of::Large>;
   using Narrow = std::conditional_t<FetchA::folds || !kFewOutputs, void, typename Of::Narrow>;
   const Device& device = current_device();
   const double square = size.cost<typename Of::Square>(device);
