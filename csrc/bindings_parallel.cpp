@@ -17,8 +17,8 @@ void parallel_for_impl(int64_t count, int64_t grain, LoopBody body, void* contex
 
 int64_t thread_count() { return at::get_num_threads(); }
 
-// OpenMP's threads do not live on in a forked process, where GCC's runtime waits for them forever. Without a pool at the
-// fork both processes start new threads when they need some.
+// OpenMP's threads do not live on in a forked process, where GCC's runtime waits for them forever. Without a pool at
+// the fork both processes start new threads when they need some.
 void release_threads() {
 #ifdef _OPENMP
   omp_pause_resource_all(omp_pause_soft);
