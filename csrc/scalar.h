@@ -22,10 +22,14 @@ struct BFloat16 {
   uint16_t bits;
   BFloat16() = default;
   CONVX_HD BFloat16(float f) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(f));
+#else
     const uint32_t u = bit_cast<uint32_t>(f);
     const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
     const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);   // to nearest, ties to even
     bits = uint16_t(nan ? (u >> 16) | 0x40u : rounded >> 16);  // a NaN stays one: rounding could carry it to infinity
+#endif
   }
   CONVX_HD operator float() const { return bit_cast<float>(uint32_t(bits) << 16); }
 };
@@ -35,6 +39,9 @@ struct Half {
   uint16_t bits;
   Half() = default;
   CONVX_HD Half(float f) {
+#ifdef __CUDA_ARCH__  // one instruction, which rounds the same
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(f));
+#else
     const uint32_t u = bit_cast<uint32_t>(f);
     const uint32_t sign = (u >> 16) & 0x8000u;
     const uint32_t magnitude = u & 0x7fffffffu;
@@ -49,8 +56,14 @@ struct Half {
       const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
       bits = uint16_t(sign | ((rounded - 0x38000000u) >> 13));
     }
+#endif
   }
   CONVX_HD operator float() const {
+#ifdef __CUDA_ARCH__
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(bits));
+    return f;
+#else
     const uint32_t sign = uint32_t(bits & 0x8000u) << 16;
     const uint32_t magnitude = bits & 0x7fffu;
     if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
@@ -59,6 +72,7 @@ struct Half {
       return sign ? -v : v;
     }
     return bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
+#endif
   }
 };
 

@@ -8,9 +8,17 @@ namespace cuda {
 
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
+      {"tensorcore", "a product of matrices on tensor cores", tensorcore::why_not, tensorcore::preferred,
+       tensorcore::forward},
+      {"tensorcore_split", "float32 on tensor cores, each number split into three", tensorcore::why_not_split,
+       tensorcore::preferred, tensorcore::forward_split},
       {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
   };
   static const AlgorithmList grad_input = {
+      {"tensorcore", "a product of matrices on tensor cores", tensorcore::why_not, tensorcore::preferred_for_grad_input,
+       tensorcore::grad_input},
+      {"tensorcore_split", "float32 on tensor cores, each number split into three", tensorcore::why_not_split,
+       tensorcore::preferred_for_grad_input, tensorcore::grad_input_split},
       {"scatter", "each y stamps the kernel onto x, a tile to a block", floating_only, only_when_forced,
        scatter::grad_input},
       {"scatter_atomic", "each y stamps the kernel onto x, with atomics", scatter_atomic::why_not, only_when_forced,
@@ -19,6 +27,10 @@ const AlgorithmList& algorithms(Primitive primitive) {
        reference::grad_input},
   };
   static const AlgorithmList grad_weight = {
+      {"tensorcore", "a product of matrices on tensor cores", tensorcore::why_not,
+       tensorcore::preferred_for_grad_weight, tensorcore::grad_weight},
+      {"tensorcore_split", "float32 on tensor cores, each number split into three", tensorcore::why_not_split,
+       tensorcore::preferred_for_grad_weight, tensorcore::grad_weight_split},
       {"reference", "the definition, a thread to a weight", floating_only, always, reference::grad_weight},
   };
   switch (primitive) {
