@@ -1,8 +1,7 @@
-"""csrc/cuda/ptx.h, instruction by instruction: the emulator's twins against plain matrix products; and on a machine with
-a GPU, the hardware against the twins.
+"""csrc/cuda/ptx.h, instruction by instruction: the emulator's twins against plain matrix products; and on a machine
+with a GPU, the hardware against the twins.
 """
 
-import numpy as np
 import pytest
 import torch
 from emulator import library as emulator

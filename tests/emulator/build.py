@@ -17,6 +17,8 @@ FOLDERS = (HERE, ROOT / "csrc", ROOT / "csrc" / "cuda")
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+# For kernels only: see memory_hooks.cpp.
+WATCHED = ["-fsanitize=thread", "-g1"]
 
 
 def sources() -> list[Path]:
@@ -25,13 +27,14 @@ def sources() -> list[Path]:
 
 
 def _digest(command: list[str], files) -> str:
-    key = hashlib.sha256(" ".join(command).encode())
+    key = hashlib.sha256(" ".join([*command, *WATCHED]).encode())
     for file in files:
         key.update(str(file).encode() + Path(file).read_bytes())
     return key.hexdigest()[:16]
 
 
 def _compile(source: Path, command: list[str], folder: Path) -> Path:
+    command = [*command, *(WATCHED if source.suffix == ".cu" else [])]
     listed = subprocess.run([*command, "-MM", str(source)], check=True, capture_output=True, text=True).stdout
     read = listed.partition(":")[2].replace("\\\n", " ").split()
     made = folder / f"{source.stem}-{_digest(command, read)}.o"

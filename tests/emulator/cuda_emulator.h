@@ -13,7 +13,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 
 #define __global__
 #define __device__
@@ -52,37 +51,26 @@ void warp_barrier(uint32_t mask, Place);
 using WarpWork = void (*)(void* const* lanes);
 void together(const char* what, uint32_t mask, bool all, void* mine, WarpWork work, Place);
 
-int lane();  // of the running thread, 0 to 31
+int thread_of_block();  // the running thread's number, x first
+inline int lane() { return thread_of_block() % 32; }
 
 // cp.async: the copy is done at the wait, and until then the destination is NaN.
 void copy_async(void* shared, const void* global, int bytes, bool valid, Place);
 void copy_async_commit();
 void copy_async_wait(int youngest, Place);
 
-template <class T>
-struct Shuffle {
-  T value, result;
-  int source;  // the lane to take from
-};
+// Copies `bytes` from the value of lane `source` to `result`.
+void shuffle(const char* what, uint32_t mask, const void* value, void* result, size_t bytes, int source, Place);
 
 template <class T>
-T shuffle(const char* what, uint32_t mask, T value, int source, Place place) {
-  Shuffle<T> mine{value, value, source};
-  together(
-      what, mask, false, &mine,
-      [](void* const* lanes) {
-        for (int i = 0; i < 32; ++i) {
-          if (!lanes[i]) continue;
-          auto* to = static_cast<Shuffle<T>*>(lanes[i]);
-          if (const auto* from = static_cast<const Shuffle<T>*>(lanes[to->source]))
-            to->result = from->value;
-          else
-            memset(static_cast<void*>(&to->result), 0xff, sizeof(T));  // undefined on the hardware: NaN
-        }
-      },
-      place);
-  return mine.result;
+T shuffled(const char* what, uint32_t mask, T value, int source, Place place) {
+  T result;
+  shuffle(what, mask, &value, &result, sizeof(T), source, place);
+  return result;
 }
+
+// What follows at this address is atomic.
+void atomic(const void* address, size_t bytes, Place);
 
 uint32_t ballot(const char* what, uint32_t mask, bool vote, Place);
 
@@ -107,25 +95,25 @@ inline void __syncwarp(uint32_t mask = 0xffffffffu, emulator::Place place = emul
 
 template <class T>
 T __shfl_sync(uint32_t mask, T value, int source, int width = 32, emulator::Place place = emulator::Place::of()) {
-  return emulator::shuffle("__shfl_sync", mask, value, emulator::segment(width) + (source & (width - 1)), place);
+  return emulator::shuffled("__shfl_sync", mask, value, emulator::segment(width) + (source & (width - 1)), place);
 }
 template <class T>
 T __shfl_xor_sync(uint32_t mask, T value, int bits, int width = 32, emulator::Place place = emulator::Place::of()) {
   const int source = emulator::lane() ^ bits;  // past the segment: a lane keeps its own
   const bool inside = source < emulator::segment(width) + width;
-  return emulator::shuffle("__shfl_xor_sync", mask, value, inside ? source : emulator::lane(), place);
+  return emulator::shuffled("__shfl_xor_sync", mask, value, inside ? source : emulator::lane(), place);
 }
 template <class T>
 T __shfl_down_sync(uint32_t mask, T value, unsigned by, int width = 32, emulator::Place place = emulator::Place::of()) {
   const int source = emulator::lane() + int(by);
   const bool inside = source < emulator::segment(width) + width;
-  return emulator::shuffle("__shfl_down_sync", mask, value, inside ? source : emulator::lane(), place);
+  return emulator::shuffled("__shfl_down_sync", mask, value, inside ? source : emulator::lane(), place);
 }
 template <class T>
 T __shfl_up_sync(uint32_t mask, T value, unsigned by, int width = 32, emulator::Place place = emulator::Place::of()) {
   const int source = emulator::lane() - int(by);
   const bool inside = source >= emulator::segment(width);
-  return emulator::shuffle("__shfl_up_sync", mask, value, inside ? source : emulator::lane(), place);
+  return emulator::shuffled("__shfl_up_sync", mask, value, inside ? source : emulator::lane(), place);
 }
 inline uint32_t __ballot_sync(uint32_t mask, int vote, emulator::Place place = emulator::Place::of()) {
   return emulator::ballot("__ballot_sync", mask, vote != 0, place);
@@ -139,7 +127,9 @@ inline int __all_sync(uint32_t mask, int vote, emulator::Place place = emulator:
 
 // Nothing else runs meanwhile, so a plain addition is atomic. As the hardware's, it returns the old value.
 template <class T>
-T atomicAdd(T* address, T value) {
+__attribute__((noinline, no_sanitize("thread"))) T atomicAdd(T* address, T value,
+                                                             emulator::Place place = emulator::Place::of()) {
+  emulator::atomic(address, sizeof(T), place);
   const T old = *address;
   *address = old + value;
   return old;

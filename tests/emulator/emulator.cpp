@@ -9,6 +9,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "checker.h"
 #include "fiber.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -50,17 +51,12 @@ std::vector<std::unique_ptr<Thread>> threads;  // kept from launch to launch: ea
 Thread* running = nullptr;
 int running_index = 0, thread_count = 0;
 const char* kernel = "";
-const std::function<void()>* body = nullptr;
+Body body = {nullptr, nullptr, 0};
 std::unique_ptr<unsigned char[]> shared;
 std::string failure;
 bool in_fiber = false;
 int votes = 0;  // of the block's last barrier
 std::set<std::string> places;
-
-std::string text(Place place) {
-  const char* slash = strrchr(place.file, '/');
-  return std::string(slash ? slash + 1 : place.file) + ":" + std::to_string(place.line);
-}
 
 // Notes that a thread came here; false if it is to go on as if nothing were.
 bool passes(Place place) {
@@ -71,7 +67,7 @@ bool passes(Place place) {
 
 void thread_main() {
   for (;;) {
-    (*body)();
+    body.run(body.argument);
     running->state = State::finished;
     running->fiber.switch_to(scheduler);
   }
@@ -112,7 +108,9 @@ void resume(int t) {
   running = threads[t].get(), running_index = t;
   threadIdx = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y);
   in_fiber = true;
+  checker::begin_turn(t, running->fiber.stack(), running->fiber.stack_bytes());
   scheduler.switch_to(running->fiber);
+  checker::end_turn();
   in_fiber = false;
   if (!failure.empty()) throw std::runtime_error(failure);
   if (running->state == State::finished) {
@@ -184,13 +182,18 @@ void run_block(std::vector<int64_t> order, std::mt19937_64& random) {
     votes = 0;
     for (int64_t i : order) votes += threads[i]->vote;
     for (int64_t i : order) threads[i]->state = State::ready;
+    checker::block_barrier();
   }
 }
 
 }  // namespace
 
-void launch(const char* name, const void*, int64_t blocks, dim3 block, size_t shared_bytes,
-            const std::function<void()>& entry) {
+std::string text(Place place) {
+  const char* slash = strrchr(place.file, '/');
+  return std::string(slash ? slash + 1 : place.file) + ":" + std::to_string(place.line);
+}
+
+void launch_body(const char* name, const void*, int64_t blocks, dim3 block, size_t shared_bytes, Body entry) {
   const int64_t count = int64_t(block.x) * block.y * block.z;
   if (count < 1 || count > 1024 || blocks < 1)
     throw std::runtime_error(std::string(name) + ": no GPU launches " + std::to_string(blocks) + " blocks of " +
@@ -198,15 +201,17 @@ void launch(const char* name, const void*, int64_t blocks, dim3 block, size_t sh
   if (shared_bytes > 227 * 1024) throw std::runtime_error(std::string(name) + ": over 227 KiB of shared memory");
   while (int64_t(threads.size()) < count) threads.emplace_back(new Thread(thread_main));
   std::mt19937_64 random(settings.seed);
-  kernel = name, body = &entry, thread_count = int(count);
+  kernel = name, body = entry, thread_count = int(count);
   failure.clear(), in_fiber = false;
   blockDim = block;
   gridDim = dim3(unsigned(std::min(blocks, settings.max_blocks)));
+  shared.reset(new unsigned char[shared_bytes]);
+  checker::begin_launch(entry.argument, entry.bytes, shared.get(), shared_bytes);
   std::vector<int64_t> order = numbers(gridDim.x);
   put_in_order(order, random);
   for (int64_t i : order) {
     blockIdx = dim3(unsigned(i));
-    shared.reset(new unsigned char[shared_bytes]);
+    checker::begin_block(uint32_t(i));
     memset(shared.get(), 0xff, shared_bytes);  // NaN in every floating-point type
     try {
       run_block(numbers(count), random);
@@ -226,7 +231,7 @@ void fail(const std::string& what) {
 
 void* shared_memory() { return shared.get(); }
 
-int lane() { return running_index % kWarp; }
+int thread_of_block() { return running_index; }
 
 int barrier(bool vote, Place place) {
   if (!passes(place)) return 0;
@@ -247,7 +252,32 @@ void together(const char* what, uint32_t mask, bool all, void* mine, WarpWork wo
 }
 
 void warp_barrier(uint32_t mask, Place place) {
-  if (passes(place)) together("__syncwarp", mask, false, nullptr, nullptr, place);
+  static const auto note = [](void* const*) { checker::warp_barrier(running_index / kWarp); };
+  if (passes(place)) together("__syncwarp", mask, false, running, note, place);
+}
+
+void shuffle(const char* what, uint32_t mask, const void* value, void* result, size_t bytes, int source, Place place) {
+  struct Exchange {
+    const void* value;
+    void* result;
+    size_t bytes;
+    int source;
+  } mine{value, result, bytes, source};
+  const auto exchange = [](void* const* lanes) {
+    for (int i = 0; i < kWarp; ++i) {
+      if (!lanes[i]) continue;
+      const auto* to = static_cast<const Exchange*>(lanes[i]);
+      if (const auto* from = static_cast<const Exchange*>(lanes[to->source]))
+        memcpy(to->result, from->value, to->bytes);
+      else
+        memset(to->result, 0xff, to->bytes);  // undefined on the hardware: NaN
+    }
+  };
+  together(what, mask, false, &mine, exchange, place);
+}
+
+void atomic(const void* address, size_t bytes, Place place) {
+  checker::access(running_index, address, bytes, checker::Access::atomic, place);
 }
 
 uint32_t ballot(const char* what, uint32_t mask, bool vote, Place place) {
@@ -270,6 +300,8 @@ void copy_async(void* to, const void* from, int bytes, bool valid, Place place) 
   const auto misaligned = [&](const void* p) { return reinterpret_cast<uintptr_t>(p) % size_t(bytes) != 0; };
   if (misaligned(to) || (valid && misaligned(from)))
     fail("cp.async of " + std::to_string(bytes) + " bytes at " + text(place) + " is not aligned to them");
+  checker::access(running_index, to, size_t(bytes), checker::Access::copy_begins, place);
+  if (valid) checker::access(running_index, from, size_t(bytes), checker::Access::load, place);
   memset(to, 0xff, size_t(bytes));
   running->copies.back().push_back({to, from, bytes, valid});
 }
@@ -281,6 +313,7 @@ void copy_async_wait(int youngest, Place place) {
   auto& groups = running->copies;
   while (int(groups.size()) - 1 > youngest) {
     for (const Copy& c : groups.front()) {
+      checker::access(running_index, c.shared, size_t(c.bytes), checker::Access::copy_ends, place);
       if (c.valid)
         memcpy(c.shared, c.global, size_t(c.bytes));
       else

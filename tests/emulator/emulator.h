@@ -20,13 +20,29 @@ extern Settings settings;
 
 // Runs body() once for each thread of each block. `kernel` is the function that body calls. Throws std::runtime_error
 // if the kernel does what it must not.
-void launch(const char* name, const void* kernel, int64_t blocks, dim3 threads, size_t shared_bytes,
-            const std::function<void()>& body);
+template <class F>
+void launch(const char* name, const void* kernel, int64_t blocks, dim3 threads, size_t shared_bytes, const F& body);
 
 // Ends the launch, which throws this.
 [[noreturn]] void fail(const std::string& what);
 
 // The barriers and waits that threads have come to since the last call of this function, as in "scatter.cuh:93".
 std::vector<std::string> take_places();
+
+std::string text(Place);  // without folders
+
+// launch() with the body as a function of an argument, which it alone reads.
+struct Body {
+  void (*run)(const void* argument);
+  const void* argument;
+  size_t bytes;
+};
+void launch_body(const char* name, const void* kernel, int64_t blocks, dim3 threads, size_t shared_bytes, Body);
+
+template <class F>
+void launch(const char* name, const void* kernel, int64_t blocks, dim3 threads, size_t shared_bytes, const F& body) {
+  launch_body(name, kernel, blocks, threads, shared_bytes,
+              {[](const void* f) { (*static_cast<const F*>(f))(); }, &body, sizeof body});
+}
 
 }  // namespace emulator

@@ -19,9 +19,8 @@ class Fiber {
   // Leaves this fiber, which must be the running one, and goes on with the other.
   void switch_to(Fiber& other);
 
-  bool owns(const void* address) const {
-    return address >= stack_ && address < static_cast<const char*>(stack_) + kStackBytes;
-  }
+  const void* stack() const { return stack_; }
+  size_t stack_bytes() const { return kStackBytes; }
 
  private:
   static constexpr size_t kStackBytes = 256 * 1024;

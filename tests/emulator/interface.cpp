@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -9,6 +10,8 @@
 #include "../../csrc/algorithm.h"
 #include "../../csrc/cuda/device.h"
 #include "../../csrc/cuda/launch.h"
+#include "../../csrc/scalar.h"
+#include "checker.h"
 
 using namespace convx;
 
@@ -25,30 +28,48 @@ ConvProblem problem_of(const int64_t* v) {
   return pb;
 }
 
-// Memory full of NaN, between margins that must stay so.
+size_t size_of(DType dtype) {
+  size_t size = 0;
+  with_type(dtype, [&](auto type) { size = sizeof(type); });
+  return size;
+}
+
+// From a tensor's first element to its last.
+void add_operand(const std::string& name, const View& v, const int64_t (&sizes)[4], size_t element, bool is_result) {
+  if (std::count(sizes, sizes + 4, 0)) return;
+  const int64_t last = v.strides(sizes[0] - 1, sizes[1] - 1, sizes[2] - 1, sizes[3] - 1);
+  emulator::add_region(name, v.data, size_t(last + 1) * element, is_result, !is_result);
+}
+
+void add_operands(Primitive primitive, const ConvProblem& pb, const Operands& o) {
+  const size_t element = size_of(o.dtype);
+  add_operand("x", o.x, {pb.N, pb.C, pb.H, pb.W}, element, primitive == Primitive::grad_input);
+  add_operand("w", o.w, {pb.K, pb.channels_per_group(), pb.R, pb.S}, element, primitive == Primitive::grad_weight);
+  add_operand("y", o.y, {pb.N, pb.K, pb.P, pb.Q}, element, primitive == Primitive::forward);
+  const int64_t channels = primitive == Primitive::forward ? pb.K : pb.C;
+  if (o.bias && channels)
+    emulator::add_region("bias", o.bias, size_t((channels - 1) * o.bias_stride + 1) * element, false, true);
+}
+
+struct Regions {  // of one call
+  ~Regions() { emulator::clear_regions(); }
+};
+
+// Memory full of NaN.
 class PoisonedWorkspace : public Workspace {
  public:
   void* allocate(size_t bytes) override {
-    blocks_.emplace_back((bytes + 2 * kMargin + kAlignment) / sizeof(uint64_t) + 1, ~uint64_t(0));
-    const uintptr_t start = reinterpret_cast<uintptr_t>(blocks_.back().data()) + kMargin;
-    used_.push_back({(start + kAlignment - 1) / kAlignment * kAlignment, bytes});
-    return reinterpret_cast<void*>(used_.back().first);
-  }
-  void check_margins() const {
-    for (size_t i = 0; i < used_.size(); ++i) {
-      const auto* begin = reinterpret_cast<const unsigned char*>(blocks_[i].data());
-      const auto* used = reinterpret_cast<const unsigned char*>(used_[i].first);
-      const auto untouched = [](unsigned char c) { return c == 0xff; };
-      if (!std::all_of(begin, used, untouched) ||
-          !std::all_of(used + used_[i].second, begin + blocks_[i].size() * sizeof(uint64_t), untouched))
-        throw std::runtime_error("a kernel wrote beyond its workspace");
-    }
+    constexpr size_t kAlignment = 256;
+    memory_.emplace_back(new unsigned char[bytes + kAlignment]);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(memory_.back().get());
+    void* p = reinterpret_cast<void*>((start + kAlignment - 1) / kAlignment * kAlignment);
+    memset(p, 0xff, bytes);
+    emulator::add_region("workspace " + std::to_string(memory_.size()), p, bytes, true, false);
+    return p;
   }
 
  private:
-  static constexpr size_t kMargin = 256, kAlignment = 256;
-  std::vector<std::vector<uint64_t>> blocks_;
-  std::vector<std::pair<uintptr_t, size_t>> used_;
+  std::vector<std::unique_ptr<unsigned char[]>> memory_;
 };
 
 // Runs f and returns 0, or puts what it throws into `message` and returns 1.
@@ -58,7 +79,7 @@ int guarded(char* message, int64_t message_bytes, F&& f) {
     f();
     return 0;
   } catch (const std::exception& e) {
-    strncpy(message, e.what(), message_bytes - 1);
+    strncpy(message, e.what(), size_t(message_bytes) - 1);
     return 1;
   }
 }
@@ -112,10 +133,11 @@ int emulated_run(int primitive, const char* algorithm, int dtype, const int64_t*
     o.w = {data[1], strides(all_strides + 4)};
     o.y = {data[2], strides(all_strides + 8)};
     o.bias = bias, o.bias_stride = bias_stride;
+    const Regions regions;
+    add_operands(Primitive(primitive), pb, o);
     PoisonedWorkspace workspace;
     o.workspace = &workspace, o.allow_tf32 = allow_tf32 != 0;
     select(cuda::algorithms(Primitive(primitive)), Primitive(primitive), pb, o, algorithm).run(pb, o);
-    workspace.check_margins();
   });
 }
 
@@ -136,8 +158,12 @@ int emulated_divergence(int wait_apart, char* message, int64_t message_bytes) {
   });
 }
 
-int emulated_ptx_check(int which, const void* from, void* to, int count, char* message, int64_t message_bytes) {
+int emulated_ptx_check(int which, const void* from, int64_t from_bytes, void* to, int64_t to_bytes, int count,
+                       char* message, int64_t message_bytes) {
   return guarded(message, message_bytes, [&] {
+    const Regions regions;
+    emulator::add_region("the source", from, size_t(from_bytes), false, true);
+    emulator::add_region("the result", to, size_t(to_bytes), true, true);
     if (ptx_check(which, from, to, count)) throw std::runtime_error("ptx_checks.cu has no such kernel");
   });
 }

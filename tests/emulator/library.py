@@ -6,6 +6,9 @@ Like exact.call, but on the emulator: tensors on the CPU, and an algorithm of th
 from __future__ import annotations
 
 import ctypes
+import re
+import shutil
+import subprocess
 from functools import lru_cache
 
 import torch
@@ -41,10 +44,30 @@ def configure(order: str = "ascending", seed: int = 1, max_blocks: int = ALL_BLO
     library().emulated_settings(*order_and_seed, ctypes.c_int64(max_blocks), dropped.encode())
 
 
+def with_lines(message: str) -> str:
+    """The message, with a file and line for each place in the code, [+0x...], as far as addr2line is there to tell."""
+
+    def line_of(place):
+        # The address is where a call returns to, so the call is one byte before.
+        where = f"{int(place[1], 16) - 1:#x}"
+        run = subprocess.run(["addr2line", "-e", str(build()), where], capture_output=True, text=True)
+        return run.stdout.strip().rpartition("/")[2].partition(" ")[0]
+
+    return re.sub(r"\[\+(0x\w+)\]", line_of, message) if shutil.which("addr2line") else message
+
+
 def _guarded(function, *arguments) -> None:
     message = ctypes.create_string_buffer(2048)
     if function(*arguments, message, ctypes.c_int64(len(message))):
-        raise RuntimeError(message.value.decode())
+        raise RuntimeError(with_lines(message.value.decode()))
+
+
+def _pointer(tensor):
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _bytes(tensor):
+    return ctypes.c_int64(tensor.nbytes)
 
 
 def _longs(values):
@@ -108,5 +131,5 @@ def run_divergent_kernel(wait_apart: bool) -> None:
 
 def ptx_check(which: int, source, result, count: int) -> None:
     """One of the kernels of ptx_checks.cu."""
-    arguments = ctypes.c_void_p(source.data_ptr()), ctypes.c_void_p(result.data_ptr()), count
-    _guarded(library().emulated_ptx_check, which, *arguments)
+    memory = [f(t) for t in (source, result) for f in (_pointer, _bytes)]
+    _guarded(library().emulated_ptx_check, which, *memory, count)

@@ -17,6 +17,7 @@
 #include <limits>
 
 #include "../../csrc/scalar.h"
+#include "checker.h"
 #include "emulator.h"
 
 namespace emulator {
@@ -144,6 +145,8 @@ struct Load {
   int count;
   bool transposed;
   const void* row;
+  int thread;
+  Place place;
 };
 
 void load_for_warp(void* const* lanes) {
@@ -151,7 +154,11 @@ void load_for_warp(void* const* lanes) {
   for (int lane = 0; lane < 32; ++lane) loads[lane] = static_cast<const Load*>(lanes[lane]);
   for (int i = 0; i < loads[0]->count; ++i) {
     uint16_t matrix[8][8];
-    for (int j = 0; j < 8; ++j) memcpy(matrix[j], loads[8 * i + j]->row, sizeof matrix[j]);
+    for (int j = 0; j < 8; ++j) {
+      const Load& from = *loads[8 * i + j];
+      checker::access(from.thread, from.row, sizeof matrix[j], checker::Access::load, from.place);
+      memcpy(matrix[j], from.row, sizeof matrix[j]);
+    }
     for (int lane = 0; lane < 32; ++lane) {
       const int row = lane / 4, column = 2 * (lane % 4);
       const bool t = loads[lane]->transposed;
@@ -167,7 +174,7 @@ void load_for_warp(void* const* lanes) {
 void load_matrices(const char* what, uint32_t* r, int count, bool transposed, const void* row, Place place) {
   if (lane() < 8 * count && reinterpret_cast<uintptr_t>(row) % 16)
     fail(std::string(what) + ": a row in shared memory is not aligned to 16 bytes");
-  Load mine{r, count, transposed, row};
+  Load mine{r, count, transposed, row, thread_of_block(), place};
   together(what, kAllLanes, true, &mine, load_for_warp, place);
 }
 

@@ -1,0 +1,222 @@
+// The checks behind checker.h; memory_hooks.cpp calls them before each load and store of a kernel.
+//
+// Of each byte of shared memory, and of what kernels write in global memory, a Cell remembers who wrote and who read it
+// last, and when. Two accesses, one of them a write, are a race if they come from different threads and no barrier of
+// the block, or of their warp, lies between them: whatever order the threads happen to run in here, on a GPU they could
+// have met. Time is a counter that moves on at each barrier; an access from before the last barrier of the block is
+// over, and so is one of the same warp from before the warp's last __syncwarp(). (A __syncwarp() of some lanes counts
+// as one of all.) Between blocks nothing is over before the launch is.
+#include "checker.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "emulator.h"
+#include "memory_hooks.h"
+
+namespace emulator {
+namespace {
+
+using checker::Access;
+
+constexpr int kWarp = 32;
+
+// Who read or wrote: a thread of the block (below 1024), with these bits, or one of these.
+constexpr uint16_t kNobody = 0xffff, kManyWarps = 0xfffe;
+constexpr uint16_t kWarpBit = 0x8000;    // of a reader: several threads of the warp whose number is in the low bits
+constexpr uint16_t kAtomicBit = 0x4000;  // of a writer: atomically
+constexpr uint16_t kCopyBit = 0x2000;    // of a writer: by a cp.async that has not been waited for
+constexpr uint16_t kThreadBits = 0x07ff;
+
+struct Cell {
+  uint32_t written = 0, read = 0;  // when; 0: never
+  uint32_t write_block = 0, read_block = 0;
+  uint32_t write_place = 0, read_place = 0;  // see place_number()
+  uint16_t writer = kNobody, reader = kNobody;
+};
+
+struct Region {
+  std::string name;
+  const char *begin, *end;
+  bool writable, written, shared;
+  std::vector<Cell> cells;  // none for what kernels only read, and for images gigabytes apart
+};
+
+constexpr size_t kMostCells = 16 << 20;
+
+std::vector<Region> regions(1);  // the first is the block's shared memory
+uint32_t now = 1, launch_began = 0, block_began = 0, last_block_barrier = 0, last_warp_barrier[1024 / kWarp] = {};
+uint32_t block = 0;
+std::vector<std::string> places;  // those that are known by file and line
+constexpr uint32_t kKnownPlace = 0x80000000u;
+
+// A place in the code as a number: an offset in the library, which library.py turns into a file and line, or one that
+// is known by file and line.
+uint32_t place_number(Place place) {
+  static std::map<std::pair<const char*, int>, uint32_t> numbers;
+  const auto found = numbers.find({place.file, place.line});
+  if (found != numbers.end()) return found->second;
+  places.push_back(text(place));
+  return numbers[{place.file, place.line}] = kKnownPlace | uint32_t(places.size() - 1);
+}
+
+std::string place_text(uint32_t number) {
+  if (number & kKnownPlace) return places[number & ~kKnownPlace];
+  char text[24];
+  snprintf(text, sizeof text, "[+0x%x]", number);
+  return text;
+}
+
+// What `who` of block `whose` did at `when`: is it over, as far as thread t is concerned?
+bool is_over(const Region& r, uint32_t when, uint16_t who, uint32_t whose, int t) {
+  if (when < launch_began) return true;
+  if (!r.shared && whose != block) return false;
+  if (when < last_block_barrier) return true;
+  if (who == kManyWarps) return false;
+  const int number = who & kThreadBits, warp = who & kWarpBit ? number : number / kWarp;
+  if (warp == t / kWarp && when < last_warp_barrier[warp]) return true;
+  return !(who & kWarpBit) && number == t;
+}
+
+std::string name_of(uint16_t who, uint32_t whose) {
+  const std::string number = std::to_string(who & kThreadBits);
+  const std::string of_block = whose == block ? "" : " of block " + std::to_string(whose);
+  if (who == kManyWarps) return "threads of several warps" + of_block;
+  return (who & kWarpBit ? "threads of warp " : "thread ") + number + of_block;
+}
+
+[[noreturn]] void report(int t, size_t bytes, Access kind, uint32_t place, const std::string& what) {
+  const char* verb = kind == Access::load          ? " reads "
+                     : kind == Access::atomic      ? " adds atomically to "
+                     : kind == Access::copy_begins ? " begins to copy to "
+                                                   : " writes ";
+  const int x = int(blockDim.x), y = int(blockDim.y);
+  fail("thread " + std::to_string(t) + " (" + std::to_string(t % x) + ", " + std::to_string(t / x % y) + ", " +
+       std::to_string(t / x / y) + ") of block " + std::to_string(block) + verb + std::to_string(bytes) + " bytes " +
+       what + ", at " + place_text(place));
+}
+
+// One access to one byte.
+struct Checked {
+  Region& region;
+  size_t offset;  // of the byte
+  int t;
+  size_t bytes;  // of the access
+  Access kind;
+  uint32_t place;
+
+  [[noreturn]] void say(const std::string& what) const {
+    report(t, bytes, kind, place, "of " + region.name + " at byte " + std::to_string(offset) + what);
+  }
+  [[noreturn]] void say_race(const char* verb, uint16_t who, uint32_t whose, uint32_t where) const {
+    say(std::string(verb) + name_of(who, whose) + " at " + place_text(where) + " without a barrier between them");
+  }
+
+  void check(Cell& c) const {
+    const uint32_t fresh = region.shared ? block_began : 0;  // what lies in shared memory from another block is nothing
+    const bool written = c.writer != kNobody && c.written >= fresh, read = c.reader != kNobody && c.read >= fresh;
+    if (kind == Access::copy_ends) {
+      c.writer = uint16_t(t), c.written = now;
+      return;
+    }
+    if (written) {
+      if (c.writer & kCopyBit)
+        say(" before anybody waited for the cp.async that " + name_of(c.writer, c.write_block) + " began at " +
+            place_text(c.write_place));
+      const bool both_atomic = kind == Access::atomic && c.writer & kAtomicBit;
+      if (!both_atomic && !is_over(region, c.written, c.writer, c.write_block, t))
+        say_race(", written by ", c.writer, c.write_block, c.write_place);
+    } else if ((kind == Access::load || kind == Access::atomic) && !region.written) {
+      say(", which nobody has written");
+    }
+    const bool meets_reader = read && !is_over(region, c.read, c.reader, c.read_block, t);
+    if (kind == Access::load) {
+      uint16_t reader = uint16_t(t);
+      if (meets_reader) {  // not one after the other: both are readers from now on
+        const int number = c.reader & kThreadBits, warp = c.reader & kWarpBit ? number : number / kWarp;
+        const bool same_warp = c.reader != kManyWarps && c.read_block == block && warp == t / kWarp;
+        reader = same_warp ? uint16_t(kWarpBit | warp) : kManyWarps;
+      }
+      c.reader = reader, c.read = now, c.read_block = block, c.read_place = place;
+      return;
+    }
+    if (meets_reader) say_race(", read by ", c.reader, c.read_block, c.read_place);
+    const int how = kind == Access::atomic ? kAtomicBit : kind == Access::copy_begins ? kCopyBit : 0;
+    c.reader = kNobody;
+    c.writer = uint16_t(t | how), c.written = now, c.write_block = block, c.write_place = place;
+  }
+};
+
+std::string nearest(const char* p) {
+  const Region* best = nullptr;
+  size_t distance = ~size_t(0);
+  for (const Region& r : regions) {
+    const size_t d = p < r.begin ? size_t(r.begin - p) : size_t(p - r.end);
+    if (r.begin && d < distance) distance = d, best = &r;
+  }
+  if (!best || distance > (1 << 20)) return "that belong to no operand";
+  return "that begin " + std::to_string(distance) + " bytes " + (p < best->begin ? "before " : "after the end of ") +
+         best->name + " (" + std::to_string(best->end - best->begin) + " bytes)";
+}
+
+void check_access(int t, const char* p, size_t bytes, Access kind, uint32_t place) {
+  for (Region& r : regions) {
+    if (p < r.begin || p + bytes > r.end) continue;
+    if (kind != Access::load && !r.writable) report(t, bytes, kind, place, "of " + r.name + ", an operand");
+    if (r.cells.empty()) return;
+    const size_t offset = size_t(p - r.begin);
+    for (size_t i = offset; i < offset + bytes; ++i) Checked{r, i, t, bytes, kind, place}.check(r.cells[i]);
+    return;
+  }
+  report(t, bytes, kind, place, nearest(p));
+}
+
+}  // namespace
+
+void add_region(const std::string& name, const void* begin, size_t bytes, bool writable, bool written) {
+  const char* p = static_cast<const char*>(begin);
+  regions.push_back({name, p, p + bytes, writable, written, false, {}});
+  if (writable && bytes <= kMostCells) regions.back().cells.resize(bytes);
+}
+
+void clear_regions() { regions.resize(1); }
+
+namespace checker {
+
+void begin_launch(const void* arguments, size_t argument_bytes, void* shared, size_t shared_bytes) {
+  launch_began = ++now;
+  Region& r = regions[0];
+  r.name = "shared memory", r.writable = true, r.written = false, r.shared = true;
+  r.begin = static_cast<const char*>(shared), r.end = r.begin + shared_bytes;
+  if (r.cells.size() < shared_bytes) r.cells.resize(shared_bytes);
+  hooks::ignore_arguments(arguments, argument_bytes);
+}
+
+void begin_block(uint32_t index) {
+  block = index;
+  block_began = last_block_barrier = ++now;
+}
+
+void begin_turn(int thread, const void* stack, size_t stack_bytes) { hooks::begin(thread, stack, stack_bytes); }
+void end_turn() { hooks::end(); }
+void block_barrier() { last_block_barrier = ++now; }
+void warp_barrier(int warp) { last_warp_barrier[warp] = ++now; }
+
+void access(int thread, const void* address, size_t bytes, Access kind, Place place) {
+  if (hooks::present()) check_access(thread, static_cast<const char*>(address), bytes, kind, place_number(place));
+}
+
+}  // namespace checker
+
+void hooks::seen(int thread, const void* address, size_t bytes, bool write, uint32_t place) {
+  const char* p = static_cast<const char*>(address);
+  const size_t alignment = std::min<size_t>(bytes, 8);
+  if ((bytes & (bytes - 1)) == 0 && reinterpret_cast<uintptr_t>(p) % alignment)
+    report(thread, bytes, write ? Access::store : Access::load, place, "that are not aligned");
+  check_access(thread, p, bytes, write ? Access::store : Access::load, place);
+}
+
+}  // namespace emulator

@@ -1,0 +1,33 @@
+// Watches over every load and store of a kernel: what lies outside of its operands, what nobody has written yet, and
+// what two threads touch without a barrier between them. See checker.cpp.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "cuda_emulator.h"
+
+namespace emulator {
+
+// Memory that kernels may touch until clear_regions(): an operand, the result, workspace. What is `written` may be read
+// before any kernel has written there. `name` is for messages.
+void add_region(const std::string& name, const void* begin, size_t bytes, bool writable, bool written);
+void clear_regions();
+
+// What the scheduler tells the checker.
+namespace checker {
+
+void begin_launch(const void* arguments, size_t argument_bytes, void* shared, size_t shared_bytes);
+void begin_block(uint32_t block);
+void begin_turn(int thread, const void* stack, size_t stack_bytes);
+void end_turn();
+void block_barrier();
+void warp_barrier(int warp);
+
+enum class Access { load, store, atomic, copy_begins, copy_ends };
+
+// An access that `thread` of the block makes by other means than a plain load or store.
+void access(int thread, const void* address, size_t bytes, Access, Place);
+
+}  // namespace checker
+}  // namespace emulator
