@@ -24,8 +24,14 @@ FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 ALGORITHMS = [(p, a) for p, rows in emulator.algorithms().items() for a in rows]
 
 
+ONLY = {
+    "scatter_atomic": (torch.float32, torch.float64),  # no atomic addition of 16 bits
+    "tensorcore_split": (torch.float32,),
+}
+
+
 def dtypes_of(algorithm):
-    return FLOATING[:2] if algorithm == "scatter_atomic" else FLOATING  # no atomic addition of 16 bits
+    return ONLY.get(algorithm, FLOATING)
 
 
 ROWS = [(p, a, dtype) for p, a in ALGORITHMS for dtype in dtypes_of(a)]
