@@ -74,7 +74,6 @@ __device__ inline void step_by_halves(FloatSums<Shape>& sums, const char* a_tile
 // stood in for skipped taps.
 struct Plain {
   static constexpr bool kDoubtsItself = false;
-  static constexpr bool kIsHeavy = false;  // in registers, see LargeTile
   template <class Sum>
   __device__ static Sum finished(Sum sum) {
     return sum;
@@ -120,7 +119,7 @@ struct Split {
   template <class Shape>
   using Sums = FloatSums<Shape>;
 
-  static constexpr bool kDoubtsItself = true, kIsHeavy = true;
+  static constexpr bool kDoubtsItself = true;
   __device__ static float finished(float sum) { return sum * 0x1p-48f; }
   __device__ static bool is_doubtful(float sum) { return !(sum - sum == 0); }  // infinite or NaN
 
@@ -179,7 +178,6 @@ struct Split {
 };
 
 struct Double : Plain {
-  static constexpr bool kIsHeavy = true;
   using Element = double;
   using Sum = double;
 

@@ -2,6 +2,7 @@
 // the shape of the tile. tensorcore_16.cu, _32.cu and _64.cu instantiate this for the types of their size.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "device.h"
 #include "fold.cuh"
@@ -46,10 +47,13 @@ Packed<T> channels_together(const void* data, const Strides& s, int64_t group, i
   return {to, H * W * G * padded, padded, W * G * padded, G * padded, int(padded)};
 }
 
-// The shapes of tiles. Warps of 64 x 64 read the least from shared memory for what they multiply; Split and Double have
-// too many registers to keep for that, and more time to read in.
-template <class Arithmetic>
-using LargeTile = Shape<128, 128, 64, Arithmetic::kIsHeavy ? 32 : 64>;
+// The shapes of tiles. Warps of 64 x 64 read the least from shared memory for what they multiply; only 16-bit types,
+// whose fragments are the smallest, leave them the registers for that.
+template <class T>
+using LargeTile = Shape<128, 128, 64, sizeof(T) == 2 ? 64 : 32>;
+// Fragments of 32-bit numbers across the reduction are read word by word, and the addresses take registers too.
+template <class T>
+using LargeWeightTile = std::conditional_t<sizeof(T) == 4, Shape<128, 128, 32, 64>, LargeTile<T>>;
 using NarrowTile = Shape<128, 64, 64, 32>;
 using SmallTile = Shape<64, 64, 32, 32>;
 
@@ -110,7 +114,7 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
            current_device().multiprocessors;
   };
   if (outputs > NarrowTile::kColumns && fills(128, 128))
-    launch_convolve<Arithmetic, LargeTile<Arithmetic>>(cv, largest_phase, o);
+    launch_convolve<Arithmetic, LargeTile<T>>(cv, largest_phase, o);
   else if (fills(128, 64))
     launch_convolve<Arithmetic, NarrowTile>(cv, largest_phase, o);
   else
@@ -146,7 +150,8 @@ void launch_weight_gradient(W wg, const Operands& o) {
   // Four blocks to a multiprocessor: two at a time, and no long wait for the last.
   const int64_t wanted = ceil_div(4 * current_device().multiprocessors, tiles);
   const int64_t most = std::min(stages / kFewestStages, kMostPartialBytes / (weights * int64_t(sizeof(Sum))));
-  wg.splits = int(std::max(int64_t(1), std::min(wanted, most)));
+  // And at most 2^30 pixels, which a thread counts in 32 bits.
+  wg.splits = int(std::max(stages * kDepth / (int64_t(1) << 30) + 1, std::min(wanted, most)));
   wg.partial = static_cast<Sum*>(o.workspace->allocate(wg.splits * weights * sizeof(Sum)));
   launch("grad_weight_tensorcore", weight_gradient<Arithmetic, Shape>,
          {wg.splits * tiles, dim3(Shape::kThreads), size_t(Shape::kSharedBytes)}, o.stream, wg);
@@ -168,9 +173,8 @@ void run_weight_gradient(const ConvProblem& pb, const Operands& o) {
   wg.w = static_cast<T*>(o.w.data), wg.w_strides = o.w.strides;
   wg.N = pb.N, wg.G = int(pb.G), wg.inputs = int(Cg), wg.outputs = int(Kg);
   wg.rows = pb.rows(), wg.columns = pb.columns();
-  using Large = LargeTile<Arithmetic>;
   if (Cg > SmallTile::kColumns && Kg > SmallTile::kRows)
-    launch_weight_gradient<Arithmetic, Large>(wg, o);
+    launch_weight_gradient<Arithmetic, LargeWeightTile<T>>(wg, o);
   else
     launch_weight_gradient<Arithmetic, SmallTile>(wg, o);
 }

@@ -77,10 +77,10 @@ class WeightGradientLoader {
       : wg_(wg), pixels_(pixels) {
     row += int(threadIdx.x) % kAcross * kElements, column += int(threadIdx.x) % kAcross * kElements;
     has_row_ = row < wg.y_channels, has_column_ = column < wg.x_channels;
-    y_ = wg.y + group * wg.y_group + row;
+    y_ = wg.y + group * wg.y_group + row + pixels.rows.first * wg.y_h + pixels.columns.first * wg.y_w;
     x_ = wg.x + group * wg.x_group + column;
     const int64_t first = pixels.begin + int(threadIdx.x) / kAcross;
-    left_ = pixels.end - first;
+    left_ = int(pixels.end - first);
     step_ = Odometer::of(kDepth, pixels.rows.count, pixels.columns.count);
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) at_[i] = pixels.at(first + i * kPerPass);
@@ -94,13 +94,12 @@ class WeightGradientLoader {
     for (int i = 0; i < kPasses; ++i) {
       const Odometer& o = at_[i];
       const bool exists = left_ > i * kPerPass;
-      const int p = pixels_.rows.first + o.middle, q = pixels_.columns.first + o.low;
       int h = o.middle * pixels_.rows.stride + pixels_.rows.offset;
       int w = o.low * pixels_.columns.stride + pixels_.columns.offset;
       if (wg_.rows.mode != PaddingMode::zeros) h = int(wg_.rows.source(h)), w = int(wg_.columns.source(w));
       const bool reads_y = exists && has_row_, reads_x = exists && has_column_;
       cp_async_16(a + A::place(k + i * kPerPass, chunk),
-                  reads_y ? y_ + o.high * wg_.y_n + p * wg_.y_h + q * wg_.y_w : wg_.y, reads_y);
+                  reads_y ? y_ + o.high * wg_.y_n + o.middle * wg_.y_h + o.low * wg_.y_w : wg_.y, reads_y);
       cp_async_16(b + B::place(k + i * kPerPass, chunk),
                   reads_x ? x_ + o.high * wg_.x_n + h * wg_.x_h + w * wg_.x_w : wg_.x, reads_x);
       at_[i].advance(step_, pixels_.rows.count, pixels_.columns.count);
@@ -120,7 +119,7 @@ class WeightGradientLoader {
   const Pixels& pixels_;
   bool has_row_, has_column_;
   const T *x_, *y_;
-  int64_t left_;  // pixels from the thread's next one on
+  int left_;  // pixels from the thread's next one on
   Odometer step_, at_[kPasses];
 };
 
