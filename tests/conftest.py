@@ -41,6 +41,13 @@ def pytest_report_header():
     return f"convx on {', '.join(DEVICES)}; {THREADS} threads; instruction sets: {isas}; {size}"
 
 
+def pytest_terminal_summary(terminalreporter):
+    """How many CUDA kernels ran on the emulator, which is all that shows of them where there is no GPU."""
+    emulator = sys.modules.get("emulator.library")
+    if emulator and (text := emulator.summary()):
+        terminalreporter.write_line(text)
+
+
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param

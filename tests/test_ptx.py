@@ -1,17 +1,29 @@
 """csrc/cuda/ptx.h, instruction by instruction: the emulator's twins against plain matrix products; and on a machine
-with a GPU, the hardware against the twins.
+with a GPU, the hardware against the same, and against the twins.
+
+The kernels are those of emulator/ptx_checks.cu, compiled for both.
 """
+
+import ctypes
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
 from emulator import library as emulator
-from emulator.build import COMPILER
+from emulator.build import COMPILER, HERE
+
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+from cuda_toolkit import cuda_home
 
 if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
 
-# name: (number in ptx_checks.cu, shapes of a, b and d, dtype of a and b)
-FP16, BF16, TF32, FP64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+FP16, BF16, FP32, FP64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+# name: (number in ptx_checks.cu, (rows of a, depth, columns of b), dtype of a and b)
 PRODUCTS = {
     "fp16": (0, (16, 16, 8), FP16),
     "bf16": (1, (16, 16, 8), BF16),
@@ -19,9 +31,10 @@ PRODUCTS = {
     "fp16-ldmatrix-trans": (3, (16, 16, 8), FP16),
     "bf16-ldmatrix": (4, (16, 16, 8), BF16),
     "bf16-ldmatrix-trans": (5, (16, 16, 8), BF16),
-    "tf32": (6, (16, 8, 8), TF32),
+    "tf32": (6, (16, 8, 8), FP32),
     "f64": (7, (8, 4, 8), FP64),
 }
+ROUNDING, COPIES, SHUFFLES = 8, {4: 9, 8: 10, 16: 11}, 12
 
 
 def on_emulator(which, source, result, count=0):
@@ -29,30 +42,192 @@ def on_emulator(which, source, result, count=0):
     return result
 
 
-def product(run, name, a, b, d):
-    which, _, _ = PRODUCTS[name]
-    return run(which, torch.cat([a.reshape(-1), b.reshape(-1)]), d.clone())
+@lru_cache(maxsize=1)
+def hardware():
+    """ptx_checks.cu for the GPU that is here."""
+    home = cuda_home()
+    if home is None:
+        pytest.skip("no nvcc found (put it on PATH or set CUDA_HOME)")
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        pytest.skip(f"sm_{major}{minor} lacks these instructions")
+    library = HERE.parent.parent / "build" / f"ptx_checks-{major}{minor}-{os.getpid()}.so"
+    library.parent.mkdir(exist_ok=True)
+    command = [home / "bin" / "nvcc", "-std=c++17", "-O3", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler=-fPIC"]
+    subprocess.run([*command, HERE / "ptx_checks.cu", "-o", library], check=True)
+    return ctypes.CDLL(str(library))
 
 
-def draw(name, seed, integers):
-    _, (m, k, n), dtype = PRODUCTS[name]
-    generator = torch.Generator().manual_seed(seed)
-    wide = torch.float64 if dtype == FP64 else torch.float32
-
-    def values(*shape):
-        if integers:
-            return torch.randint(-50, 51, shape, generator=generator).double()
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    return values(m, k).to(dtype), values(k, n).to(dtype), values(m, n).to(wide)
+def on_gpu(which, source, result, count=0):
+    source, result = source.cuda(), result.cuda()
+    torch.cuda.synchronize()  # the kernel runs on the default stream
+    pointers = (ctypes.c_void_p(t.data_ptr()) for t in (source, result))
+    assert hardware().ptx_check(which, *pointers, count) == 0
+    torch.cuda.synchronize()
+    return result.cpu()
 
 
-@pytest.mark.parametrize("order", emulator.ORDERS)
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_products_of_integers_are_exact(name, order):
-    emulator.configure(order)
-    for seed in range(3):
-        a, b, d = draw(name, seed, integers=True)
-        expected = a.double() @ b.double() + d.double()
-        assert torch.equal(product(on_emulator, name, a, b, d).double(), expected)
+RUNS = {"emulator": on_emulator} | ({"gpu": on_gpu} if torch.cuda.is_available() else {})
+
+
+@pytest.fixture(params=RUNS)
+def run(request):
+    return RUNS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def default_configuration():
     emulator.configure()
+    yield
+    emulator.configure()
+
+
+def product(run, name, a, b, d):
+    """d + a @ b by the instruction. Of `a` and `b` the dtype is the instruction's, of `d` its accumulator's."""
+    return run(PRODUCTS[name][0], torch.cat([a.reshape(-1), b.reshape(-1)]), d.clone())
+
+
+def operands(name, draw):
+    (m, k, n), dtype = PRODUCTS[name][1:]
+    return draw(m, k).to(dtype), draw(k, n).to(dtype), draw(m, n).to(FP64 if dtype == FP64 else FP32)
+
+
+def integers(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randint(-50, 51, shape, generator=generator).double()
+
+
+def reals(seed):
+    """Of magnitudes between 2^-6 and 2^6."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        signs = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+        return signs * torch.exp2(12 * torch.rand(shape, generator=generator, dtype=FP64) - 6)
+
+    return draw
+
+
+def as_tf32(t):
+    """What of a float the TF32 instruction looks at."""
+    return (t.view(torch.int32) & ~0x1FFF).view(FP32)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_integers_are_exact(name, run):
+    for order, seed in zip(emulator.ORDERS, range(3), strict=True):
+        emulator.configure(order)
+        a, b, d = operands(name, integers(seed))
+        assert torch.equal(product(run, name, a, b, d).double(), a.double() @ b.double() + d.double())
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_error_of_products(name, run):
+    """Terms are cut off one bit below float32's last, at the largest: each loses at most 2^-24 of it. float64 rounds
+    each of its additions."""
+    depth, dtype = PRODUCTS[name][1][1], PRODUCTS[name][2]
+    differs = False
+    for seed in range(5):
+        a, b, d = operands(name, reals(seed))
+        a_read, b_read = (as_tf32(t).double() if dtype == FP32 else t.double() for t in (a, b))
+        actual, exact = product(run, name, a, b, d).double(), a_read @ b_read + d.double()
+        scale = a_read.abs() @ b_read.abs() + d.double().abs()
+        bound = (depth + 1) * scale * 2.0 ** (-52 if dtype == FP64 else -23)
+        assert ((actual - exact).abs() <= bound).all()
+        differs = differs or not torch.equal(actual, exact)
+    assert differs, "what was drawn needed no rounding, so nothing was tested"
+
+
+@pytest.mark.parametrize("sign", (1, -1))
+def test_sums_are_cut_off_and_not_rounded(run, sign):
+    """1 + 1.75 * 2^-23 lies nearer to 1 + 2 * 2^-23 than to 1 + 2^-23."""
+    a, b = torch.zeros(16, 16, dtype=BF16), torch.zeros(16, 8, dtype=BF16)
+    a[:, 0], b[0] = sign, 7 * 2.0**-25
+    assert (product(run, "bf16", a, b, torch.full((16, 8), float(sign))) == sign * (1 + 2.0**-23)).all()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_infinities_and_nan_stay_in_their_row_and_column(name, run):
+    inf, nan = float("inf"), float("nan")
+    a, b, d = (t.abs() for t in operands(name, integers(4)))
+    a[a == 0], b[b == 0] = 1, 1
+    a[1, 2], a[2, 0], b[1, 3], d[5, 5] = inf, nan, -inf, inf
+    actual, expected = product(run, name, a, b, d), a.double() @ b.double() + d.double()
+    assert torch.equal(actual.isnan(), expected.isnan()) and expected.isnan().any() and expected.isinf().any()
+    assert torch.equal(actual.double().nan_to_num(7), expected.nan_to_num(7))
+
+
+def test_subnormal_factors_count(run):
+    a, b = torch.full((16, 16), 2.0**-24, dtype=FP16), torch.full((16, 8), 2.0**-14, dtype=FP16)
+    assert (product(run, "fp16", a, b, torch.zeros(16, 8)) == 16 * 2.0**-38).all()
+
+
+def test_rounding_to_tf32(run):
+    values = torch.cat([reals(1)(4096).float(), torch.tensor([0.0, -0.0, 1 + 2.0**-11, -1 - 2.0**-11, 3e38, 1e-40])])
+    actual = run(ROUNDING, values, torch.zeros(len(values), dtype=torch.int32), len(values)).view(FP32)
+    assert torch.equal(as_tf32(actual), actual)
+    wide = values.double()
+    spacing = torch.exp2(torch.floor(torch.log2(wide.abs().clamp(min=2.0**-126))) - 10)
+    steps = wide / spacing
+    expected = torch.sign(steps) * torch.floor(steps.abs() + 0.5) * spacing  # ties away from zero
+    assert torch.equal(actual.double(), expected)
+    special = torch.tensor([float("inf"), -float("inf"), float("nan")])
+    actual = run(ROUNDING, special, torch.zeros(3, dtype=torch.int32), 3).view(FP32)
+    assert actual[0] == float("inf") and actual[1] == -float("inf") and actual[2].isnan()
+
+
+@pytest.mark.parametrize("piece", COPIES)
+def test_copies_in_stages(piece, run):
+    generator = torch.Generator().manual_seed(5)
+    count = 7 * 32 * piece
+    source = torch.randint(1, 256, (count,), generator=generator, dtype=torch.uint8)
+    expected = source.clone()
+    expected.view(-1, piece)[4::5] = 0
+    for order in emulator.ORDERS:
+        emulator.configure(order)
+        assert torch.equal(run(COPIES[piece], source, torch.full_like(source, 255), count), expected)
+
+
+def test_every_wait_and_barrier_of_the_copies_is_needed():
+    source = torch.ones(7 * 32 * 16, dtype=torch.uint8)
+    emulator.places()
+    on_emulator(COPIES[16], source, torch.zeros_like(source), len(source))
+    places = emulator.places()
+    assert len(places) == 3
+    for place in places:
+        for order in emulator.ORDERS:
+            emulator.configure(order, dropped=place)
+            with pytest.raises(RuntimeError, match=r"before anybody waited|without a barrier|nobody has written"):
+                on_emulator(COPIES[16], source, torch.zeros_like(source), len(source))
+
+
+def test_shuffles_and_votes(run):
+    values = torch.arange(32, dtype=torch.int32) * 3 + 1
+    lane = torch.arange(32)
+    rows = [
+        values[(lane * 5 + 3) % 32],
+        values[lane ^ 5],
+        values[torch.where(lane % 16 + 3 < 16, lane + 3, lane)],
+        values[torch.where(lane >= 2, lane - 2, lane)],
+        torch.full((32,), 0, dtype=torch.int32),
+        torch.full((32,), 2 + 1, dtype=torch.int32),
+    ]
+    for order in emulator.ORDERS:
+        emulator.configure(order)
+        assert torch.equal(run(SHUFFLES, values, torch.zeros(192, dtype=torch.int32)), torch.cat(rows))
+    values[3], values[31] = -3, -6
+    votes = run(SHUFFLES, values, torch.zeros(192, dtype=torch.int32)).view(6, 32)
+    assert (votes[4] == 8 - 2**31).all() and (votes[5] == 2).all()
+
+
+@pytest.mark.skipif("gpu" not in RUNS, reason="no GPU here")
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_twins_are_near_the_hardware(name):
+    """The same integers to the bit; of reals, float64 to the bit too, and the others within what is cut off."""
+    depth, dtype = PRODUCTS[name][1][1], PRODUCTS[name][2]
+    for seed in range(20):
+        a, b, d = operands(name, reals(seed))
+        twin, real = product(on_emulator, name, a, b, d).double(), product(on_gpu, name, a, b, d).double()
+        scale = a.double().abs() @ b.double().abs() + d.double().abs()
+        bound = 0 if dtype == FP64 else (depth + 1) * 2.0**-23
+        assert ((twin - real).abs() <= bound * scale).all()

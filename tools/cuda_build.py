@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from cuda_compile import cuda_home, cuda_version
+from cuda_toolkit import cuda_home, cuda_version
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = ROOT / ".venv-cuda"

@@ -1,13 +1,18 @@
-"""Compiles the CUDA sources without a GPU: every csrc/cuda/*.cu with nvcc for each architecture, and the CUDA binding.
+"""Compiles the CUDA sources without a GPU, every csrc/cuda/*.cu for each architecture and the CUDA binding, and checks
+the machine code.
 
     python tools/cuda_compile.py [--arch 80 --arch 90a]
 
-Prints the registers of each kernel, and fails if one spills them to memory: a kernel that spills has outgrown its tile,
-and is slow in a way that no test of its results can show. The binding is compiled only as far as its syntax and types,
+Prints the registers of each kernel. Fails if one spills them to memory, or uses memory of its own in a loop: such a
+kernel has outgrown its tile, and is slow in a way that no test of its results can show. Fails if an instruction is
+missing that the kernel's file promises (machine_code.py). The binding is compiled only as far as its syntax and types,
 against whatever torch runs this script, a CPU build of it included. Without nvcc there is nothing to do but say so.
+What is compiled is remembered in build/cuda/ until its sources change.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -16,85 +21,165 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
-ARCHITECTURES = ("80", "90a")
+import machine_code
+from cuda_toolkit import CUDA, ROOT, architectures, cuda_home, cuda_version, disassembler, short_names
+from machine_code import Code
+
+CACHE = ROOT / "build" / "cuda"
+FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xptxas", "-v"]
 
 # What torch's own build writes into its headers; a CPU build leaves it out, and c10/cuda includes it.
 CUDA_MACROS = "c10/cuda/impl/cuda_cmake_macros.h"
 
 
-def cuda_home() -> Path | None:
-    """The folder of the CUDA toolkit: CUDA_HOME, or the one that the nvcc on PATH says it belongs to."""
-    for variable in ("CUDA_HOME", "CUDA_PATH"):
-        home = os.environ.get(variable)
-        if home and Path(home, "bin", "nvcc").exists():
-            return Path(home)
-    nvcc = shutil.which("nvcc")
-    if nvcc:  # it may be a wrapper elsewhere, so its own folder says nothing
-        dry = subprocess.run([nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True)
-        top = re.search(r"^#\$ TOP=(.+)$", dry.stderr, re.M)
-        if top:
-            return Path(top[1]).resolve()
-    usual = Path("/usr/local/cuda")
-    return usual if (usual / "bin" / "nvcc").exists() else None
+class Kernel(NamedTuple):
+    """What the compiler made of one kernel for one architecture."""
+
+    symbol: str  # mangled
+    architecture: str  # as in 90a
+    registers: int
+    spilled_bytes: int
+    code: Code | None  # None without a disassembler
 
 
-def cuda_version(home: Path) -> str:
-    """The toolkit's version, as in "13.0"."""
-    text = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"release (\d+\.\d+)", text)
-    return found[1] if found else "unknown"
+class CompileError(Exception):
+    """With the compiler's output."""
 
 
 def parse_resources(ptxas: str) -> list[tuple[str, str, int, int]]:
     """(mangled kernel, architecture, registers, bytes spilled) of each kernel in the output of ptxas -v."""
     entry = re.compile(
-        r"Compiling entry function '(\w+)' for '(\w+)'.*?"
+        r"Compiling entry function '(\w+)' for 'sm_(\w+)'.*?"
         r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
         re.S,
     )
     return [(m[1], m[2], int(m[5]), int(m[3]) + int(m[4])) for m in entry.finditer(ptxas)]
 
 
-def short_names(mangled: list[str]) -> list[str]:
-    """Kernels as they are written, as in forward_reference<float>: without namespaces and parameters."""
-    if not shutil.which("c++filt"):
-        return mangled
-    text = subprocess.run(["c++filt"], input="\n".join(mangled), capture_output=True, text=True).stdout
-    return [re.sub(r"\w+::|^void |\(.*$", "", line) for line in text.splitlines()]
+def with_includes(source: Path) -> list[Path]:
+    """The file and all of this repository that it includes."""
+    found, open_ends = {source.resolve()}, [source.resolve()]
+    while open_ends:
+        file = open_ends.pop()
+        for name in re.findall(r'^#include "(.+)"', file.read_text(), re.M):
+            included = (file.parent / name).resolve()
+            if included.exists() and included not in found:
+                found.add(included)
+                open_ends.append(included)
+    return sorted(found)
 
 
-def compile_kernels(home: Path, source: Path, architectures: list[str]) -> bool:
-    gencode = [f for a in architectures for f in ("-gencode", f"arch=compute_{a},code=sm_{a}")]
-    started = time.time()
+def compile_source(home: Path, source: Path, archs: list[str]) -> list[Kernel]:
+    """Each kernel of a .cu file for each architecture."""
+    nvdisasm = disassembler(home)
+    gencode = [f for a in archs for f in ("-gencode", f"arch=compute_{a},code=sm_{a}")]
+    command = [str(home / "bin" / "nvcc"), *FLAGS, *gencode, "-c", str(source)]
+    key = hashlib.sha256(f"{command} {cuda_version(home)} {nvdisasm}".encode())
+    for file in (*with_includes(source), Path(__file__), Path(machine_code.__file__)):
+        key.update(file.read_bytes())
+    remembered = CACHE / f"{source.stem}-{key.hexdigest()[:16]}.json"
+    if remembered.exists():
+        rows = json.loads(remembered.read_text())
+        return [Kernel(*row, Code(*code) if code else None) for *row, code in rows]
     with tempfile.TemporaryDirectory() as folder:
-        command = [home / "bin" / "nvcc", "-std=c++17", "-O3", "-lineinfo", *gencode, "-Xptxas", "-v"]
-        run = subprocess.run([*command, "-c", source, "-o", Path(folder, "kernels.o")], capture_output=True, text=True)
-    print(f"{os.path.relpath(source, ROOT)}: ", end="")
-    if run.returncode:
-        print(f"nvcc failed:\n{run.stdout}{run.stderr}")
-        return False
-    rows = parse_resources(run.stdout + run.stderr)
-    if not rows:
-        print(f"nvcc compiled no kernel:\n{run.stdout}{run.stderr}")
-        return False
-    names = short_names([row[0] for row in rows])
-    print(f"{len(set(names))} kernels for {', '.join('sm_' + a for a in architectures)}", end="")
-    print(f" in {time.time() - started:.0f} s")
+        keep = ["-keep", "-keep-dir", folder, "-o", str(Path(folder, "kernels.o"))]
+        run = subprocess.run([*command, *keep], capture_output=True, text=True)
+        if run.returncode:
+            raise CompileError(f"nvcc failed:\n{run.stdout}{run.stderr}")
+        codes = {}  # (architecture, kernel)
+        for cubin in Path(folder).glob("*.cubin") if nvdisasm else ():
+            named = re.search(r"\.(?:compute|sm)_(\w+)$", cubin.stem)  # not for a single architecture
+            arch = named[1] if named else archs[0]
+            codes |= {(arch, k): code for k, code in machine_code.disassemble(nvdisasm, cubin).items()}
+    kernels = [
+        Kernel(symbol, arch, registers, spilled, codes.get((arch, symbol)))
+        for symbol, arch, registers, spilled in parse_resources(run.stdout + run.stderr)
+    ]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for old in CACHE.glob(f"{source.stem}-{16 * '?'}.json"):
+        old.unlink(missing_ok=True)
+    remembered.write_text(json.dumps(kernels))
+    return kernels
 
-    registers = defaultdict(lambda: defaultdict(dict))  # kernel -> architecture -> type -> registers
-    for name, (_, architecture, count, _) in zip(names, rows, strict=True):
-        kernel, _, type_name = name.partition("<")
-        registers[kernel][architecture][type_name.rstrip(">")] = count
-    for kernel, by_architecture in sorted(registers.items()):
-        print(f"  {kernel}, registers:")
-        for architecture, by_type in by_architecture.items():
-            print(f"    {architecture:7}", ", ".join(f"{t or 'all'} {n}" for t, n in sorted(by_type.items())))
-    spilled = [f"  {name} for {row[1]} spills {row[3]} bytes" for name, row in zip(names, rows, strict=True) if row[3]]
-    print("\n".join(spilled) if spilled else "  no spills")
-    return not spilled
+
+def compile_sources(home: Path, archs: list[str]) -> dict[Path, list[Kernel] | CompileError]:
+    """All of csrc/cuda, several at a time."""
+
+    def compiled(source):
+        try:
+            return compile_source(home, source, archs)
+        except CompileError as error:
+            return error
+
+    sources = sorted(CUDA.glob("*.cu"))
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
+        return dict(zip(sources, pool.map(compiled, sources), strict=True))
+
+
+def print_registers(kernels: list[Kernel], names: list[str]) -> None:
+    registers = defaultdict(lambda: defaultdict(dict))  # kernel -> architecture -> types -> registers
+    for kernel, name in zip(kernels, names, strict=True):
+        plain, _, types = name.partition("<")
+        registers[plain][kernel.architecture][types.removesuffix(">")] = kernel.registers
+    for plain, by_architecture in sorted(registers.items()):
+        print(f"  {plain}, registers:")
+        for architecture, by_types in by_architecture.items():
+            counts = defaultdict(list)
+            for types, n in sorted(by_types.items()):
+                counts[n].append(types or "all")
+            text = "; ".join(
+                f"{n}: {', '.join(types) if len(types) < 5 else f'{len(types)} kinds'}"
+                for n, types in sorted(counts.items())
+            )
+            print(f"    sm_{architecture:5} {text}")
+
+
+def check_kernels(source: Path, kernels: list[Kernel] | CompileError, expected=()) -> bool:
+    """Prints what has been compiled, and what is wrong with it."""
+    print(f"{os.path.relpath(source, ROOT)}: ", end="")
+    if isinstance(kernels, CompileError):
+        print(kernels)
+        return False
+    if not kernels:
+        print("nvcc compiled no kernel")
+        return False
+    names = short_names([k.symbol for k in kernels])
+    print(f"{len(set(names))} kernels")
+    print_registers(kernels, names)
+    wrong = [
+        f"{n} for sm_{k.architecture} spills {k.spilled_bytes} bytes"
+        for k, n in zip(kernels, names, strict=True)
+        if k.spilled_bytes
+    ]
+    for kernel, name in zip(kernels, names, strict=True):
+        if kernel.code:
+            wrong += machine_code.problems(name, kernel.architecture, kernel.code, expected)
+    print("\n".join(f"  {w}" for w in wrong) if wrong else "  no spills")
+    return not wrong
+
+
+def check_expectations(compiled: dict[Path, list[Kernel]], expected) -> bool:
+    """Prints the expectations that are of no kernel."""
+    names = {n for kernels in compiled.values() for n in short_names([k.symbol for k in kernels])}
+    idle = [e for e in expected if not any(re.fullmatch(e.name, n) for n in names)]
+    for e in idle:
+        print(f"{e.source} expects machine code of {e.name}, and there is no such kernel")
+    if not idle:
+        print(f"machine code: {len(expected)} expectations, all met by the kernels that they name")
+    return not idle
+
+
+def compile_kernels(home: Path, source: Path, archs: list[str]) -> bool:
+    """One file; what it expects is read beside it."""
+    try:
+        kernels = compile_source(home, source, archs)
+    except CompileError as error:
+        kernels = error
+    return check_kernels(source, kernels, machine_code.expectations(source.parent))
 
 
 def check_binding(home: Path) -> bool:
@@ -129,15 +214,23 @@ def check_binding(home: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the CUDA sources without a GPU.")
-    parser.add_argument("--arch", action="append", help=f"such as 80; by default {', '.join(ARCHITECTURES)}")
-    architectures = parser.parse_args().arch or list(ARCHITECTURES)
+    parser.add_argument("--arch", action="append", help="such as 80; by default 80, 90a and, if nvcc knows it, 100")
+    asked = parser.parse_args().arch
     home = cuda_home()
     if home is None:
         print("cuda-compile: skipped, no nvcc found (put it on PATH or set CUDA_HOME)")
         return 0
-    print(f"nvcc {cuda_version(home)} in {home}")
-    good = [compile_kernels(home, s, architectures) for s in sorted((ROOT / "csrc" / "cuda").glob("*.cu"))]
+    started = time.time()
+    archs = asked or architectures(home)
+    print(f"nvcc {cuda_version(home)} in {home}, for {', '.join('sm_' + a for a in archs)}")
+    if not disassembler(home):
+        print("machine code: not looked at, no nvdisasm found (pip install nvidia-cuda-nvdisasm)")
+    compiled = compile_sources(home, archs)
+    expected = machine_code.expectations(CUDA)
+    good = [check_kernels(source, kernels, expected) for source, kernels in compiled.items()]
+    good.append(all(good) and check_expectations(compiled, expected))
     good.append(check_binding(home))
+    print(f"cuda-compile: {time.time() - started:.0f} s")
     return 0 if all(good) else 1
 
 

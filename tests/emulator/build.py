@@ -16,9 +16,12 @@ HERE = ROOT / "tests" / "emulator"
 FOLDERS = (HERE, ROOT / "csrc", ROOT / "csrc" / "cuda")
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
-FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-# For kernels only: see memory_hooks.cpp.
-WATCHED = ["-fsanitize=thread", "-g1"]
+FLAGS = ["-std=c++17", "-fPIC", "-g1", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+# variant: (flags for the emulator, flags for the kernels)
+VARIANTS = {
+    "watched": (["-O2"], ["-O2", "-fsanitize=thread"]),  # not linked with ThreadSanitizer: see memory_hooks.cpp
+    "sanitized": (2 * (["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],)),
+}
 
 
 def sources() -> list[Path]:
@@ -27,14 +30,14 @@ def sources() -> list[Path]:
 
 
 def _digest(command: list[str], files) -> str:
-    key = hashlib.sha256(" ".join([*command, *WATCHED]).encode())
+    key = hashlib.sha256(" ".join(command).encode())
     for file in files:
         key.update(str(file).encode() + Path(file).read_bytes())
     return key.hexdigest()[:16]
 
 
 def _compile(source: Path, command: list[str], folder: Path) -> Path:
-    command = [*command, *(WATCHED if source.suffix == ".cu" else [])]
+    """The object file, which is compiled only if what it is made of has changed."""
     listed = subprocess.run([*command, "-MM", str(source)], check=True, capture_output=True, text=True).stdout
     read = listed.partition(":")[2].replace("\\\n", " ").split()
     made = folder / f"{source.stem}-{_digest(command, read)}.o"
@@ -45,21 +48,25 @@ def _compile(source: Path, command: list[str], folder: Path) -> Path:
     return made
 
 
-def build() -> Path:
+def build(variant: str) -> Path:
     """The library's path."""
-    command = [*COMPILER.split(), *FLAGS, f"-I{HERE}", "-x", "c++"]
+    emulator_flags, kernel_flags = VARIANTS[variant]
+
+    def command(source):
+        flags = kernel_flags if source.suffix == ".cu" else emulator_flags
+        return [*COMPILER.split(), *FLAGS, *flags, f"-I{HERE}", "-x", "c++"]
+
     files = sorted(f for folder in FOLDERS for f in folder.iterdir() if f.suffix in (".h", ".cuh", ".cu", ".cpp"))
-    folder = ROOT / "build" / "emulator"
+    folder = ROOT / "build" / "emulator" / variant
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"{_digest(command, files)}.so"
+    library = folder / f"{_digest(command(files[0]) + kernel_flags, files)}.so"
     if library.exists():
         return library
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count())
     with ThreadPoolExecutor(jobs) as pool:
-        objects = list(pool.map(lambda s: _compile(s, command, folder), sources()))
+        objects = list(pool.map(lambda s: _compile(s, command(s), folder), sources()))
     half_done = library.with_suffix(f".{os.getpid()}")
-    link = [*COMPILER.split(), "-shared", *map(str, objects), "-o", str(half_done)]
-    subprocess.run(link, check=True)
+    subprocess.run([*COMPILER.split(), *emulator_flags, "-shared", *objects, "-o", half_done], check=True)
     for old in {*folder.glob("*.so"), *folder.glob("*.o")} - {*objects}:
         old.unlink(missing_ok=True)
     half_done.replace(library)

@@ -130,7 +130,7 @@ struct Checked {
       if (!both_atomic && !is_over(region, c.written, c.writer, c.write_block, t))
         say_race(", written by ", c.writer, c.write_block, c.write_place);
     } else if ((kind == Access::load || kind == Access::atomic) && !region.written) {
-      say(", which nobody has written");
+      say(", which nobody has written yet");
     }
     const bool meets_reader = read && !is_over(region, c.read, c.reader, c.read_block, t);
     if (kind == Access::load) {

@@ -2,12 +2,16 @@
 // emulator.h.
 #include "emulator.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <random>
 #include <set>
 #include <stdexcept>
+#include <tuple>
 
 #include "checker.h"
 #include "fiber.h"
@@ -57,6 +61,7 @@ std::string failure;
 bool in_fiber = false;
 int votes = 0;  // of the block's last barrier
 std::set<std::string> places;
+std::vector<Launched> all_launched;
 
 // Notes that a thread came here; false if it is to go on as if nothing were.
 bool passes(Place place) {
@@ -193,12 +198,38 @@ std::string text(Place place) {
   return std::string(slash ? slash + 1 : place.file) + ":" + std::to_string(place.line);
 }
 
-void launch_body(const char* name, const void*, int64_t blocks, dim3 block, size_t shared_bytes, Body entry) {
+// Which function an address is, of those that other libraries could call.
+static std::string symbol_at(const void* function) {
+  Dl_info info;
+  return dladdr(function, &info) && info.dli_saddr == function && info.dli_sname ? info.dli_sname : "";
+}
+
+static void note_launch(const void* function, int64_t blocks, int threads, size_t shared_bytes) {
+  static std::map<std::tuple<const void*, int, size_t>, size_t> known;
+  if (all_launched.empty()) known.clear();
+  const auto key = std::make_tuple(function, threads, shared_bytes);
+  const auto found = known.find(key);
+  if (found == known.end()) {
+    known[key] = all_launched.size();
+    all_launched.push_back({symbol_at(function), threads, shared_bytes, 1, blocks});
+  } else {
+    Launched& l = all_launched[found->second];
+    ++l.launches;
+    l.most_blocks = std::max(l.most_blocks, blocks);
+  }
+}
+
+const std::vector<Launched>& launched() { return all_launched; }
+void forget_launches() { all_launched.clear(); }
+
+void launch_body(const char* name, const void* function, int64_t blocks, dim3 block, size_t shared_bytes, Body entry) {
   const int64_t count = int64_t(block.x) * block.y * block.z;
   if (count < 1 || count > 1024 || blocks < 1)
     throw std::runtime_error(std::string(name) + ": no GPU launches " + std::to_string(blocks) + " blocks of " +
                              std::to_string(count) + " threads");
   if (shared_bytes > 227 * 1024) throw std::runtime_error(std::string(name) + ": over 227 KiB of shared memory");
+  note_launch(function, blocks, int(count), shared_bytes);
+  if (settings.dry) return;
   while (int64_t(threads.size()) < count) threads.emplace_back(new Thread(thread_main));
   std::mt19937_64 random(settings.seed);
   kernel = name, body = entry, thread_count = int(count);

@@ -14,7 +14,8 @@ struct Settings {
   Order order = Order::ascending;  // of threads between two barriers, and of blocks
   uint64_t seed = 1;               // for Order::shuffled
   int64_t max_blocks = 1 << 30;    // of a launch: a small one makes the kernels stride over their work
-  std::string dropped;             // a barrier or wait that does nothing, as places() has it
+  std::string dropped;             // a barrier or wait that does nothing, as take_places() has it
+  bool dry = false;                // launches are only noted
 };
 extern Settings settings;
 
@@ -28,6 +29,16 @@ void launch(const char* name, const void* kernel, int64_t blocks, dim3 threads, 
 
 // The barriers and waits that threads have come to since the last call of this function, as in "scatter.cuh:93".
 std::vector<std::string> take_places();
+
+// What has been launched so far: each kernel with each size of blocks, in the order of their first launches.
+struct Launched {
+  std::string symbol;  // mangled; empty for kernels of an unnamed namespace, which are the tests' own
+  int threads;
+  size_t shared_bytes;
+  int64_t launches, most_blocks;
+};
+const std::vector<Launched>& launched();
+void forget_launches();
 
 std::string text(Place);  // without folders
 

@@ -13,6 +13,12 @@
 #include "../../csrc/scalar.h"
 #include "checker.h"
 
+namespace convx {
+namespace cuda {
+void run_mistake(const char* name, bool mistake, const float* in, float* out);  // of mistakes.cu
+}
+}  // namespace convx
+
 using namespace convx;
 
 namespace {
@@ -60,6 +66,7 @@ class PoisonedWorkspace : public Workspace {
  public:
   void* allocate(size_t bytes) override {
     constexpr size_t kAlignment = 256;
+    if (emulator::settings.dry) return reinterpret_cast<void*>(kAlignment);
     memory_.emplace_back(new unsigned char[bytes + kAlignment]);
     const uintptr_t start = reinterpret_cast<uintptr_t>(memory_.back().get());
     void* p = reinterpret_cast<void*>((start + kAlignment - 1) / kAlignment * kAlignment);
@@ -84,24 +91,11 @@ int guarded(char* message, int64_t message_bytes, F&& f) {
   }
 }
 
-// Ends in whatever state the barriers of a wrong kernel leave it in.
-void half_of_the_threads_wait() {
-  if (threadIdx.x % 2) __syncthreads();
-}
-void threads_wait_apart() {
-  if (threadIdx.x % 2)
-    __syncthreads();
-  else
-    __syncthreads();
-}
-
 }  // namespace
 
 // The GPU that is pretended to be there: few multiprocessors, so that small problems are split over all of them.
-const cuda::Device& cuda::current_device() {
-  static const Device device = {90, 4, 227 * 1024};
-  return device;
-}
+static cuda::Device device = {90, 4, 227 * 1024};
+const cuda::Device& cuda::current_device() { return device; }
 
 extern "C" int ptx_check(int which, const void* from, void* to, int count);  // of ptx_checks.cu
 
@@ -116,8 +110,13 @@ void emulated_algorithms(int primitive, char* text, int64_t text_bytes) {
 }
 
 // How the launches that follow are run; see emulator::Settings.
-void emulated_settings(int order, uint64_t seed, int64_t max_blocks, const char* dropped) {
-  emulator::settings = {emulator::Order(order), seed, max_blocks, dropped};
+void emulated_settings(int order, uint64_t seed, int64_t max_blocks, const char* dropped, int dry) {
+  emulator::settings = {emulator::Order(order), seed, max_blocks, dropped, dry != 0};
+}
+
+// Another GPU to pretend.
+void emulated_device(int capability, int multiprocessors, int64_t shared_per_block) {
+  device = {capability, multiprocessors, size_t(shared_per_block)};
 }
 
 // Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: of
@@ -134,7 +133,7 @@ int emulated_run(int primitive, const char* algorithm, int dtype, const int64_t*
     o.y = {data[2], strides(all_strides + 8)};
     o.bias = bias, o.bias_stride = bias_stride;
     const Regions regions;
-    add_operands(Primitive(primitive), pb, o);
+    if (!emulator::settings.dry) add_operands(Primitive(primitive), pb, o);
     PoisonedWorkspace workspace;
     o.workspace = &workspace, o.allow_tf32 = allow_tf32 != 0;
     select(cuda::algorithms(Primitive(primitive)), Primitive(primitive), pb, o, algorithm).run(pb, o);
@@ -148,16 +147,29 @@ void emulated_places(char* text, int64_t text_bytes) {
   strncpy(text, s.c_str(), text_bytes - 1);
 }
 
-// A kernel whose threads part at a barrier, in one of two ways: the emulator must refuse both.
-int emulated_divergence(int wait_apart, char* message, int64_t message_bytes) {
+// "symbol<tab>threads<tab>shared bytes<tab>launches<tab>most blocks<newline>" for each kernel with each size of blocks,
+// since the last call with `forget`. Returns the text's length; more than text_bytes - 1 is cut off.
+int64_t emulated_launches(char* text, int64_t text_bytes, int forget) {
+  std::string s;
+  for (const emulator::Launched& l : emulator::launched())
+    s += l.symbol + '\t' + std::to_string(l.threads) + '\t' + std::to_string(l.shared_bytes) + '\t' +
+         std::to_string(l.launches) + '\t' + std::to_string(l.most_blocks) + '\n';
+  strncpy(text, s.c_str(), size_t(text_bytes) - 1);
+  if (forget) emulator::forget_launches();
+  return int64_t(s.size());
+}
+
+// A kernel of mistakes.cu on memory for 128 elements each.
+int emulated_mistake(const char* name, int mistake, const float* in, float* out, char* message, int64_t message_bytes) {
   return guarded(message, message_bytes, [&] {
-    if (wait_apart)
-      cuda::launch("threads_wait_apart", threads_wait_apart, {1, dim3(32)}, nullptr);
-    else
-      cuda::launch("half_of_the_threads_wait", half_of_the_threads_wait, {1, dim3(32)}, nullptr);
+    const Regions regions;
+    emulator::add_region("the operand", in, 128 * sizeof(float), false, true);
+    emulator::add_region("the result", out, 128 * sizeof(float), true, false);
+    cuda::run_mistake(name, mistake != 0, in, out);
   });
 }
 
+// A kernel of ptx_checks.cu.
 int emulated_ptx_check(int which, const void* from, int64_t from_bytes, void* to, int64_t to_bytes, int count,
                        char* message, int64_t message_bytes) {
   return guarded(message, message_bytes, [&] {

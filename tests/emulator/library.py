@@ -6,24 +6,33 @@ Like exact.call, but on the emulator: tensors on the CPU, and an algorithm of th
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
+import sys
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
-from emulator.build import build
+from emulator.build import ROOT, build
 from problems import PADDING_MODES, Problem
+
+sys.path.append(str(ROOT / "tools"))
+from cuda_toolkit import short_names
 
 PRIMITIVES = ("forward", "grad_input", "grad_weight")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)  # as in csrc/problem.h
 ORDERS = ("ascending", "descending", "shuffled")
 ALL_BLOCKS = 2**30
+VARIANT = os.environ.get("CONVX_EMULATOR", "watched")  # of build.VARIANTS
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(build()))
+    loaded = ctypes.CDLL(str(build(VARIANT)))
+    loaded.emulated_launches.restype = ctypes.c_int64
+    return loaded
 
 
 @lru_cache(maxsize=1)
@@ -38,10 +47,38 @@ def algorithms() -> dict[str, dict[str, bool]]:
     return lists
 
 
-def configure(order: str = "ascending", seed: int = 1, max_blocks: int = ALL_BLOCKS, dropped: str = "") -> None:
-    """The order of threads, the largest grid, and a barrier or wait to leave out (one of places()), from here on."""
+def configure(
+    order: str = "ascending", seed: int = 1, max_blocks: int = ALL_BLOCKS, dropped: str = "", dry: bool = False
+) -> None:
+    """The order of threads, the largest grid, a barrier or wait to leave out (one of places()), and whether launches
+    are only noted, for all that follows."""
     order_and_seed = ORDERS.index(order), ctypes.c_uint64(seed)
-    library().emulated_settings(*order_and_seed, ctypes.c_int64(max_blocks), dropped.encode())
+    library().emulated_settings(*order_and_seed, ctypes.c_int64(max_blocks), dropped.encode(), int(dry))
+
+
+def pretend_device(capability: int = 90, multiprocessors: int = 4, shared_per_block: int = 227 * 1024) -> None:
+    """What kernels are told of the GPU."""
+    library().emulated_device(capability, multiprocessors, ctypes.c_int64(shared_per_block))
+
+
+class Launched(NamedTuple):
+    """A kernel that has been launched, with one size of blocks."""
+
+    symbol: str  # mangled; empty for the tests' own kernels
+    threads: int
+    shared_bytes: int
+    launches: int
+    most_blocks: int
+
+
+def launched(forget: bool = False) -> list[Launched]:
+    """All launches since the last call with `forget`."""
+    text = ctypes.create_string_buffer(1)
+    size = library().emulated_launches(text, ctypes.c_int64(1), 0)
+    text = ctypes.create_string_buffer(size + 1)
+    library().emulated_launches(text, ctypes.c_int64(size + 1), int(forget))
+    lines = (line.split("\t") for line in text.value.decode().splitlines())
+    return [Launched(symbol, *map(int, numbers)) for symbol, *numbers in lines]
 
 
 def with_lines(message: str) -> str:
@@ -50,7 +87,7 @@ def with_lines(message: str) -> str:
     def line_of(place):
         # The address is where a call returns to, so the call is one byte before.
         where = f"{int(place[1], 16) - 1:#x}"
-        run = subprocess.run(["addr2line", "-e", str(build()), where], capture_output=True, text=True)
+        run = subprocess.run(["addr2line", "-e", str(build(VARIANT)), where], capture_output=True, text=True)
         return run.stdout.strip().rpartition("/")[2].partition(" ")[0]
 
     return re.sub(r"\[\+(0x\w+)\]", line_of, message) if shutil.which("addr2line") else message
@@ -60,6 +97,22 @@ def _guarded(function, *arguments) -> None:
     message = ctypes.create_string_buffer(2048)
     if function(*arguments, message, ctypes.c_int64(len(message))):
         raise RuntimeError(with_lines(message.value.decode()))
+
+
+def summary() -> str:
+    """Which of the CUDA kernels have run so far, in one line; nothing if none has."""
+    if not library.cache_info().currsize:
+        return ""
+    kernels = [row for row in launched() if row.symbol]
+    instances = short_names(sorted({row.symbol for row in kernels}))
+    names = {instance.partition("<")[0] for instance in instances}
+    launches = sum(row.launches for row in kernels)
+    return (
+        f"CUDA kernels that ran on the emulator, each load and store checked: {len(names)}, "
+        f"or {len(instances)} with their types and tiles, in {launches} launches"
+        if kernels
+        else ""
+    )
 
 
 def _pointer(tensor):
@@ -128,9 +181,11 @@ def places() -> list[str]:
     return text.value.decode().splitlines()
 
 
-def run_divergent_kernel(wait_apart: bool) -> None:
-    """A kernel in which half of the threads pass a barrier that the others wait at, or wait at another one."""
-    _guarded(library().emulated_divergence, int(wait_apart))
+def run_mistake(name: str, mistake: bool) -> torch.Tensor:
+    """A kernel of mistakes.cu, with its mistake or without; the result."""
+    source, result = torch.arange(128, dtype=torch.float32), torch.full((128,), float("nan"))
+    _guarded(library().emulated_mistake, name.encode(), int(mistake), _pointer(source), _pointer(result))
+    return result
 
 
 def ptx_check(which: int, source, result, count: int) -> None:
