@@ -22,6 +22,15 @@
 // and for infinities (whose difference to themselves is NaN) the sum comes out as an infinity or NaN; the kernels see
 // that and compute this result again one product after another. Each result by itself, so it does not depend on its
 // neighbours.
+//
+// Machine code of convolve<Direct<.*: HMMA.16816.F32, LDGSTS.128, LDSM
+// Machine code of convolve<Tf32.*: HMMA.1688.F32.TF32, LDGSTS.128, LDSM
+// Machine code of convolve<Split.*: HMMA.16816.F32.BF16, LDGSTS.128, LDSM
+// Machine code of convolve<Double.*: DMMA, LDGSTS.128, LDS.128
+// Machine code of weight_gradient<Direct<.*: HMMA.16816.F32, LDGSTS.128, LDSM
+// Machine code of weight_gradient<Tf32.*: HMMA.1688.F32.TF32, LDGSTS.128
+// Machine code of weight_gradient<Split.*: HMMA.16816.F32.BF16, LDGSTS.128
+// Machine code of weight_gradient<Double.*: DMMA, LDGSTS.128
 #pragma once
 #include "../scalar.h"
 #include "tensorcore_tile.cuh"
@@ -139,16 +148,15 @@ struct Split {
       }
 #pragma unroll
     for (int j = 0; j < kAcross; j += 2) {
-      uint32_t b[2][3][2];  // [tile][term]
+      uint32_t words[2][2][2];  // [half][tile]
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint32_t words[2][2];
-        B::load_b(words[0], words[1], b_tile, Shape::first_column() + 8 * j, half);
-        for (int tile = 0; tile < 2; ++tile)
-          split(words[tile][0], words[tile][1], b[tile][0][half], b[tile][1][half], b[tile][2][half]);
-      }
+      for (int half = 0; half < 2; ++half)
+        B::load_b(words[half][0], words[half][1], b_tile, Shape::first_column() + 8 * j, half);
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile) {
+        uint32_t b[3][2];  // [term]
+        for (int half = 0; half < 2; ++half)
+          split(words[half][tile][0], words[half][tile][1], b[0][half], b[1][half], b[2][half]);
         float d[kDown][4] = {};
         // Products that wait for one another are kDown apart.
 #pragma unroll
@@ -156,7 +164,7 @@ struct Split {
           constexpr int kTermOfA[] = {2, 0, 1, 1, 0, 0}, kTermOfB[] = {0, 2, 1, 0, 1, 0};
 #pragma unroll
           for (int i = 0; i < kDown; ++i)
-            mma_m16n8k16(d[i], a[kTermOfA[product]][i], b[tile][kTermOfB[product]], BFloat16{});
+            mma_m16n8k16(d[i], a[kTermOfA[product]][i], b[kTermOfB[product]], BFloat16{});
         }
 #pragma unroll
         for (int i = 0; i < kDown; ++i)
