@@ -41,7 +41,8 @@ TILES = {
     "phases": Problem(2, 18, 13, 12, 10, 3, 4, (2, 3), (1, 2)),
     "weights-128x128": Problem(1, 66, 5, 7, 70, 2, 1, stride=(1, 2)),
     "chunks": Problem(1, 32, 8, 8, 32, 3, 3, padding=(1, 1)),  # stored and read in place, if channels are together
-    "pixels": Problem(2, 9, 8, 8, 11, 1, 1),  # stored in vectors of pixels, if those are
+    "pixels": Problem(2, 3, 8, 8, 11, 3, 3, padding=(1, 1)),  # stored in vectors of pixels, if those are
+    "planes": Problem(2, 38, 6, 4, 70, 1, 1, G=2),  # 1x1: whole chunks of pixels are read, if those are together
 }
 
 
@@ -69,11 +70,15 @@ def test_every_shape_of_tile_is_launched():
                 operands = draw_integers(primitive, problem, dtype)
                 emulator.call(primitive, algorithm, *operands[:3], problem)
     launches = " ".join(launched.symbol for launched in emulator.launched())
+    assert "PixelsLoader" in launches and "ChannelsLoader" in launches
     for kernel, rows, columns in (("convolve", 128, 128), ("convolve", 128, 64), ("weight_gradient", 128, 128)):
         for arithmetic in ("DirectINS_4HalfE", "DirectINS_8BFloat16E", "4Tf32", "5Split", "6Double"):
-            assert any(
-                kernel in s and arithmetic in s and f"Li{rows}ELi{columns}E" in s for s in launches.split()
-            ), (kernel, arithmetic, rows, columns)
+            assert any(kernel in s and arithmetic in s and f"Li{rows}ELi{columns}E" in s for s in launches.split()), (
+                kernel,
+                arithmetic,
+                rows,
+                columns,
+            )
 
 
 SPLIT_PIXELS = Problem(3, 5, 12, 10, 7, 2, 1, padding=(1, 0))

@@ -163,8 +163,7 @@ struct Split {
         for (int product = 0; product < 6; ++product) {
           constexpr int kTermOfA[] = {2, 0, 1, 1, 0, 0}, kTermOfB[] = {0, 2, 1, 0, 1, 0};
 #pragma unroll
-          for (int i = 0; i < kDown; ++i)
-            mma_m16n8k16(d[i], a[kTermOfA[product]][i], b[kTermOfB[product]], BFloat16{});
+          for (int i = 0; i < kDown; ++i) mma_m16n8k16(d[i], a[kTermOfA[product]][i], b[kTermOfB[product]], BFloat16{});
         }
 #pragma unroll
         for (int i = 0; i < kDown; ++i)

@@ -47,6 +47,15 @@ Packed<T> channels_together(const void* data, const Strides& s, int64_t group, i
   return {to, H * W * G * padded, padded, W * G * padded, G * padded, int(padded)};
 }
 
+// Whether the pixels of each channel are neighbours, in whole chunks.
+template <class T>
+bool has_whole_planes(const View& v, int64_t N, int64_t C, int64_t H, int64_t W) {
+  constexpr int64_t kElements = kChunk / sizeof(T);
+  const Strides& s = v.strides;
+  return reinterpret_cast<uintptr_t>(v.data) % kChunk == 0 && s.w == 1 && s.h == W && H * W % kElements == 0 &&
+         (N == 1 || s.n % kElements == 0) && (C == 1 || s.c % kElements == 0);
+}
+
 // The shapes of tiles. Warps of 64 x 64 read the least from shared memory for what they multiply; only 16-bit types,
 // whose fragments are the smallest, leave them the registers for that.
 template <class T>
@@ -58,12 +67,14 @@ using NarrowTile = Shape<128, 64, 64, 32>;
 using SmallTile = Shape<64, 64, 32, 32>;
 
 template <class Arithmetic, class Shape, class T>
-void launch_convolve(Convolution<T> cv, int64_t largest_phase, const Operands& o) {
+void launch_convolve(Convolution<T> cv, int64_t largest_phase, bool in_planes, const Operands& o) {
   cv.row_tiles = ceil_div(largest_phase, Shape::kRows);
   cv.column_tiles = int(ceil_div(cv.outputs, Shape::kColumns));
   const Grid grid = {cv.phases * cv.row_tiles * cv.G * cv.column_tiles, dim3(Shape::kThreads),
                      size_t(Shape::kSharedBytes)};
-  launch("convolve_tensorcore", convolve<Arithmetic, Shape>, grid, o.stream, cv);
+  const auto kernel =
+      in_planes ? convolve<Arithmetic, Shape, PixelsLoader> : convolve<Arithmetic, Shape, ChannelsLoader>;
+  launch("convolve_tensorcore", kernel, grid, o.stream, cv);
 }
 
 // forward, and grad_input of zero padding with x and y in each other's place. `stores_sums`: see Convolution.
@@ -77,8 +88,12 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
   const int64_t in_h = is_grad_input ? pb.P : pb.H, in_w = is_grad_input ? pb.Q : pb.W;
   const int64_t out_h = is_grad_input ? pb.H : pb.P, out_w = is_grad_input ? pb.W : pb.Q;
 
+  const Strides& f = from.strides;
+  const bool in_planes = pb.is_pointwise() && pb.is_unit_stride() && pb.P == pb.H && pb.Q == pb.W && f.c != 1 &&
+                         has_whole_planes<T>(from, pb.N, inputs * pb.G, in_h, in_w);
   const Packed<T> image =
-      channels_together<T>(from.data, from.strides, inputs * from.strides.c, pb.N, pb.G, inputs, in_h, in_w, false, o);
+      in_planes ? Packed<T>{static_cast<const T*>(from.data), f.n, inputs * f.c, f.h, 1, int(inputs)}
+                : channels_together<T>(from.data, f, inputs * f.c, pb.N, pb.G, inputs, in_h, in_w, false, o);
   // [output][tap][input]: for grad_input, outputs and inputs of the weight are in each other's place.
   const Strides &w = o.w.strides, turned = {w.c, w.n, w.h, w.w};
   const Packed<T> weight =
@@ -86,12 +101,14 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
 
   Convolution<T> cv = {};
   cv.input = image.data, cv.input_n = image.n, cv.input_group = image.group;
+  cv.input_c = in_planes ? f.c : 1;
   cv.input_h = int(image.h), cv.input_w = int(image.w);
   cv.weight = weight.data, cv.weight_output = weight.n, cv.weight_group = weight.group;
   cv.weight_r = int(weight.h), cv.weight_s = int(weight.w);
   cv.bias = static_cast<const T*>(o.bias), cv.bias_stride = o.bias_stride;
   cv.output = to.data, cv.output_strides = to.strides;
-  cv.N = int(pb.N), cv.G = int(pb.G), cv.inputs = image.channels, cv.outputs = int(outputs);
+  cv.N = int(pb.N), cv.G = int(pb.G), cv.outputs = int(outputs);
+  cv.channels = int(inputs), cv.inputs = weight.channels;
   cv.rows = pb.rows(), cv.columns = pb.columns();
   cv.is_grad_input = is_grad_input;
   const int64_t phases_down = is_grad_input ? std::min(pb.stride_h, pb.H) : 1;
@@ -104,8 +121,9 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
   const auto whole = [&](int64_t stride, int64_t count) { return count == 1 || stride % kElements == 0; };
   cv.stores_channels =
       aligned && s.c == 1 && outputs % kElements == 0 && whole(s.n, pb.N) && whole(s.h, out_h) && whole(s.w, out_w);
-  cv.stores_pixels = !cv.stores_channels && aligned && cv.phases == 1 && s.w == 1 && s.h == out_w &&
+  cv.stores_pixels = !cv.stores_channels && !in_planes && aligned && cv.phases == 1 && s.w == 1 && s.h == out_w &&
                      out_h * out_w % kElements == 0 && whole(s.n, pb.N) && whole(s.c, outputs * pb.G);
+  cv.rows_apart = in_planes || !(cv.stores_channels || cv.stores_pixels);
 
   // Smaller tiles where there are too few of the larger for all multiprocessors.
   const int64_t largest_phase = pb.N * ceil_div(out_h, phases_down) * ceil_div(out_w, cv.phases_across);
@@ -114,11 +132,11 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
            current_device().multiprocessors;
   };
   if (outputs > NarrowTile::kColumns && fills(128, 128))
-    launch_convolve<Arithmetic, LargeTile<T>>(cv, largest_phase, o);
+    launch_convolve<Arithmetic, LargeTile<T>>(cv, largest_phase, in_planes, o);
   else if (fills(128, 64))
-    launch_convolve<Arithmetic, NarrowTile>(cv, largest_phase, o);
+    launch_convolve<Arithmetic, NarrowTile>(cv, largest_phase, in_planes, o);
   else
-    launch_convolve<Arithmetic, SmallTile>(cv, largest_phase, o);
+    launch_convolve<Arithmetic, SmallTile>(cv, largest_phase, in_planes, o);
 }
 
 // grad_input of the other padding modes: of the padded image, in the workspace, and then folded.

@@ -28,7 +28,7 @@ struct Odometer {
 // Adds the products of `steps` stages to `sums`. loader.load(a, b) begins to copy the next stage into a tile of A and
 // one of B; A and B are their layouts.
 template <class Arithmetic, class Shape, class A, class B, class Loader>
-__device__ void multiply_tiles(typename Arithmetic::template Sums<Shape>& sums, Loader& loader, int64_t steps,
+__device__ void multiply_tiles(typename Arithmetic::template Sums<Shape>& sums, Loader& loader, int steps,
                                char* shared) {
   constexpr int kBytes = A::kBytes + B::kBytes;
   static_assert(kStages * kBytes == Shape::kSharedBytes, "the stages are all of the block's shared memory");
@@ -38,7 +38,7 @@ __device__ void multiply_tiles(typename Arithmetic::template Sums<Shape>& sums, 
     cp_async_commit();
   }
   int read = 0, write = kStages - 1;
-  for (int64_t step = 0; step < steps; ++step) {
+  for (int step = 0; step < steps; ++step) {
     cp_async_wait<kStages - 2>();
     // All threads' copies of this stage are there, and all have multiplied the one that is overwritten next.
     __syncthreads();

@@ -86,7 +86,7 @@ class WeightGradientLoader {
     for (int i = 0; i < kPasses; ++i) at_[i] = pixels.at(first + i * kPerPass);
   }
 
-  __device__ int64_t steps() const { return (pixels_.end - pixels_.begin + kDepth - 1) / kDepth; }
+  __device__ int steps() const { return int((pixels_.end - pixels_.begin + kDepth - 1) / kDepth); }
 
   __device__ void load(char* a, char* b) {
     const int chunk = int(threadIdx.x) % kAcross, k = int(threadIdx.x) / kAcross;
@@ -94,8 +94,8 @@ class WeightGradientLoader {
     for (int i = 0; i < kPasses; ++i) {
       const Odometer& o = at_[i];
       const bool exists = left_ > i * kPerPass;
-      int h = o.middle * pixels_.rows.stride + pixels_.rows.offset;
-      int w = o.low * pixels_.columns.stride + pixels_.columns.offset;
+      int h = o.middle * int(wg_.rows.stride) + pixels_.rows.offset;
+      int w = o.low * int(wg_.columns.stride) + pixels_.columns.offset;
       if (wg_.rows.mode != PaddingMode::zeros) h = int(wg_.rows.source(h)), w = int(wg_.columns.source(w));
       const bool reads_y = exists && has_row_, reads_x = exists && has_column_;
       cp_async_16(a + A::place(k + i * kPerPass, chunk),
