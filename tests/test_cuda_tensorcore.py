@@ -262,3 +262,21 @@ def test_which_gpus_and_types_they_are_for():
     with pytest.raises(RuntimeError, match=r"needs a GPU of compute capability 8\.0"):
         first, second, result = (torch.ones(s, dtype=torch.float16) for s in problem.shapes("forward"))
         emulator.run_into(result, "forward", "tensorcore", first, second, None, problem)
+
+
+@pytest.mark.parametrize("primitive", ("forward", "grad_weight"))
+def test_every_barrier_and_wait_is_needed(primitive):
+    """Blocks with several tiles each, and 14 stages: around the ring of four buffers, and not to its end, so that the
+    next tile begins where this one's last stage is. The emulator sees a read
+    before its copy is waited for, and one that no barrier keeps from a write."""
+    problem = Problem(3, 48, 7, 8, 20, 3, 3, padding=(1, 1))
+    first, second, bias, expected = draw_integers(primitive, problem, torch.float16)
+    emulator.places()
+    emulator.configure(max_blocks=2)
+    assert_exact(emulator.call(primitive, "tensorcore", first, second, bias, problem), expected, problem)
+    places = emulator.places()
+    assert sum("tensorcore_pipeline" in place for place in places) == 3, places
+    for place in places:
+        emulator.configure(max_blocks=2, dropped=place)
+        with pytest.raises(RuntimeError, match=r"without a barrier|nobody has written|anybody waited|several warps"):
+            emulator.call(primitive, "tensorcore", first, second, bias, problem)

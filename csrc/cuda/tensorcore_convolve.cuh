@@ -6,7 +6,7 @@
 //
 // A is gathered from the image while it is copied: a thread works out where its chunk's tap falls, and asks for zeros
 // if that is in the padding. B is the weight, [output][tap][input]. grad_input is the same over the phases of the
-// stride (plan.h of the CPU has the idea): results whose positions leave the same remainder are read by the same taps,
+// stride (as in plans.h of the CPU): results whose positions leave the same remainder are read by the same taps,
 // so each phase is a convolution of y with some of the taps, and all phases are tiles of one launch.
 //
 // Zeros times an infinite weight are NaN, where a skipped tap is nothing at all. So a NaN in the result of a pixel that
