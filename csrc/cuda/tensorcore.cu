@@ -46,7 +46,9 @@ const char* why_not_at_all(const ConvProblem& pb, const Operands& o) {
   };
   const bool is_far =
       far(o.x, pb.H, pb.W, pb.C) || far(o.y, pb.P, pb.Q, pb.K) || far(o.w, pb.R, pb.S, pb.C > pb.K ? pb.C : pb.K);
-  if (pb.N > kMost || pb.C > kMost || pb.K > kMost || large(pb.rows()) || large(pb.columns()) || is_far)
+  const int64_t filter = o.w.strides.n > o.w.strides.c ? o.w.strides.n : o.w.strides.c;
+  if (pb.N > kMost || pb.C > kMost || pb.K > kMost || filter > 2 * kMost || large(pb.rows()) || large(pb.columns()) ||
+      is_far)
     return "an image has more elements than its 32-bit offsets reach";
   return nullptr;
 }

@@ -35,7 +35,7 @@ __device__ Sum sum_of_taps(const Convolution<T>& cv, const Place& place, const O
       const int64_t w = place.columns.source(place.columns.position(at.low, j));
       if (w < 0) continue;
       const T* x = cv.input + place.group * cv.input_group + at.high * cv.input_n + h * cv.input_h + w * cv.input_w;
-      const T* v = cv.weight + place.group * cv.weight_group + output * cv.weight_output +
+      const T* v = cv.weight + place.group * cv.weight_group + int64_t(output) * cv.weight_output +
                    (place.rows.first_tap + i * place.rows.tap_step) * cv.weight_r +
                    (place.columns.first_tap + j * place.columns.tap_step) * cv.weight_s;
       for (int c = 0; c < cv.channels; ++c) sum = fma(Sum(v[c]), Sum(x[c * cv.input_c]), sum);

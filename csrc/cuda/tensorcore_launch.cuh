@@ -103,7 +103,7 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
   cv.input = image.data, cv.input_n = image.n, cv.input_group = image.group;
   cv.input_c = in_planes ? f.c : 1;
   cv.input_h = int(image.h), cv.input_w = int(image.w);
-  cv.weight = weight.data, cv.weight_output = weight.n, cv.weight_group = weight.group;
+  cv.weight = weight.data, cv.weight_output = int(weight.n), cv.weight_group = weight.group;
   cv.weight_r = int(weight.h), cv.weight_s = int(weight.w);
   cv.bias = static_cast<const T*>(o.bias), cv.bias_stride = o.bias_stride;
   cv.output = to.data, cv.output_strides = to.strides;

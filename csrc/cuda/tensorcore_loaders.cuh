@@ -64,8 +64,8 @@ struct Convolution {
   int64_t input_n, input_group, input_c;
   int input_h, input_w;
   const T* weight;
-  int64_t weight_output, weight_group;
-  int weight_r, weight_s;
+  int64_t weight_group;
+  int weight_output, weight_r, weight_s;
   const T* bias;
   int64_t bias_stride;
   void* output;
@@ -118,7 +118,7 @@ class WeightLoader {
     step_ = Odometer::of(kChunks, place.columns.taps, chunks_);
     in_tile_ = B::place(at, chunk);
     output_ = place.column + column_at<Shape::kWarpColumns>(at);
-    weight_ = cv.weight + place.group * cv.weight_group + output_ * cv.weight_output +
+    weight_ = cv.weight + place.group * cv.weight_group + int64_t(output_) * cv.weight_output +
               place.rows.first_tap * cv.weight_r + place.columns.first_tap * cv.weight_s;
   }
 
@@ -132,17 +132,20 @@ class WeightLoader {
   __device__ const Odometer& tap() const { return tap_; }
   __device__ int input() const { return tap_.low * kElements; }
 
-  __device__ void load(char* b) {
-    const int of_tap = tap_.high * place_.rows.tap_step * cv_.weight_r +
-                       tap_.middle * place_.columns.tap_step * cv_.weight_s + input();
+  // Returns whether the next stage's tap is another one.
+  __device__ bool load(char* b) {
+    const T* const from = weight_ + tap_.high * place_.rows.tap_step * cv_.weight_r +
+                          tap_.middle * place_.columns.tap_step * cv_.weight_s + input();
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       const int further = column_at<Shape::kWarpColumns>(i * kRowsPerPass);
       const bool reads = is_tap() && output_ + further < cv_.outputs;
       cp_async_16(b + in_tile_ + i * kRowsPerPass * kStageBytes,
-                  reads ? weight_ + further * cv_.weight_output + of_tap : cv_.weight, reads);
+                  reads ? from + int64_t(further) * cv_.weight_output : cv_.weight, reads);
     }
+    const Odometer before = tap_;
     tap_.advance(step_, place_.columns.taps, chunks_);
+    return tap_.high != before.high || tap_.middle != before.middle;
   }
 
  private:
@@ -177,11 +180,29 @@ class ChannelsLoader {
       w_[i] = place.columns.position(r.low, 0);
       image_[i] = cv.input + place.group * cv.input_group + (exists ? r.high * cv.input_n : 0);
     }
+    find_tap();
   }
 
   __device__ int steps() const { return weight_.steps(); }
 
   __device__ void load(char* a, char* b) {
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
+      const bool reads = offset_[i] >= 0;
+      cp_async_16(a + in_tile_ + i * kRowsPerPass * kStageBytes, image_[i] + (reads ? offset_[i] + weight_.input() : 0),
+                  reads);
+    }
+    if (weight_.load(b)) find_tap();
+  }
+
+ private:
+  static constexpr int kRowsPerPass = Shape::kThreads / kChunks, kPasses = Shape::kRows / kRowsPerPass;
+  static constexpr int kNowhere = -(1 << 30);  // far enough from the image for every tap
+  static_assert(kPasses * kRowsPerPass == Shape::kRows, "no remainder");
+
+  // Where the thread's rows read by its tap. That stays so for all chunks of a tap, several stages for many channels,
+  // and so most stages need no more than an addition to each address.
+  __device__ void find_tap() {
     const Odometer& tap = weight_.tap();
     const int down = tap.high * place_.rows.dilation, across = tap.middle * place_.columns.dilation;
 #pragma unroll
@@ -192,22 +213,15 @@ class ChannelsLoader {
         h = place_.rows.source(h), w = place_.columns.source(w);
         reads = true;
       }
-      reads = reads && weight_.is_tap();
-      cp_async_16(a + in_tile_ + i * kRowsPerPass * kStageBytes,
-                  image_[i] + (reads ? h * cv_.input_h + w * cv_.input_w + weight_.input() : 0), reads);
+      offset_[i] = reads && weight_.is_tap() ? h * cv_.input_h + w * cv_.input_w : -1;
     }
-    weight_.load(b);
   }
-
- private:
-  static constexpr int kRowsPerPass = Shape::kThreads / kChunks, kPasses = Shape::kRows / kRowsPerPass;
-  static constexpr int kNowhere = -(1 << 30);  // far enough from the image for every tap
-  static_assert(kPasses * kRowsPerPass == Shape::kRows, "no remainder");
 
   const Convolution<T>& cv_;
   const Place& place_;
   WeightLoader<T, Shape> weight_;
   int in_tile_, h_[kPasses], w_[kPasses];
+  int offset_[kPasses];  // from the image's beginning, or -1: zeros
   const T* image_[kPasses];
 };
 
