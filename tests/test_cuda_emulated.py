@@ -40,7 +40,8 @@ TILED = ("tensorcore", "tensorcore_split")
 
 
 def suits_tiles(p):
-    return p.G * p.R * p.S <= (36 if p.mode == "zeros" else 9)
+    most = 36 if p.mode == "zeros" else 9
+    return p.G * p.R * p.S <= most
 
 
 ROWS = [(p, a, dtype) for p, a in ALGORITHMS for dtype in dtypes_of(a)]
