@@ -40,8 +40,8 @@ TILED = ("tensorcore", "tensorcore_split")
 
 
 def suits_tiles(p):
-    most = 36 if p.mode == "zeros" else 9
-    return p.G * p.R * p.S <= most
+    products = p.G * p.R * p.S
+    return products <= (36 if p.mode == "zeros" else 9)
 
 
 ROWS = [(p, a, dtype) for p, a in ALGORITHMS for dtype in dtypes_of(a)]
