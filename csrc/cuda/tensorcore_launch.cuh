@@ -63,7 +63,8 @@ using LargeTile = Shape<128, 128, 64, sizeof(T) == 2 ? 64 : 32>;
 // Fragments of 32-bit numbers across the reduction are read word by word, and the addresses take registers too.
 template <class T>
 using LargeWeightTile = std::conditional_t<sizeof(T) == 4, Shape<128, 128, 32, 64>, LargeTile<T>>;
-using NarrowTile = Shape<128, 64, 64, 32>;
+template <class Arithmetic>
+using NarrowTile = Shape<128, 64, std::is_same_v<Arithmetic, Split> ? 32 : 64, 32>;
 using SmallTile = Shape<64, 64, 32, 32>;
 
 template <class Arithmetic, class Shape, class T>
@@ -110,6 +111,7 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
   cv.N = int(pb.N), cv.G = int(pb.G), cv.outputs = int(outputs);
   cv.channels = int(inputs), cv.inputs = weight.channels;
   cv.rows = pb.rows(), cv.columns = pb.columns();
+  cv.in_h = int(in_h), cv.in_w = int(in_w);
   cv.is_grad_input = is_grad_input;
   const int64_t phases_down = is_grad_input ? std::min(pb.stride_h, pb.H) : 1;
   cv.phases_across = int(is_grad_input ? std::min(pb.stride_w, pb.W) : 1);
@@ -131,10 +133,10 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
     return cv.phases * cv.G * ceil_div(largest_phase, rows) * ceil_div(outputs, columns) >=
            current_device().multiprocessors;
   };
-  if (outputs > NarrowTile::kColumns && fills(128, 128))
+  if (outputs > NarrowTile<Arithmetic>::kColumns && fills(128, 128))
     launch_convolve<Arithmetic, LargeTile<T>>(cv, largest_phase, in_planes, o);
   else if (fills(128, 64))
-    launch_convolve<Arithmetic, NarrowTile>(cv, largest_phase, in_planes, o);
+    launch_convolve<Arithmetic, NarrowTile<Arithmetic>>(cv, largest_phase, in_planes, o);
   else
     launch_convolve<Arithmetic, SmallTile>(cv, largest_phase, in_planes, o);
 }

@@ -73,6 +73,7 @@ struct Convolution {
   int N, G, channels, outputs;  // of a group
   int inputs;                   // channels, filled up to whole chunks
   Axis rows, columns;           // of the problem
+  int in_h, in_w;               // of the image that is read
   bool is_grad_input;
   int phases_across, phases;
   int64_t row_tiles;  // of the largest phase
@@ -208,7 +209,7 @@ class ChannelsLoader {
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       int h = h_[i] + down, w = w_[i] + across;
-      bool reads = unsigned(h) < unsigned(place_.rows.in) && unsigned(w) < unsigned(place_.columns.in);
+      bool reads = unsigned(h) < unsigned(cv_.in_h) && unsigned(w) < unsigned(cv_.in_w);
       if (!reads && place_.rows.mode != PaddingMode::zeros && h_[i] != kNowhere) {
         h = place_.rows.source(h), w = place_.columns.source(w);
         reads = true;
