@@ -17,6 +17,8 @@
 // r = class + j*modulus with modulus = stride / gcd(stride, dilation), and y's row is i + first - j*step: an image read
 // through taps, a pixel apart. No zeros are inserted, and nothing is divided by the stride.
 #pragma once
+#include <numeric>
+
 #include "../problem.h"
 
 namespace convx {
@@ -137,12 +139,10 @@ struct PhaseAxis {
   int tap_class;
 };
 
-inline int greatest_common_divisor(int64_t a, int64_t b) { return int(b ? greatest_common_divisor(b, a % b) : a); }
-
 // How many phases an axis has, and how its taps are packed.
 inline int phases_of(const Axis& a, bool transposed) { return transposed ? int(a.stride < a.in ? a.stride : a.in) : 1; }
 inline TapOrder tap_order(const Axis& a, bool transposed) {
-  return {int(a.kernel), transposed ? int(a.stride) / greatest_common_divisor(a.stride, a.dilation) : 1};
+  return {int(a.kernel), transposed ? int(a.stride / std::gcd(a.stride, a.dilation)) : 1};
 }
 
 CONVX_HD inline PhaseAxis phase_axis(const Axis& a, const TapOrder& order, bool transposed, int phase) {

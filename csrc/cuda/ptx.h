@@ -174,6 +174,17 @@ __device__ inline uint32_t to_tf32(float f) {
 #endif
 }
 
+// cvt.rn.bf16x2.f32: two bfloat16, to nearest, ties to even; `low` in the lower half.
+__device__ inline uint32_t to_bf16x2(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+#else
+  return uint32_t(BFloat16(high).bits) << 16 | BFloat16(low).bits;
+#endif
+}
+
 }  // namespace cuda
 }  // namespace convx
 

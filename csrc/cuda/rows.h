@@ -52,5 +52,25 @@ const char* why_not(const ConvProblem&, const Operands&);
 void grad_input(const ConvProblem&, const Operands&);
 }  // namespace scatter_atomic
 
+namespace tensorcore {
+const char* why_not(const ConvProblem&, const Operands&);
+const char* why_not_split(const ConvProblem&, const Operands&);
+bool preferred(const ConvProblem&, const Operands&);
+bool preferred_for_grad_weight(const ConvProblem&, const Operands&);
+bool preferred_for_grad_input(const ConvProblem&, const Operands&);
+void forward(const ConvProblem&, const Operands&);
+void grad_input(const ConvProblem&, const Operands&);
+void grad_weight(const ConvProblem&, const Operands&);
+void forward_split(const ConvProblem&, const Operands&);
+void grad_input_split(const ConvProblem&, const Operands&);
+void grad_weight_split(const ConvProblem&, const Operands&);
+
+// By the type that is multiplied; each in a file of its own.
+void run_16(Primitive, const ConvProblem&, const Operands&);
+void run_tf32(Primitive, const ConvProblem&, const Operands&);
+void run_split(Primitive, const ConvProblem&, const Operands&);
+void run_64(Primitive, const ConvProblem&, const Operands&);
+}  // namespace tensorcore
+
 }  // namespace cuda
 }  // namespace convx

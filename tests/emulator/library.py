@@ -127,8 +127,12 @@ def _longs(values):
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def run_into(result, primitive: str, algorithm: str, first, second, bias, problem: Problem, tf32=False) -> None:
-    """Fills `result`, of any strides. `algorithm` may be "" for the automatic choice."""
+TAKES_FLOAT32_AS_TF32 = ("tensorcore",)  # only if it may be rounded so
+
+
+def run_into(result, primitive: str, algorithm: str, first, second, bias, problem: Problem, tf32=None) -> None:
+    """Fills `result`, of any strides. `algorithm` may be "" for the automatic choice. float32 is TF32 where it must."""
+    tf32 = algorithm in TAKES_FLOAT32_AS_TF32 if tf32 is None else tf32
     assert algorithm == "" or algorithm in algorithms()[primitive]
     x, w, y = {
         "forward": (first, second, result),

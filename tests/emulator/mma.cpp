@@ -42,6 +42,14 @@ Factor factor(double value, int smallest) {
   return {value, ordinary ? std::max(std::ilogb(value), smallest) : smallest};
 }
 
+// Whether all are zeros, as most of a tile is that a small test does not fill: they leave a sum as it is.
+bool are_zeros(const Factor* f, int count) {
+  return std::all_of(f, f + count, [](const Factor& factor) { return factor.value == 0; });
+}
+bool are_finite(const Factor* f, int count) {
+  return std::all_of(f, f + count, [](const Factor& factor) { return std::isfinite(factor.value); });
+}
+
 // c + sum of a[k] * b[k], as described above.
 float add_group(float c, const Factor* a, const Factor* b, int count) {
   double terms[16];
@@ -108,13 +116,22 @@ void multiply_16_8(void* const* lanes) {
     for (int j = 0; j < 2; ++j)
       for (int i = 0; i < kWide; ++i) b[g][t * kWide + i + kDepth / 2 * j] = Format::element(f.b[j], i);
   }
+  constexpr int kGroup = Format::kGroup, kGroups = kDepth / kGroup;
+  bool zero_a[16][kGroups], zero_b[8][kGroups], finite = true;
+  for (int k = 0; k < kGroups; ++k) {
+    for (int i = 0; i < 16; ++i) zero_a[i][k] = are_zeros(&a[i][k * kGroup], kGroup);
+    for (int i = 0; i < 8; ++i) zero_b[i][k] = are_zeros(&b[i][k * kGroup], kGroup);
+  }
+  for (const auto& row : a) finite = finite && are_finite(row, kDepth);
+  for (const auto& column : b) finite = finite && are_finite(column, kDepth);
   for (int lane = 0; lane < 32; ++lane) {
     const Fragments& f = *static_cast<const Fragments*>(lanes[lane]);
     const int g = lane / 4, t = lane % 4;
     for (int j = 0; j < 4; ++j) {
       const int row = g + 8 * (j / 2), column = 2 * t + j % 2;
-      for (int k = 0; k < kDepth; k += Format::kGroup)
-        f.d[j] = add_group(f.d[j], &a[row][k], &b[column][k], Format::kGroup);
+      for (int k = 0; k < kGroups; ++k)
+        if (!finite || !(zero_a[row][k] || zero_b[column][k]))
+          f.d[j] = add_group(f.d[j], &a[row][k * kGroup], &b[column][k * kGroup], kGroup);
     }
   }
 }

@@ -62,5 +62,7 @@ inline uint32_t to_tf32(float f) {
   return nan ? 0x7fffffffu & ~0x1fffu : (u + 0x1000u) & ~0x1fffu;  // a half more, then cut: ties go away from zero
 }
 
+inline uint32_t to_bf16x2(float low, float high) { return uint32_t(BFloat16(high).bits) << 16 | BFloat16(low).bits; }
+
 }  // namespace cuda
 }  // namespace convx
