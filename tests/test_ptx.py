@@ -34,7 +34,7 @@ PRODUCTS = {
     "tf32": (6, (16, 8, 8), FP32),
     "f64": (7, (8, 4, 8), FP64),
 }
-ROUNDING, COPIES, SHUFFLES = 8, {4: 9, 8: 10, 16: 11}, 12
+ROUNDING, COPIES, SHUFFLES, VOTES = 8, {4: 9, 8: 10, 16: 11}, 12, 13
 
 
 def on_emulator(which, source, result, count=0):
@@ -218,6 +218,15 @@ def test_shuffles_and_votes(run):
     values[3], values[31] = -3, -6
     votes = run(SHUFFLES, values, torch.zeros(192, dtype=torch.int32)).view(6, 32)
     assert (votes[4] == 8 - 2**31).all() and (votes[5] == 2).all()
+
+
+@pytest.mark.parametrize("positive", (0, 1, 40, 64))
+def test_votes_of_a_block(positive, run):
+    values = torch.where(torch.arange(64) < positive, 1, -1).to(torch.int32)
+    expected = 4 * positive + 2 * (positive > 0) + (positive == 64)
+    for order in emulator.ORDERS:
+        emulator.configure(order)
+        assert (run(VOTES, values, torch.zeros(64, dtype=torch.int32)) == expected).all()
 
 
 @pytest.mark.skipif("gpu" not in RUNS, reason="no GPU here")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # All that is worth asking of a machine with a GPU, in one command of a few minutes, for when there is one seldom:
-# builds for the GPU that is here, runs the tests that need one, the sanitizer, and the benchmark. Needs torch with CUDA,
-# nvcc, pytest and numpy, but no network. What it prints and measures is left in $OUT.
+# builds for the GPU that is here, runs the tests that need one, the sanitizer, and the benchmark. Needs torch with
+# CUDA, nvcc, pytest and numpy, but no network.
 #
 #     OUT=results tools/gpu_session.sh [build] [tests] [sanitize] [bench]      (all by default)
 #
 # $OUT gets session.log, what is printed here, and results.tar.gz, all logs and tables. MINUTES=9 is how long all of it
-# may take: tests end after a third of it each, and the benchmark fills what is left. Each part goes on whatever became of
-# the one before, so that a failure does not cost the rest.
+# may take: tests end after a third of it each, and the benchmark fills what is left; of each class of layers it takes
+# every EVERY-th (4). Each part goes on whatever became of the one before, so that a failure does not cost the rest.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=$(mkdir -p "${OUT:-out}" && cd "${OUT:-out}" && pwd)
@@ -38,9 +38,11 @@ if ! $PYTHON -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
   echo "gpu-session: no GPU that torch can use"
   exit 1
 fi
-nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem --format=csv | tee "$LOGS/machine.log"
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem --format=csv |
+  tee "$LOGS/machine.log"
 $PYTHON -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
-TORCH_CUDA_ARCH_LIST=$($PYTHON -c 'import torch; a, b = torch.cuda.get_device_capability(); print(f"{a}.{b}" + "a" * (a == 9))')
+capability='import torch; a, b = torch.cuda.get_device_capability(); print(f"{a}.{b}" + "a" * (a == 9))'
+TORCH_CUDA_ARCH_LIST=$($PYTHON -c "$capability")
 export TORCH_CUDA_ARCH_LIST
 if ! [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] && ! command -v nvcc >/dev/null; then
   echo "gpu-session: no nvcc here (set CUDA_HOME)"

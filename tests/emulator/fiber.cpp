@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <new>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)  // which tests may define, to take the other way here too
+#define BY_HAND
+#else
 #include <ucontext.h>
 #endif
 
@@ -15,7 +17,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(__x86_64__)
+#ifdef BY_HAND
 
 // emulator_exchange(void** save, void* load): the calling convention's six registers that outlive a call, and the
 // address to return to, stay on the stack that is left.
@@ -60,7 +62,7 @@ Fiber::Fiber(void (*main)()) : main_(main) {
   mprotect(memory, kGuardBytes, PROT_NONE);
   stack_ = static_cast<char*>(memory) + kGuardBytes;
   bottom_ = stack_, bytes_ = kStackBytes;
-#if defined(__x86_64__)
+#ifdef BY_HAND
   // As emulator_exchange leaves a stack: six registers, then where to return to, which finds the stack aligned as if
   // it had been called.
   auto* top = reinterpret_cast<uint64_t*>(static_cast<char*>(stack_) + kStackBytes);
@@ -84,7 +86,7 @@ Fiber::~Fiber() {
   if (stack_) __asan_unpoison_memory_region(stack_, kStackBytes);  // a fiber may be dropped in the middle of a kernel
 #endif
   if (stack_) munmap(static_cast<char*>(stack_) - kGuardBytes, kGuardBytes + kStackBytes);
-#if !defined(__x86_64__)
+#ifndef BY_HAND
   delete static_cast<ucontext_t*>(here_);
 #endif
 }
@@ -109,7 +111,7 @@ void Fiber::switch_to(Fiber& other) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&sanitizer_, other.bottom_, other.bytes_);
 #endif
-#if defined(__x86_64__)
+#ifdef BY_HAND
   emulator_exchange(&here_, other.here_);
 #else
   if (!here_) here_ = new ucontext_t;

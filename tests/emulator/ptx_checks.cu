@@ -1,6 +1,7 @@
-// Kernels of one warp that do one instruction of csrc/cuda/ptx.h each, on plain matrices in memory: for
-// tests/test_ptx.py, on the emulator and, compiled by nvcc, on a GPU. The lanes are written down here once more, from
-// the PTX manual, so that what is tested is the twins and not only that they agree with themselves.
+// Kernels of a warp or two that do one instruction each, of csrc/cuda/ptx.h or of CUDA's own that lanes do together, on
+// plain matrices in memory: for tests/test_ptx.py, on the emulator and, compiled by nvcc, on a GPU. The lanes are
+// written down here once more, from the PTX manual, so that what is tested is the twins and not only that they agree
+// with themselves.
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/cuda/ptx.h"
 
@@ -122,6 +123,14 @@ __global__ void shuffles(const int* from, int* to) {
   to[160 + lane] = __any_sync(kAll, value == 7) * 2 + __all_sync(kAll, value >= 0);
 }
 
+// How many of a block's 64 threads have a positive value; whether any has, and whether all have.
+__global__ void votes_of_a_block(const int* from, int* to) {
+  const int positive = from[threadIdx.x] > 0;
+  const int counted = __syncthreads_count(positive);
+  const int any = __syncthreads_or(positive);
+  to[threadIdx.x] = 4 * counted + 2 * (any != 0) + (__syncthreads_and(positive) != 0);
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace convx
@@ -155,6 +164,10 @@ extern "C" int ptx_check(int which, const void* from, void* to, int count) {
     case 10: copy(copy_in_stages<8>, 8); break;
     case 11: copy(copy_in_stages<16>, 16); break;
     case 12: launch("shuffles", shuffles, warp, nullptr, static_cast<const int*>(from), static_cast<int*>(to)); break;
+    case 13:
+      launch("votes_of_a_block", votes_of_a_block, Grid{1, dim3(64)}, nullptr, static_cast<const int*>(from),
+             static_cast<int*>(to));
+      break;
     default: return 1;
   }
   return 0;
