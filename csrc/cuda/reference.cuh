@@ -13,6 +13,9 @@
 // each with a sum over the batch and the image. It is the judge, not a contender.
 //
 // Run it alone: `with convx.algorithm("reference"): ...` or CONVX_ALGORITHM=reference.
+//
+// The gather form keeps the places that a padding mode copies one input to in a small array of its own.
+// Machine code of grad_input_reference<.*>: LOCAL
 #pragma once
 #include "launch.h"
 #include "tensors.cuh"
