@@ -170,7 +170,7 @@ class ChannelsLoader {
   using B = typename WeightLoader<T, Shape>::B;
 
   __device__ ChannelsLoader(const Convolution<T>& cv, const TilePlace& place)
-      : cv_(cv), place_(place), weight_(cv, place) {
+      : cv_(cv), place_(place), weight_(cv, place), group_(cv.input + place.group * cv.input_group) {
     const int chunk = int(threadIdx.x) % kChunks, at = int(threadIdx.x) / kChunks;
     in_tile_ = A::place(at, chunk);
 #pragma unroll
@@ -180,7 +180,7 @@ class ChannelsLoader {
       const bool exists = r.high < cv.N;
       h_[i] = exists ? place.rows.position(r.middle, 0) : kNowhere;
       w_[i] = place.columns.position(r.low, 0);
-      image_[i] = cv.input + place.group * cv.input_group + (exists ? r.high * cv.input_n : 0);
+      image_[i] = exists ? r.high : 0;
     }
     find_tap();
   }
@@ -191,8 +191,8 @@ class ChannelsLoader {
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       const bool reads = offset_[i] >= 0;
-      cp_async_16(a + in_tile_ + i * kRowsPerPass * kStageBytes, image_[i] + (reads ? offset_[i] + weight_.input() : 0),
-                  reads);
+      cp_async_16(a + in_tile_ + i * kRowsPerPass * kStageBytes,
+                  group_ + image_[i] * cv_.input_n + (reads ? offset_[i] + weight_.input() : 0), reads);
     }
     if (weight_.load(b)) find_tap();
   }
@@ -224,7 +224,8 @@ class ChannelsLoader {
   WeightLoader<T, Shape> weight_;
   int in_tile_, h_[kPasses], w_[kPasses];
   int offset_[kPasses];  // from the image's beginning, or -1: zeros
-  const T* image_[kPasses];
+  int image_[kPasses];   // not its address, which would take two registers
+  const T* group_;
 };
 
 // A of a 1x1 layer from an image whose pixels are neighbours, whole chunks of them: channels are rows of the tile in
