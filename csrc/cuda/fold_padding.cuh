@@ -24,6 +24,24 @@ inline ConvProblem padded_problem(const ConvProblem& pb) {
   return padded;
 }
 
+// Run j of 0..2 of the positions that are copies of input i, as in Axis::preimage, which leaves runs out and so needs
+// an array, in local memory; those are empty here.
+CONVX_HD inline Run copies_of(const Axis& a, int64_t i, int j) {
+  const Run none = {0, -1};
+  if (j == 0) {
+    if (a.mode != PaddingMode::replicate) return {i, i};
+    const int64_t highest = a.virtual_position(a.out - 1, a.kernel - 1);
+    return {i == 0 ? -a.pad : i, i == a.in - 1 && highest > i ? highest : i};
+  }
+  if (a.mode == PaddingMode::circular) {
+    const int64_t v = j == 1 ? i - a.in : i + a.in;
+    return {v, v};
+  }
+  if (a.mode != PaddingMode::reflect || i == (j == 1 ? 0 : a.in - 1)) return none;
+  const int64_t v = j == 1 ? -i : 2 * (a.in - 1) - i;
+  return {v, v};
+}
+
 // x[n,c,h,w] = bias[c] + sum of the padded gradient over the places that read (h,w). Sum is what it was summed in.
 template <class T, class Sum>
 __global__ void fold_padding(ConvProblem pb, Tensors<T> t, const Sum* padded, Strides strides, int64_t padded_h,
@@ -37,16 +55,18 @@ __global__ void fold_padding(ConvProblem pb, Tensors<T> t, const Sum* padded, St
     const int64_t a = i % inner, b = i / inner % middle, d = i / inner / middle % (channels_last ? pb.H : pb.C);
     const int64_t c = channels_last ? a : d, h = channels_last ? d : b, w = channels_last ? b : a;
     const int64_t n = i / pb.C / pb.H / pb.W;
-    Run copies_h[3], copies_w[3];
-    const int count_h = rows.preimage(h, copies_h), count_w = columns.preimage(w, copies_w);
     Sum sum(0);
-    for (int j = 0; j < count_h; ++j)
-      for (int64_t v = copies_h[j].first; v <= copies_h[j].last; ++v) {
+    for (int j = 0; j < 3; ++j) {
+      const Run copies_h = copies_of(rows, h, j);
+      for (int64_t v = copies_h.first; v <= copies_h.last; ++v) {
         if (v + pb.pad_h < 0 || v + pb.pad_h >= padded_h) continue;
-        for (int k = 0; k < count_w; ++k)
-          for (int64_t u = copies_w[k].first; u <= copies_w[k].last; ++u)
+        for (int k = 0; k < 3; ++k) {
+          const Run copies_w = copies_of(columns, w, k);
+          for (int64_t u = copies_w.first; u <= copies_w.last; ++u)
             if (u + pb.pad_w >= 0 && u + pb.pad_w < padded_w) sum += padded[strides(n, c, v + pb.pad_h, u + pb.pad_w)];
+        }
       }
+    }
     t.x(n, c, h, w) = T(sum + Sum(t.bias(c)));
   }
 }

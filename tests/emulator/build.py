@@ -25,8 +25,11 @@ VARIANTS = {
 
 
 def sources() -> list[Path]:
-    own = (ROOT / "csrc" / "cuda" / "algorithms.cpp", ROOT / "csrc" / "algorithm.cpp", ROOT / "csrc" / "problem.cpp")
-    return [*sorted(HERE.glob("*.c*")), *sorted((ROOT / "csrc" / "cuda").glob("*.cu")), *own]
+    own = (ROOT / "csrc" / "algorithm.cpp", ROOT / "csrc" / "problem.cpp")
+    cuda = {*(ROOT / "csrc" / "cuda").glob("*.c*")} - {
+        ROOT / "csrc" / "cuda" / "device.cpp"
+    }  # the emulator is the device
+    return [*sorted(HERE.glob("*.c*")), *sorted(f for f in cuda if f.suffix != ".cuh"), *own]
 
 
 def _digest(command: list[str], files) -> str:
