@@ -165,7 +165,8 @@ def measured_roofs(options: argparse.Namespace) -> dict[str, float] | None:
 
 def main() -> int:
     options = parse()
-    gpu.allow_tf32(options.tf32)
+    if options.device == "cuda":
+        gpu.allow_tf32(options.tf32)
     best = measured_roofs(options)
     about = report.about(options, best)
     print(report.heading(about))
