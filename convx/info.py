@@ -107,7 +107,7 @@ def show_config() -> str:
         ("python", f"{sys.version.split()[0]} on {platform.platform()}"),
         ("compiler", f"{build['compiler']}, C++ {build['cxx_standard']}"),
         ("processor", _processor()),
-        ("instruction sets found", ", ".join(_C.cpu_isas())),
+        ("instruction sets found", ", ".join(isa for isa in _C.cpu_isas() if not isa.endswith("_twin"))),
         ("instruction set used", _C.cpu_isa()),
         ("processor's flags", _processor_flags()),
         ("threads", str(torch.get_num_threads())),

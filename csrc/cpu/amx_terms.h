@@ -15,9 +15,8 @@
 //
 // What the terms can't say: an infinity leaves NaN for a rest, and terms below 2^-126 are taken as zero. So operands
 // are looked through first, and images with an infinity, a NaN or a magnitude below 2^-103 are somebody else's
-// (engine.h); so are pairs of operands whose smallest magnitudes multiply to less than that. bfloat16 is its own term,
-// infinities and all: there the unit takes products below 2^-126 for zero, and images whose largest products are not
-// far above that are somebody else's.
+// so are pairs of operands whose smallest magnitudes multiply to less. bfloat16 is its own term, infinities and all:
+// there the least magnitude is 2^-126, and 2^-110 that of a product.
 #pragma once
 #include "convert.h"
 #include "transpose.h"
@@ -148,20 +147,15 @@ void magnitudes_of_images(Magnitudes* images, const In* data, const Strides& s, 
   }
 }
 
-// Whether products of the two come out as float32's would. Numbers that are their own term may be infinite; what the
-// unit flushes is nothing beside the largest products then, unless those are tiny too.
+// Whether products of the two come out as float32's would: every term is at least what the unit takes as it is, 2^-126,
+// and so is the last bit of every product. (Numbers that are their own term may be infinite.)
 template <int terms>
 bool can_multiply(const Magnitudes& a, const Magnitudes& b) {
-  if constexpr (terms == 1) {
-    constexpr int kLowest = -90;
-    return a.greatest == 0 || b.greatest == 0 || exponent(a.greatest) + exponent(b.greatest) >= kLowest;
-  } else {
-    constexpr uint32_t kRoundsToInfinity = 0x7f7f8000u;
-    if (a.greatest >= kRoundsToInfinity || b.greatest >= kRoundsToInfinity) return false;
-    constexpr int kLowest = -103;                            // 23 bits above the smallest that the unit takes as it is
-    const int x = exponent(a.least), y = exponent(b.least);  // above any other if all are zero
-    return x >= kLowest && y >= kLowest && x + y >= kLowest;
-  }
+  constexpr uint32_t kRoundsToInfinity = 0x7f7f8000u;
+  if (terms > 1 && (a.greatest >= kRoundsToInfinity || b.greatest >= kRoundsToInfinity)) return false;
+  constexpr int kLowest = terms == 1 ? -126 : -103, kLowestProduct = terms == 1 ? -110 : -103;
+  const int x = exponent(a.least), y = exponent(b.least);  // above any other if all are zero
+  return x >= kLowest && y >= kLowest && x + y >= kLowestProduct;
 }
 
 }  // namespace CONVX_ISA
