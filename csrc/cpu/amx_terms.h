@@ -7,11 +7,11 @@
 //   bfloat16 = a0                one
 //
 // A term is the rest before it, rounded: the next rest is then at most half of its last bit, eight bits less, so that
-// three terms hold 24 bits and their signs, and the splitting is exact. (Truncated terms do, too, but their rests are
-// twice as large and all of one sign: the products left out were four times as large, and twice torch's error in short
-// sums.) Every product of two terms is exact in float32, and the unit sums 32 of them before it adds to the total.
-// (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations,
-// ARITH 2019, arXiv:1904.06376.)
+// three terms hold 24 bits and their signs, and the splitting is exact. (Truncated terms are too, but their rests are
+// twice as large and all of one sign.) Sums of a few products have up to twice the error of a chain of multiply-adds
+// all the same, long ones less (docs/cpu-log.md). Every product of two terms is exact in float32, and the unit sums 32
+// of them before it adds to the total. (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial Intelligence Datatype
+// For Higher-Precision Computations, ARITH 2019, arXiv:1904.06376.)
 //
 // What the terms can't say: an infinity leaves NaN for a rest, and terms below 2^-126 are taken as zero. So operands
 // are looked through first, and images with an infinity, a NaN or a magnitude below 2^-103 are somebody else's
