@@ -73,6 +73,17 @@ inline void store_as(In* p, typename Vec<T>::type v) {
   Converted<T, In>::store(p, v);
 }
 
+// Copies n < 2 * H elements in at most one piece of H, one of H / 2, ... 1: no call, and no loop to be guessed wrong.
+template <int H, class E>
+inline void copy_few(E* to, const E* from, int64_t n) {
+  if (n & H) std::memcpy(static_cast<void*>(to), from, H * sizeof(E)), to += H, from += H;
+  if constexpr (H > 1) copy_few<H / 2>(to, from, n);
+}
+
+#if CONVX_VECTOR_BYTES == 32
+alignas(64) constexpr int32_t kSomeMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1};  // a window of it has n ones
+#endif
+
 // Loads and stores the first n elements of a vector only; the rest loads as zero and is not touched in memory.
 template <class T>
 struct Some {
@@ -82,15 +93,22 @@ struct Some {
   explicit Some(int64_t n) : n(n) {}
   V load(const T* p) const {
     if (n >= L) return CONVX_ISA::load(p);
+#if CONVX_VECTOR_BYTES == 32
+    if constexpr (sizeof(T) == 4)
+      return _mm256_maskload_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kSomeMask + 8 - n)));
+    else
+      return _mm256_maskload_pd(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kSomeMask + 8 - 2 * n)));
+#else
     T lanes[L] = {};
-    std::memcpy(lanes, p, n * sizeof(T));
+    copy_few<L / 2>(lanes, p, n);
     return CONVX_ISA::load(lanes);
+#endif
   }
   void store(T* p, V v) const {
     if (n >= L) return CONVX_ISA::store(p, v);
     T lanes[L];
-    CONVX_ISA::store(lanes, v);
-    std::memcpy(p, lanes, n * sizeof(T));
+    CONVX_ISA::store(lanes, v);  // AVX2 has masks for this too, but they take AMD's processors dozens of cycles
+    copy_few<L / 2>(p, lanes, n);
   }
 };
 
@@ -119,7 +137,7 @@ inline typename Vec<T>::type load_some(const In* p, int64_t n) {
     return Some<T>(n).load(p);
   } else {
     In lanes[Vec<T>::lanes] = {};
-    std::memcpy(static_cast<void*>(lanes), p, n * sizeof(In));
+    copy_few<Vec<T>::lanes / 2>(lanes, p, n);
     return load_as<T>(lanes);
   }
 }
@@ -132,7 +150,7 @@ inline void store_some(In* p, typename Vec<T>::type v, int64_t n) {
   } else {
     In lanes[Vec<T>::lanes];
     store_as<T>(lanes, v);
-    std::memcpy(static_cast<void*>(p), lanes, n * sizeof(In));
+    copy_few<Vec<T>::lanes / 2>(p, lanes, n);
   }
 }
 

@@ -28,9 +28,10 @@ struct Blocks {
   int mr, mc;
 };
 
-// Register tiles whose sums wait in L1 while a slab of weights, one chain of steps, passes over them: enough to read
-// the slab from L2 seldom.
-constexpr int64_t kTogether = 4;
+// The sums of a group of register tiles wait in L1 while a slab of weights, one chain of steps, passes over them: enough
+// tiles to read the slab from afar seldom.
+constexpr int64_t kSumsBytes = 8 << 10;
+constexpr int kMostPieces = 24;
 
 template <class T>
 alignas(64) constexpr T kZeros[2 * Vec<T>::lanes] = {};
@@ -141,41 +142,101 @@ class PackedWeights {
   Scratch<T> data_, bias_;
 };
 
+// One register tile of a block of results: where it is, and its first pixel in the sums of its group.
+template <class T>
+struct Piece {
+  int64_t row, column, rows, columns, pixel;
+  OuterProduct<T> kernel;
+};
+
+// A group of register tiles, in the order of the results. A row of results is cut into nearly equal pieces, so that no
+// result is computed twice; where rows are so short that a tile takes several, the last ones may be.
+template <class T>
+class Pieces {
+ public:
+  Pieces(const Blocks& b, const Place& at, int64_t width)
+      : ni_(at.ni),
+        nj_(at.nj),
+        mr_(at.ni >= b.mr && at.nj == b.mc ? b.mr : 1),
+        across_(ceil_div(at.nj, CONVX_MAX_M)),
+        most_(kSumsBytes / (width * int64_t(sizeof(T)))),
+        narrow_(width == Vec<T>::lanes) {}
+
+  // Goes on to the next group; false if there is none.
+  bool next() {
+    count_ = 0, pixels_ = 0;
+    while (row_ < ni_ && count_ < kMostPieces) {
+      // whole rows, unless one is more than a group
+      if (part_ == 0 && count_ && pixels_ + mr_ * nj_ > most_) break;
+      const int64_t first = nj_ * part_ / across_, columns = nj_ * (part_ + 1) / across_ - first;
+      if (count_ && pixels_ + mr_ * columns > most_) break;
+      const int m = int(columns), mr = int(mr_);
+      pieces_[count_++] = {smaller(row_, ni_ - mr_),
+                           first,
+                           mr_,
+                           columns,
+                           pixels_,
+                           narrow_ ? outer_product_of<T, 1>(mr, m) : outer_product_of<T, 2>(mr, m)};
+      pixels_ += mr_ * columns;
+      if (++part_ == across_) part_ = 0, row_ += mr_;
+    }
+    return count_ > 0;
+  }
+  const Piece<T>* begin() const { return pieces_; }
+  const Piece<T>* end() const { return pieces_ + count_; }
+  int64_t pixels() const { return pixels_; }
+  // Of any group; store_pixels() reads whole vectors of pixels.
+  static constexpr int64_t most_sums() { return kSumsBytes / sizeof(T) + 2 * Vec<T>::lanes * Vec<T>::lanes; }
+
+ private:
+  int64_t ni_, nj_, mr_, across_, most_, row_ = 0, part_ = 0, pixels_ = 0;
+  bool narrow_;
+  int count_ = 0;
+  Piece<T> pieces_[kMostPieces];
+};
+
+// Writes the sums of a group: neighbouring results at once, whole rows if they are neighbours of one another.
+template <class T, class In>
+void store_pieces(const Convolution<T, In>& cv, const Pieces<T>& pieces, bool one_line, const T* sums, int64_t width,
+                  const Place& at, int64_t first, int64_t count) {
+  const auto store_run = [&](int64_t pixel, int64_t pixels, int64_t row, int64_t column) {
+    store_results(cv, sums + pixel * width, pixels, width, at.n, at.g, first, count, at.i0 + row, at.j0 + column);
+  };
+  for (const Piece<T>* p = pieces.begin(); p != pieces.end();) {
+    const Piece<T>& piece = *p++;
+    if (piece.rows > 1 && !one_line) {
+      for (int64_t r = 0; r < piece.rows; ++r)
+        store_run(piece.pixel + r * piece.columns, piece.columns, piece.row + r, piece.column);
+      continue;
+    }
+    const int64_t place = piece.row * at.nj + piece.column;
+    int64_t pixels = piece.rows * piece.columns;
+    for (; p != pieces.end() && p->row * at.nj + p->column == place + pixels && (one_line || p->row == piece.row); ++p)
+      pixels += p->rows * p->columns;
+    store_run(piece.pixel, pixels, piece.row, piece.column);
+  }
+}
+
 // One block of results, `count` outputs in vectors of `width`.
 template <class T, class In>
 void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch, const T* tile, const int32_t* a_k,
                     const T* weights, int64_t width, T* partial, const T* bias, const Place& at, int64_t first,
                     int64_t count) {
-  const int64_t ni = at.ni, nj = at.nj;
   const int64_t steps = cv.inputs * cv.taps();
-  const int mr = ni >= b.mr ? b.mr : 1;
-  const int mc = int(smaller(b.mc, nj));
-  const OuterProduct<T> kernel =
-      width == Vec<T>::lanes ? outer_product_of<T, 1>(mr, mc) : outer_product_of<T, 2>(mr, mc);
-  const int64_t across = ceil_div(nj, mc), tiles = ceil_div(ni, mr) * across, tile_size = int64_t(mr) * mc * width;
-  for (int64_t t0 = 0; t0 < tiles; t0 += kTogether) {
-    const int64_t together = smaller(kTogether, tiles - t0);
-    int64_t row[kTogether], column[kTogether];
-    // the last tile of a row or column overlaps its neighbour rather than being a smaller one
-    for (int64_t t = 0; t < together; ++t) {
-      row[t] = smaller((t0 + t) / across * mr, ni - mr);
-      column[t] = smaller((t0 + t) % across * mc, nj - mc);
-    }
-    T* const totals = partial + kTogether * CONVX_MAX_M * width;
+  const bool one_line = cv.merged() == 1 && at.nj == cv.columns.count &&
+                        cv.out_strides.h * cv.rows.out_step == at.nj * cv.out_strides.w * cv.columns.out_step;
+  T* const totals = partial + Pieces<T>::most_sums();
+  for (Pieces<T> pieces(b, at, width); pieces.next();) {
+    const int64_t size = pieces.pixels() * width;
     for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kChain<T>) {
-      if (k0 && begins_sum<T>(k0)) add_sums(totals, partial, together * tile_size, k0 == kParts * kChain<T>);
-      for (int64_t t = 0; t < together; ++t)
-        kernel(tile + row[t] * pitch + column[t], pitch, a_k + k0, weights + k0 * width, smaller(kChain<T>, steps - k0),
-               partial + t * tile_size,
-               k0 == 0             ? bias
-               : begins_sum<T>(k0) ? kZeros<T>
-                                   : nullptr);
+      if (k0 && begins_sum<T>(k0)) add_sums(totals, partial, size, k0 == kParts * kChain<T>);
+      const T* const start = k0 == 0 ? bias : begins_sum<T>(k0) ? kZeros<T> : nullptr;
+      for (const Piece<T>& piece : pieces)
+        piece.kernel(tile + piece.row * pitch + piece.column, pitch, a_k + k0, weights + k0 * width,
+                     smaller(kChain<T>, steps - k0), partial + piece.pixel * width, start);
     }
-    if (steps > kParts * kChain<T>) add_sums(partial, totals, together * tile_size, false);
-    for (int64_t t = 0; t < together; ++t)
-      for (int r = 0; r < mr; ++r)
-        store_results(cv, partial + t * tile_size + r * mc * width, mc, width, at.n, at.g, first, count,
-                      at.i0 + row[t] + r, at.j0 + column[t]);
+    if (steps > kParts * kChain<T>) add_sums(partial, totals, size, false);
+    store_pieces(cv, pieces, one_line, partial, width, at, first, count);
   }
 }
 
@@ -195,7 +256,7 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
   const double work = double(b.rows) * b.columns * steps * cv.outputs / places.parts / 16;
   parallel_for(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> tile(cv.inputs * shape.plane);
-    Scratch<T> partial((2 * kTogether * CONVX_MAX_M + Vec<T>::lanes) * packed_weights.width);
+    Scratch<T> partial(2 * Pieces<T>::most_sums());
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const Place at = places[item];

@@ -6,18 +6,20 @@
 // into pieces of M whatever rows and images they fall on, and both sides are copied once more, a slab of steps at a
 // time:
 //
-//   panels [piece][step][M]     from the tile, or straight from a pointwise layer's input
-//   slab   [step][NV * lanes]   from the weights, by transposes in registers
+//   panels [8 steps][piece][step][M]   from the tile, or straight from a pointwise layer's input
+//   slab   [step][NV * lanes]          from the weights, by transposes in registers
 //
-// Panels are dealt out from a few steps' lines of pixels: read far apart and written far apart at once, they took four
-// times as long.
+// Eight steps of all pieces lie together: a few lines of pixels are read side by side and written as one stream. Pieces
+// with all their steps together were read far apart or written far apart, at four times the cost. The inner loop reads
+// its left side through a table anyway.
 //
 // For one block of pixels and one range of outputs: for each slab, pack the panels, then for each block of outputs pack
-// its slab and let all panels pass over it. Sums wait in memory until the next slab.
+// its slab and let all panels pass over it. Sums wait in memory until the next slab. With many blocks of pixels the
+// weights are packed once for all of them.
 //
 // Estimate: the copies cost some pixels / 4 cycles a step for the panels and steps * outputs / 4 for the slabs, beside
 // pixels * outputs / 32 for the arithmetic (16 lanes): a tenth at 256 pixels and 256 outputs. Memory: the panels, a
-// slab and the sums, about 1 MiB a thread whatever the problem's size; the weights are never copied as a whole.
+// slab and the sums, about 1 MiB a thread whatever the problem's size, and at most one copy of the weights.
 //
 // Run alone: with convx.algorithm("panels"): ...
 #pragma once
@@ -31,7 +33,7 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kSlab = 2 * kChain<T>;
 
-// Steps whose lines of pixels are collected in L1 before they are dealt out to the pieces.
+// Steps that are dealt out to the pieces together; a chain is a multiple of it.
 constexpr int64_t kLines = 8;
 
 // Neighbouring pixels, and where they go in each step's line.
@@ -54,16 +56,23 @@ inline void copy_vectors(T* to, const T* from, int64_t count) {
 // The blocks of pixels and outputs that one item of work computes.
 struct PanelBlocks {
   int64_t pixels, outputs;  // outputs in blocks of `width`
+  int64_t line, per_line;   // pixels are cut into lines first: images if they are large, or all images together
+  int64_t places;
+
+  int64_t first(int64_t place) const { return place / per_line * line + place % per_line * pixels; }
+  int64_t count(int64_t place) const { return smaller(pixels, line - place % per_line * pixels); }
 
   template <class T>
-  static PanelBlocks choose(int64_t groups, int64_t pixels, int64_t outputs, int64_t width) {
+  static PanelBlocks choose(int64_t groups, int64_t images, int64_t plane, int64_t outputs, int64_t width) {
     constexpr int64_t kPixels = 36 * CONVX_MAX_M, kSums = (512 << 10) / sizeof(T);
     PanelBlocks b;
-    b.pixels = ceil_div(pixels, ceil_div(pixels, kPixels));
+    b.line = plane >= kPixels ? plane : images * plane;
+    b.per_line = ceil_div(b.line, kPixels);
+    b.pixels = ceil_div(b.line, b.per_line);
+    b.places = images * plane / b.line * b.per_line;
     b.outputs = larger(1, smaller(ceil_div(outputs, width), kSums / (b.pixels * width)));
     // something for each thread, though the panels are packed again for each part of the outputs
-    while (groups * ceil_div(pixels, b.pixels) * ceil_div(ceil_div(outputs, width), b.outputs) < thread_count() &&
-           b.outputs > 1)
+    while (groups * b.places * ceil_div(ceil_div(outputs, width), b.outputs) < thread_count() && b.outputs > 1)
       b.outputs = ceil_div(b.outputs, 2);
     return b;
   }
@@ -87,14 +96,16 @@ class Panels {
         tile_(in_place_ ? 0 : images_ * image_size_ + 2 * CONVX_MAX_M + Vec<T>::lanes),
         pitch_(ceil_div(most_pixels + CONVX_MAX_M, Vec<T>::lanes) * Vec<T>::lanes + 2 * Vec<T>::lanes),
         lines_(pitch_ * kLines),
-        panels_((most_pixels + CONVX_MAX_M) * (kSlab<T> + Vec<T>::lanes)) {
+        panels_(kSlab<T> / kLines * group_size(ceil_div(most_pixels, CONVX_MAX_M), CONVX_MAX_M)) {
     for (int r = 0, t = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s) tap_[t++] = int32_t(shape_.tap(cv.rows, cv.columns, r, s));
   }
 
   int m() const { return m_; }
   int64_t pieces() const { return pieces_; }
-  const T* piece(int64_t t) const { return panels_.data() + t * piece_size(); }
+  const T* piece(int64_t t) const { return panels_.data() + t * kLines * m_; }
+  // Where step k of the slab is in a piece.
+  int32_t step(int64_t k) const { return int32_t(k / kLines * group_size(pieces_, m_) + k % kLines * m_); }
 
   void set_pixels(int64_t first, int64_t count) {
     const int64_t Q = cv_.columns.count;
@@ -120,6 +131,12 @@ class Panels {
         pack_tile<T, In>(tile_.data() + (n - n0) * image_size_, shape_, cv_.rows, cv_.columns, first_row(n),
                          last_row(n) - first_row(n), 0, cv_.columns.count, in + (n - n0) * cv_.in_strides.n,
                          cv_.in_strides, c1 - c0);
+    if constexpr (std::is_same_v<T, In>)
+      if (in_place_ && run_count_ == 1) {  // lines in memory already
+        for (int64_t k = 0; k < k1 - k0; k += kLines)
+          deal_out(k, smaller(kLines, k1 - k0 - k), in + k * cv_.in_strides.c + runs_[0].from, cv_.in_strides.c, false);
+        return;
+      }
     int64_t c = 0, tap = k0 - c0 * cv_.taps();
     for (int64_t k = 0; k < k1 - k0; ++k) {
       T* line = lines_.data() + k % kLines * pitch_;
@@ -133,10 +150,8 @@ class Panels {
           copy_vectors(line + runs_[r].to, from + runs_[r].from, runs_[r].length);
         if (++tap == cv_.taps()) tap = 0, ++c;
       }
-      // what the last piece has beyond the pixels: stale memory there could be subnormal numbers, which are slow
-      store(line + count_, typename Vec<T>::type{});
-      if (Vec<T>::lanes < CONVX_MAX_M) store(line + count_ + Vec<T>::lanes, typename Vec<T>::type{});
-      if (k % kLines == kLines - 1 || k == k1 - k0 - 1) deal_out(k / kLines * kLines, k % kLines + 1);
+      if (k % kLines == kLines - 1 || k == k1 - k0 - 1)
+        deal_out(k / kLines * kLines, k % kLines + 1, lines_.data(), pitch_, true);
     }
   }
 
@@ -172,18 +187,26 @@ class Panels {
   }
 
  private:
-  // Deals the lines of steps [k, k + lines) out to the pieces.
-  void deal_out(int64_t k, int64_t lines) {
-    for (int64_t t = 0; t < pieces_; ++t) {
-      T* to = panels_.data() + t * piece_size() + k * m_;
-      const T* from = lines_.data() + t * m_;
-      // in ascending order, since each copy may write past its end
-      for (int64_t i = 0; i < lines; ++i, to += m_, from += pitch_)
-        for (int64_t l = 0; l < m_; l += Vec<T>::lanes) store(to + l, load(from + l));
+  // Deals the lines of steps [k, k + lines), `pitch` apart, out to the pieces. `padded`: a vector can be read past them.
+  void deal_out(int64_t k, int64_t lines, const T* from, int64_t pitch, bool padded) {
+    constexpr int64_t L = Vec<T>::lanes;
+    T* const to = panels_.data() + k / kLines * group_size(pieces_, m_);
+    const int64_t wide = padded ? pieces_ - 1 : smaller(pieces_, larger(0, count_ - ceil_div(m_, L) * L) / m_);
+    // in ascending order, since each copy may write past its end
+    for (int64_t t = 0; t < wide; ++t) {
+      T* next = to + t * kLines * m_;
+      const T* line = from + t * m_;
+      for (int64_t i = 0; i < lines; ++i, next += m_, line += pitch)
+        for (int64_t l = 0; l < m_; l += L) store(next + l, load(line + l));
     }
+    for (int64_t t = wide; t < pieces_; ++t)  // zeros beyond the pixels: stale memory could be subnormal, which is slow
+      for (int64_t i = 0; i < lines; ++i)
+        for (int64_t l = 0; l < m_; l += L)
+          store(to + (t * kLines + i) * m_ + l,
+                load_some<T>(from + i * pitch + t * m_ + l, larger(0, smaller(m_ - l, count_ - t * m_ - l))));
   }
-  // The copy of a piece's last step may reach a vector past its end.
-  int64_t piece_size() const { return kSlab<T> * m_ + Vec<T>::lanes; }
+  // Eight steps of all pieces; a copy may write a vector past their end.
+  static int64_t group_size(int64_t pieces, int64_t m) { return pieces * kLines * m + Vec<T>::lanes; }
   int64_t plane() const { return cv_.rows.count * cv_.columns.count; }
   // The rows of image n that the pixels reach.
   int64_t first_row(int64_t n) const { return larger(0, first_ - n * plane()) / cv_.columns.count; }
@@ -209,38 +232,40 @@ class Panels {
 template <class T, class In>
 bool convolve_panels(const Convolution<T, In>& cv) {
   constexpr int64_t L = Vec<T>::lanes, width = 2 * L;
-  const int64_t steps = cv.inputs * cv.taps(), pixels = cv.N * cv.rows.count * cv.columns.count;
-  const PanelBlocks b = PanelBlocks::choose<T>(cv.G, pixels, cv.outputs, width);
-  const int64_t kbs = ceil_div(cv.outputs, width), parts = ceil_div(kbs, b.outputs),
-                places = ceil_div(pixels, b.pixels);
+  const int64_t steps = cv.inputs * cv.taps(), plane = cv.rows.count * cv.columns.count;
+  if (cv.N * plane == 0) return true;
+  const PanelBlocks b = PanelBlocks::choose<T>(cv.G, cv.N, plane, cv.outputs, width);
+  const int64_t kbs = ceil_div(cv.outputs, width), parts = ceil_div(kbs, b.outputs), places = b.places;
+  const bool packed_once = places >= 4 * thread_count();
+  const PackedWeights<T> weights(&cv, packed_once ? 1 : 0);  // 0: of its biases only
+  if (!weights.finite) return false;
   std::atomic<bool> finite{true};
   const double work = double(b.pixels) * b.outputs * width * steps / 16;
   parallel_for(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Panels<T, In> panels(cv, b.pixels);
-    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width), slab(kSlab<T> * width),
-        bias(b.outputs * width);
+    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width), slab(kSlab<T> * width);
     int32_t a_k[kSlab<T>];
     for (int64_t i = begin; i < end && finite; ++i) {
       const int64_t part = i % parts, place = i / parts % places, g = i / parts / places;
-      const int64_t first = place * b.pixels, kb0 = part * b.outputs, kb1 = smaller(kbs, kb0 + b.outputs);
-      panels.set_pixels(first, smaller(b.pixels, pixels - first));
+      const int64_t kb0 = part * b.outputs, kb1 = smaller(kbs, kb0 + b.outputs);
+      panels.set_pixels(b.first(place), b.count(place));
       const int m = panels.m();
       const int64_t block = (panels.pieces() * m + L) * width;  // the sums of one block of outputs
-      for (int64_t k = 0; k < kSlab<T>; ++k) a_k[k] = int32_t(k * m);
-      pack_bias(bias.data(), cv, g, kb0 * width, b.outputs * width);
+      for (int64_t k = 0; k < kSlab<T>; ++k) a_k[k] = panels.step(k);
       for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kSlab<T>) {
         const int64_t k1 = smaller(steps, k0 + kSlab<T>);
         if (k1 > k0) panels.pack(g, k0, k1);
         for (int64_t kb = kb0; kb < kb1; ++kb) {
           const bool narrow = cv.outputs - kb * width <= L;
           const int64_t wide = narrow ? L : width;
-          if (!pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
+          if (!packed_once && !pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
+          const T* const right = packed_once ? weights.of(cv, 0, g, kb) + k0 * wide : slab.data();
           const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
           T* sum = sums.data() + (kb - kb0) * block;
           for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
             for (int64_t k = k0; k < larger(k1, k0 + 1); k += kChain<T>)
-              kernel(panels.piece(t) + (k - k0) * m, 0, a_k, slab.data() + (k - k0) * wide, smaller(kChain<T>, k1 - k),
-                     sum, k ? nullptr : bias.data() + (kb - kb0) * width);
+              kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(kChain<T>, k1 - k), sum,
+                     k ? nullptr : weights.bias(g, kb));
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }
           if (k1 == steps)

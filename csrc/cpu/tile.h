@@ -94,7 +94,10 @@ inline void copy_run(T* to, const In* from, int64_t count) {
   constexpr int64_t L = Vec<T>::lanes;
   int64_t i = 0;
   for (; i + L <= count; i += L) store(to + i, load_as<T>(from + i));
-  if (i < count) store_some<T>(to + i, load_some<T>(from + i, count - i), count - i);
+  if (i < count && count >= L)
+    store(to + count - L, load_as<T>(from + count - L));  // some again, but whole
+  else if (i < count)
+    store_some<T>(to + i, load_some<T>(from + i, count - i), count - i);
 }
 
 // Copies every other element: two vectors are loaded and their even elements kept. Reads up to from[2 * count - 2].

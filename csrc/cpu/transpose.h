@@ -54,9 +54,52 @@ inline typename Vec<T>::type shuffle(typename Vec<T>::type a, typename Vec<T>::t
 #endif
 }
 
+#if CONVX_VECTOR_BYTES == 32
+// AVX2 shuffles within halves of 16 bytes, and a perfect shuffle takes it four instructions. So the halves are transposed
+// first and exchanged last: 24 instructions for 8 x 8, instead of 48.
+__attribute__((always_inline)) inline void transpose_square(Vec<float>::type* v) {
+  using Index = Interleave<float>::Index;
+  Vec<float>::type pairs[8], quads[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = shuffle<float>(v[i], v[i + 1], Index{0, 8, 1, 9, 4, 12, 5, 13});
+    pairs[i + 1] = shuffle<float>(v[i], v[i + 1], Index{2, 10, 3, 11, 6, 14, 7, 15});
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      quads[i + 2 * j] = shuffle<float>(pairs[i + j], pairs[i + j + 2], Index{0, 1, 8, 9, 4, 5, 12, 13});
+      quads[i + 2 * j + 1] = shuffle<float>(pairs[i + j], pairs[i + j + 2], Index{2, 3, 10, 11, 6, 7, 14, 15});
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    v[i] = shuffle<float>(quads[i], quads[i + 4], Index{0, 1, 2, 3, 8, 9, 10, 11});
+    v[i + 4] = shuffle<float>(quads[i], quads[i + 4], Index{4, 5, 6, 7, 12, 13, 14, 15});
+  }
+}
+__attribute__((always_inline)) inline void transpose_square(Vec<double>::type* v) {
+  using Index = Interleave<double>::Index;
+  Vec<double>::type pairs[4];
+#pragma GCC unroll 2
+  for (int i = 0; i < 4; i += 2) {
+    pairs[i] = shuffle<double>(v[i], v[i + 1], Index{0, 4, 2, 6});
+    pairs[i + 1] = shuffle<double>(v[i], v[i + 1], Index{1, 5, 3, 7});
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    v[i] = shuffle<double>(pairs[i], pairs[i + 2], Index{0, 1, 4, 5});
+    v[i + 2] = shuffle<double>(pairs[i], pairs[i + 2], Index{2, 3, 6, 7});
+  }
+}
+#endif
+
 // Transposes the L vectors v in registers.
 template <class T>
 inline void transpose_square(typename Vec<T>::type* v) {
+#if CONVX_VECTOR_BYTES == 32
+  return transpose_square(v);
+#else
   constexpr int L = Vec<T>::lanes;
   const auto low = Interleave<T>::index(Interleave<T>::table.low),
              high = Interleave<T>::index(Interleave<T>::table.high);
@@ -71,6 +114,7 @@ inline void transpose_square(typename Vec<T>::type* v) {
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) v[i] = t[i];
   }
+#endif
 }
 
 // to[c][r] = from[r][c] for r < rows, c < columns (at most a vector each), by way of T; each line of `to` is filled
