@@ -121,7 +121,7 @@ bool convolve_tiles(const Convolution<float, In>& cv) {
 
   const Places places(cv, b.rows, b.columns, thread_count(), kbs);
   const double work = double(b.rows) * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
-  parallel_for(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
+  parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
     Scratch<uint16_t> lines_of_tile(tile.size());
     Scratch<float> planes(cv.in_strides.c == 1 ? 0 : tile.size_of_planes());

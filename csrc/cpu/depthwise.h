@@ -140,7 +140,7 @@ template <class T, class In>
 bool convolve_lines(const Convolution<T, In>& cv) {
   const LineTaps<T> lt(cv.rows, cv.columns);
   const int64_t in_size = cv.rows.in * cv.columns.in;
-  parallel_for(cv.N * cv.G, grain_for(double(lt.size) * lt.taps * cv.outputs / 8), [&](int64_t begin, int64_t end) {
+  parallel_for_balanced(cv.N * cv.G, grain_for(double(lt.size) * lt.taps * cv.outputs / 8), [&](int64_t begin, int64_t end) {
     Buffer<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size), w(lt.taps);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / cv.G, g = i % cv.G;

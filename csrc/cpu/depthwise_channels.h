@@ -187,7 +187,7 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
   }
 
   const double work = double(block * r.phases) * c.results * (filter * cv.inputs * cv.outputs + 8) * L / 16;
-  parallel_for(cv.N * vectors * strips, grain_for(work), [&](int64_t begin, int64_t end) {
+  parallel_for_balanced(cv.N * vectors * strips, grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> tile(cv.inputs * shape.size()), sums(at_once * r.phases * c.results * L), bias(L);
     std::memset(tile.data(), 0, cv.inputs * shape.size() * sizeof(T));
     std::memset(bias.data(), 0, L * sizeof(T));

@@ -252,9 +252,9 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
       for (int s = 0; s < cv.columns.taps; ++s)
         a_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
 
-  const Places places(cv, b.rows, b.columns, 2 * thread_count(), kbs);
+  const Places places(cv, b.rows, b.columns, 8 * thread_count(), kbs);
   const double work = double(b.rows) * b.columns * steps * cv.outputs / places.parts / 16;
-  parallel_for(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
+  parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> tile(cv.inputs * shape.plane);
     Scratch<T> partial(2 * Pieces<T>::most_sums());
     int64_t packed = -1;

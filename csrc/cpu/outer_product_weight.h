@@ -14,7 +14,8 @@
 // and each sum has one order. That order is fixed by the shape alone: pixels are cut into strips of a few hundred, each
 // strip is summed in short chains and then added, which keeps the rounding error of long sums near that of short ones.
 //
-// Estimate: the FMA roof less packing: every thread packs all of x, one copy for K / threads * R * S multiply-adds.
+// Estimate: the FMA roof less packing: every thread packs all of x, one copy for K / threads * R * S multiply-adds, and
+// its own outputs of y; or, where there are more inputs than outputs, the other way around.
 #pragma once
 #include "micro_kernel.h"
 #include "tile.h"
@@ -54,7 +55,8 @@ struct Strip {
 
   template <class T, class In>
   Strip(const WeightGradient<T, In>& wg, const AxisPlan& r, const AxisPlan& c) {
-    constexpr int64_t kPixels = 384;  // enough to outweigh adding the strip's sums to the total
+    // enough to outweigh adding the strip's sums to the total; y for all of them stays in L1
+    constexpr int64_t kPixels = 1536 / sizeof(T);
     const int64_t plane = r.count * c.count;
     images = smaller(wg.N, larger(1, kPixels / larger(plane, 1)));
     rows = images > 1 ? r.count : smaller(r.count, larger(1, ceil_div(kPixels, c.count)));
@@ -101,18 +103,32 @@ struct Channels {
 };
 
 // x for one strip. Columns run from the lowest to the highest that any tap reads; no phases here, the table of pixels
-// has the stride in it.
+// has the stride in it. Along an axis with a single tap only what it reads is there.
 template <class T, class In>
 struct StripTile {
   const WeightGradient<T, In>& wg;
   const Channels& ch;
+  int64_t row_step, column_step;        // from one row or column to the next, in x
   int64_t height, width, image, plane;  // elements: image and plane (a channel tile)
 
-  StripTile(const WeightGradient<T, In>& wg, const Channels& ch, const Strip& strip) : wg(wg), ch(ch) {
-    height = (strip.rows - 1) * wg.rows.stride + wg.rows.highest() - wg.rows.lowest() + 1;
-    width = (wg.columns.count - 1) * wg.columns.stride + wg.columns.highest() - wg.columns.lowest() + 1;
+  StripTile(const WeightGradient<T, In>& wg, const Channels& ch, const Strip& strip)
+      : wg(wg),
+        ch(ch),
+        row_step(wg.rows.taps == 1 ? wg.rows.stride : 1),
+        column_step(wg.columns.taps == 1 ? wg.columns.stride : 1) {
+    height = rows(strip.rows);
+    width = span(wg.columns, wg.columns.count, column_step);
     image = height * width * ch.element;
     plane = strip.images * image;
+  }
+  static int64_t span(const AxisPlan& a, int64_t count, int64_t step) {
+    return ((count - 1) * a.stride + a.highest() - a.lowest()) / step + 1;
+  }
+  int64_t rows(int64_t count) const { return span(wg.rows, count, row_step); }
+  // Where pixel (i, j) of image b is.
+  int64_t pixel(int64_t b, int64_t i, int64_t j) const {
+    return b * image +
+           (i * wg.rows.stride / row_step * width + j * wg.columns.stride / column_step) * ch.element;
   }
   int64_t planes() const { return ch.across_taps ? 1 : ch.tiles; }
   int64_t size() const { return planes() * plane + CONVX_MAX_M; }  // the last tile may read past its taps
@@ -126,15 +142,20 @@ struct StripTile {
            ((wg.rows.offset[r] - wg.rows.lowest()) * width + wg.columns.offset[s] - wg.columns.lowest()) * ch.element;
   }
 
-  void pack(T* to, int64_t n0, int64_t images, int64_t i0, int64_t ni, int64_t g) const {
-    const int64_t v0 = wg.columns.lowest(), rows = (ni - 1) * wg.rows.stride + wg.rows.highest() - wg.rows.lowest() + 1;
-    const int64_t first = smaller(larger(0, -v0), width), last = larger(first, smaller(wg.columns.in - v0, width));
-    for (int64_t tile = 0; tile < planes(); ++tile) {
+  // Packs planes [first_plane, last_plane).
+  void pack(T* to, int64_t n0, int64_t images, int64_t i0, int64_t ni, int64_t g, int64_t first_plane,
+            int64_t last_plane) const {
+    const int64_t v0 = wg.columns.lowest(), step = column_step, count = rows(ni);
+    const int64_t first = smaller(v0 < 0 ? ceil_div(-v0, step) : 0, width);
+    const int64_t last = larger(first, smaller(ceil_div(larger(0, wg.columns.in - v0), step), width));
+    const int64_t L = Vec<T>::lanes, pitch = ceil_div(last - first, L) * L;
+    Scratch<T> line_of_each(step > 1 ? larger(1, ch.element) * pitch : 0);
+    for (int64_t tile = first_plane; tile < last_plane; ++tile) {
       const int64_t c0 = tile * ch.element, channels = smaller(ch.element, wg.inputs - c0);
       for (int64_t b = 0; b < images; ++b)
-        for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t row = 0; row < count; ++row) {
           T* line = to + tile * plane + b * image + row * width * ch.element;
-          const int64_t h = wg.rows.source(i0 * wg.rows.stride + wg.rows.lowest() + row);
+          const int64_t h = wg.rows.source(i0 * wg.rows.stride + wg.rows.lowest() + row * row_step);
           if (h < 0 || channels < ch.element) std::memset(line, 0, width * ch.element * sizeof(T));
           if (h < 0) continue;
           const In* from = wg.x + wg.x_strides(n0 + b, g * wg.inputs + c0, h, 0);
@@ -142,17 +163,23 @@ struct StripTile {
           for (int64_t col = 0; col < width; ++col) {
             if (col == first) col = last;  // the inside is copied below
             if (col >= width) break;
-            const int64_t w = wg.columns.source(v0 + col);
+            const int64_t w = wg.columns.source(v0 + col * step);
             for (int64_t c = 0; c < channels; ++c) line[col * e + c] = w < 0 ? T(0) : T(from[w * sw + c * sc]);
           }
-          if (sc == 1)
+          from += v0 * sw;
+          if (sc == 1) {
             for (int64_t col = first; col < last; ++col)
-              for (int64_t c = 0; c < channels; ++c) line[col * e + c] = T(from[(v0 + col) * sw + c]);
-          else if (sw == 1 && e >= Vec<T>::lanes / 2)
-            transpose<T, In>(from + v0 + first, sc, channels, last - first, line + first * e, e, channels);
-          else
+              for (int64_t c = 0; c < channels; ++c) line[col * e + c] = T(from[col * step * sw + c]);
+          } else if (sw == 1 && e >= L / 2 && step == 1) {
+            transpose<T, In>(from + first, sc, channels, last - first, line + first * e, e, channels);
+          } else if (e >= L / 2 && step > 1) {
             for (int64_t c = 0; c < channels; ++c)
-              for (int64_t col = first; col < last; ++col) line[col * e + c] = T(from[(v0 + col) * sw + c * sc]);
+              copy_strided(line_of_each.data() + c * pitch, from + first * step * sw + c * sc, step * sw, last - first);
+            transpose<T, T>(line_of_each.data(), pitch, channels, last - first, line + first * e, e, channels);
+          } else {
+            for (int64_t c = 0; c < channels; ++c)
+              for (int64_t col = first; col < last; ++col) line[col * e + c] = T(from[col * step * sw + c * sc]);
+          }
         }
     }
   }
@@ -263,20 +290,27 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
   for (int64_t b = 0, k = 0; b < strip.images; ++b)
     for (int64_t i = 0; i < strip.rows; ++i)
       for (int64_t j = 0; j < Q; ++j)
-        a_k[k++] = int32_t(b * tile.image + (i * wg.rows.stride * tile.width + j * wg.columns.stride) * ch.element);
+        a_k[k++] = int32_t(tile.pixel(b, i, j));
 
   Buffer<int64_t> offset(ch.units);
   for (int64_t u = 0; u < ch.units; ++u) offset[u] = tile.offset(u);
 
   const OuterProduct<T> kernel = outer_product_of<T, NV>(1, ch.m);
-  // Few blocks of outputs: divide the units among the threads as well.
-  const int64_t parts = smaller(ch.units, ceil_div(2 * thread_count(), wg.G * kbs)), unit_size = ch.m * width;
+  // Few blocks of outputs: divide the units among the threads as well. Or instead, with more inputs than outputs: then
+  // each thread packs its own channels of x, and all of y.
+  const int64_t threads = thread_count();
+  const bool by_channels =
+      wg.G == 1 && threads > 1 && !ch.across_taps && ch.tiles >= threads && wg.inputs > wg.outputs;
+  const int64_t parts = by_channels ? threads : smaller(ch.units, ceil_div(2 * threads, wg.G * kbs));
+  const int64_t unit_size = ch.m * width;
+  const auto kb_of = [&](int64_t i) { return by_channels ? i % kbs : i / parts % kbs; };
+  const auto part_of = [&](int64_t i) { return by_channels ? i / kbs : i % parts; };
   const bool lines = !ch.across_taps && ch.tiles >= parts && wg.filters_are_lines();
   const double work = double(wg.N) * wg.rows.count * Q * ch.units * ch.m * width / parts / 16;
   std::atomic<bool> finite{true};
   parallel_for(wg.G * kbs * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     const auto units_of = [&](int64_t i) {
-      return ch.first_unit(i % parts + 1, parts) - ch.first_unit(i % parts, parts);
+      return ch.first_unit(part_of(i) + 1, parts) - ch.first_unit(part_of(i), parts);
     };
     int64_t most_units = 0;  // whose sums wait at once: of one item if there is one strip, else of all
     for (int64_t i = begin; i < end; ++i)
@@ -290,7 +324,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
     if (many) std::memset(lost.data(), 0, most_units * unit_size * sizeof(T));
     alignas(64) T sums[CONVX_MAX_M * width], zeros[width] = {};
     const auto store_item = [&](int64_t i, const T* total) {
-      const int64_t g = i / parts / kbs, kb = i / parts % kbs, u0 = ch.first_unit(i % parts, parts);
+      const int64_t g = i / parts / kbs, kb = kb_of(i), u0 = ch.first_unit(part_of(i), parts);
       const int64_t k0 = g * wg.outputs + kb * width, count = smaller(width, wg.outputs - kb * width);
       if (lines) return store_tiles(wg, ch, total, ch.tile(u0), units_of(i) / ch.taps, k0, count, width);
       for (int64_t u = u0; u < u0 + units_of(i); ++u)
@@ -298,14 +332,17 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
     };
     for (int64_t item = begin; item < end;) {
       const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);
+      const int64_t first_plane = by_channels ? ch.tile(ch.first_unit(part_of(item), parts)) : 0;
+      const int64_t last_plane =
+          by_channels ? ch.tile(ch.first_unit(part_of(stop - 1) + 1, parts)) : tile.planes();
       for (int64_t t = 0; t < strip.count && finite; ++t) {
         const int64_t n0 = t / strip.per_image * strip.images, images = smaller(strip.images, wg.N - n0);
         const int64_t i0 = t % strip.per_image * strip.rows, ni = smaller(strip.rows, wg.rows.count - i0);
         const int64_t count = images * ni * Q;
-        tile.pack(x.data(), n0, images, i0, ni, g);
+        tile.pack(x.data(), n0, images, i0, ni, g, first_plane, last_plane);
         T* total = totals.data();
         for (int64_t i = item, packed = -1; i < stop && finite; ++i) {
-          const int64_t kb = i / parts % kbs, u0 = ch.first_unit(i % parts, parts), u1 = u0 + units_of(i);
+          const int64_t kb = kb_of(i), u0 = ch.first_unit(part_of(i), parts), u1 = u0 + units_of(i);
           if (packed != kb && !pack_strip_outputs(y.data(), wg, n0, images, i0, ni, g, kb * width, width))
             finite = false;
           packed = kb;

@@ -241,7 +241,7 @@ bool convolve_panels(const Convolution<T, In>& cv) {
   if (!weights.finite) return false;
   std::atomic<bool> finite{true};
   const double work = double(b.pixels) * b.outputs * width * steps / 16;
-  parallel_for(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+  parallel_for_balanced(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Panels<T, In> panels(cv, b.pixels);
     Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width), slab(kSlab<T> * width);
     int32_t a_k[kSlab<T>];

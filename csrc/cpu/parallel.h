@@ -7,6 +7,7 @@ namespace convx {
 
 using LoopBody = void (*)(void* context, int64_t begin, int64_t end);
 void parallel_for_impl(int64_t count, int64_t grain, LoopBody body, void* context);
+void parallel_for_balanced_impl(int64_t count, int64_t grain, LoopBody body, void* context);
 
 // How many threads a loop may run on. Work may be divided by it, sums may not: results don't depend on threads.
 int64_t thread_count();
@@ -16,6 +17,16 @@ int64_t thread_count();
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, Body&& body) {
   parallel_for_impl(
+      count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
+      &body);
+}
+
+// The same, but a thread that is done takes over some of what is left: body is called several times by each. For work
+// that is as good in pieces: where items take different times, their number is no multiple of the threads', or other
+// programs take a processor away for a while, nobody waits long.
+template <class Body>
+void parallel_for_balanced(int64_t count, int64_t grain, Body&& body) {
+  parallel_for_balanced_impl(
       count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
       &body);
 }

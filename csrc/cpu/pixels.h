@@ -266,7 +266,7 @@ bool convolve_pixels(const Convolution<T, In>& cv) {
   const int64_t parts = places >= wanted ? 1 : smaller(pw.chunks, ceil_div(wanted, places));
   const int64_t group = kGroup * L, line_pitch = ceil_div(block.rows * shape.pitch, group) * group + L;
   const double work = double(block.rows) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
-  parallel_for(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
+  parallel_for_balanced(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     const int64_t tile_size = block.channels * shape.plane + (kGroup + 1) * L;
     const int64_t pitch = passes == 1 ? group : line_pitch;
     Scratch<T> tile(tile_size), totals(CONVX_MAX_M * group), sums((passes == 1 ? CONVX_MAX_M : cv.outputs) * pitch);

@@ -110,6 +110,17 @@ inline void copy_every_other(T* to, const T* from, int64_t count) {
   for (; i < count; ++i) to[i] = from[2 * i];
 }
 
+// Copies count elements, `step` apart.
+template <class T, class In>
+inline void copy_strided(T* to, const In* from, int64_t step, int64_t count) {
+  if (step == 1)
+    copy_run(to, from, count);
+  else if (std::is_same_v<T, In> && step == 2)
+    copy_every_other(to, reinterpret_cast<const T*>(from), count);
+  else
+    for (int64_t x = 0; x < count; ++x) to[x] = T(from[x * step]);
+}
+
 // Which of the `width` columns v0 + x * stride lie inside the input: those with first <= x < last. Found once for all
 // rows, since divisions cost as much as copying a row.
 struct InsideRun {
@@ -136,13 +147,7 @@ inline void pack_row(T* to, const AxisPlan& c, const InsideRun& run, int64_t wid
   };
   edge(0, run.first);
   const int64_t step = c.stride * stride_w;
-  const In* p = from + run.v0 * stride_w;
-  if (step == 1)
-    copy_run(to + run.first, p + run.first, run.last - run.first);
-  else if (std::is_same_v<T, In> && step == 2)
-    copy_every_other(to + run.first, reinterpret_cast<const T*>(p + 2 * run.first), run.last - run.first);
-  else
-    for (int64_t x = run.first; x < run.last; ++x) to[x] = T(p[x * step]);
+  copy_strided(to + run.first, from + run.v0 * stride_w + run.first * step, step, run.last - run.first);
   edge(run.last, width);
 }
 
