@@ -26,6 +26,7 @@ struct Convolution {
   int64_t merged_h = 1, merged_w = 1;
   int64_t merged() const { return merged_h * merged_w; }
   int64_t bias_stride;
+  int64_t chain = kChain<T>;  // products that are summed from zero
 
   int64_t taps() const { return int64_t(rows.taps) * columns.taps; }
 

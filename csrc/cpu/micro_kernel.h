@@ -26,12 +26,14 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kChain = sizeof(T) == 4 ? 64 : 24;
 
+// forward's may be longer and still no less accurate than torch's, whose chains go over all channels there; its
+// grad_input adds up one sum over channels for each tap. A convolution says which is its own (convolution.h).
+template <class T>
+constexpr int64_t kForwardChain = 2 * kChain<T>;
+
 // And a long sum of many parts is made of sums of this many of them, for the same reason.
 constexpr int64_t kParts = 64;
-template <class T>
-bool begins_sum(int64_t k) {
-  return k % (kParts * kChain<T>) == 0;
-}
+inline bool begins_sum(int64_t k, int64_t chain) { return k % (kParts * chain) == 0; }
 
 // total = sums, or total += sums: one of those long sums is done.
 template <class T>

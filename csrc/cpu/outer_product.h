@@ -4,7 +4,7 @@
 // output channels in blocks of NV vectors and the results in tiles of up to 14 (micro_kernel.h). The weights are packed
 // once per call as [block of outputs][channel][tap][NV * lanes], so the loop reads them as one stream.
 //
-// Blocking: the tile stays in L2; a slab of weights (a few dozen steps of one block of outputs, see kChain) stays in
+// Blocking: the tile stays in L2; a slab of weights (one chain of steps of one block of outputs, see kChain) stays in
 // cache while all results of the block pass over it, and partial sums wait in a small buffer until the next slab.
 //
 // Why it beats the reference: 28 multiply-adds of 16 lanes for 16 loads, instead of one for two. Estimate: the FMA roof
@@ -228,14 +228,14 @@ void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch
   T* const totals = partial + Pieces<T>::most_sums();
   for (Pieces<T> pieces(b, at, width); pieces.next();) {
     const int64_t size = pieces.pixels() * width;
-    for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += kChain<T>) {
-      if (k0 && begins_sum<T>(k0)) add_sums(totals, partial, size, k0 == kParts * kChain<T>);
-      const T* const start = k0 == 0 ? bias : begins_sum<T>(k0) ? kZeros<T> : nullptr;
+    for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += cv.chain) {
+      if (k0 && begins_sum(k0, cv.chain)) add_sums(totals, partial, size, k0 == kParts * cv.chain);
+      const T* const start = k0 == 0 ? bias : begins_sum(k0, cv.chain) ? kZeros<T> : nullptr;
       for (const Piece<T>& piece : pieces)
         piece.kernel(tile + piece.row * pitch + piece.column, pitch, a_k + k0, weights + k0 * width,
-                     smaller(kChain<T>, steps - k0), partial + piece.pixel * width, start);
+                     smaller(cv.chain, steps - k0), partial + piece.pixel * width, start);
     }
-    if (steps > kParts * kChain<T>) add_sums(partial, totals, size, false);
+    if (steps > kParts * cv.chain) add_sums(partial, totals, size, false);
     store_pieces(cv, pieces, one_line, partial, width, at, first, count);
   }
 }

@@ -27,7 +27,7 @@ namespace CONVX_ISA {
 
 // As kChain, for sums over pixels, which are longer.
 template <class T>
-constexpr int64_t kPixelChain = sizeof(T) == 4 ? 128 : 24;
+constexpr int64_t kPixelChain = sizeof(T) == 4 ? 128 : 48;
 
 template <class T, class In>
 struct WeightGradient {

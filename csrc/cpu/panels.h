@@ -29,9 +29,10 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Steps of a slab: two chains, so that sums go to memory and back once for both.
+// Steps of a slab: whole chains, forward's or grad_input's.
 template <class T>
 constexpr int64_t kSlab = 2 * kChain<T>;
+static_assert(kSlab<float> % kForwardChain<float> == 0 && kSlab<double> % kForwardChain<double> == 0);
 
 // Steps that are dealt out to the pieces together; a chain is a multiple of it.
 constexpr int64_t kLines = 8;
@@ -263,8 +264,8 @@ bool convolve_panels(const Convolution<T, In>& cv) {
           const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
           T* sum = sums.data() + (kb - kb0) * block;
           for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
-            for (int64_t k = k0; k < larger(k1, k0 + 1); k += kChain<T>)
-              kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(kChain<T>, k1 - k), sum,
+            for (int64_t k = k0; k < larger(k1, k0 + 1); k += cv.chain)
+              kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(cv.chain, k1 - k), sum,
                      k ? nullptr : weights.bias(g, kb));
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }

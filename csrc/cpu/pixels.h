@@ -223,21 +223,21 @@ void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, con
   for (int64_t f = 0; f < length; f += kGroup * L) {
     const int64_t vectors = smaller(kGroup, ceil_div(length - f, L));
     T* const sum = only ? sums : sums + k0 * pitch + f;
-    for (int64_t k = pass.k0; k < larger(pass.k1, pass.k0 + 1); k += kChain<T>) {
+    for (int64_t k = pass.k0; k < larger(pass.k1, pass.k0 + 1); k += cv.chain) {
       // a very long sum is made of long sums; passes are short enough without
-      const bool begins = only && k && begins_sum<T>(k);
-      if (begins) add_sums(totals, sums, m * pitch, k == kParts * kChain<T>);
+      const bool begins = only && k && begins_sum(k, cv.chain);
+      if (begins) add_sums(totals, sums, m * pitch, k == kParts * cv.chain);
       int nv = 1;
       for (int64_t v = 0; v < vectors; v += nv) {
         const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
-        kernel(line.tile + f + v * L, b_k + (k - pass.k0), w + k * m, smaller(kChain<T>, pass.k1 - k), sum + v * L,
+        kernel(line.tile + f + v * L, b_k + (k - pass.k0), w + k * m, smaller(cv.chain, pass.k1 - k), sum + v * L,
                pitch,
                k == 0   ? bias
                : begins ? zeros
                         : nullptr);
       }
     }
-    if (only && pw.steps > kParts * kChain<T>) add_sums(sums, totals, m * pitch, false);
+    if (only && pw.steps > kParts * cv.chain) add_sums(sums, totals, m * pitch, false);
     if (pass.last)
       for (int64_t o = 0; o < m; ++o)
         store_line(cv, line, sum + o * pitch, f, smaller(length, f + vectors * L), line.g * cv.outputs + k0 + o);
