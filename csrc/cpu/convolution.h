@@ -121,11 +121,14 @@ bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
     int64_t c = k0 / taps, r = k0 % taps / cv.columns.taps, s = k0 % cv.columns.taps;
     for (int64_t k = k0; k < k1; ++k, next += width) {
       const In* tap = from + c * cv.weight_input + cv.rows.index[r] * cv.weight_r + cv.columns.index[s] * cv.weight_s;
-      if (cv.weight_output == 1)
-        for (int64_t o = 0; o < count; ++o) next[o] = T(tap[o]);
-      else
+      if (cv.weight_output == 1) {
+        constexpr int64_t L = Vec<T>::lanes;
+        for (int64_t o = 0; o < width; o += L)
+          store_some<T>(next + o, load_some<T>(tap + o, larger(0, count - o)), width - o);
+      } else {
         for (int64_t o = 0; o < count; ++o) next[o] = T(tap[o * cv.weight_output]);
-      for (int64_t o = count; o < width; ++o) next[o] = T(0);
+        for (int64_t o = count; o < width; ++o) next[o] = T(0);
+      }
       if (++s == cv.columns.taps) s = 0, ++r;
       if (r == cv.rows.taps) r = 0, ++c;
     }

@@ -26,10 +26,11 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kChain = sizeof(T) == 4 ? 64 : 24;
 
-// forward's may be longer and still no less accurate than torch's, whose chains go over all channels there; its
-// grad_input adds up one sum over channels for each tap. A convolution says which is its own (convolution.h).
+// Where torch's chains are longer too: in forward, and in grad_input with that many outputs, since it adds up one sum
+// over the outputs for each tap. A convolution says which is its own (convolution.h).
 template <class T>
-constexpr int64_t kForwardChain = 2 * kChain<T>;
+constexpr int64_t kLongChain = 2 * kChain<T>;
+constexpr int64_t kManyOutputs = 64;
 
 // And a long sum of many parts is made of sums of this many of them, for the same reason.
 constexpr int64_t kParts = 64;
@@ -43,10 +44,11 @@ void add_sums(T* total, const T* sums, int64_t count, bool first) {
 
 constexpr int kUnrolled = 4;
 
-// sums is [MR * MC][NV * lanes]. The product is added to `start`, one line of it for all m, or to the sums if null.
+// sums is [MR][MC][NV * lanes], `sums_pitch` elements from row to row. The product is added to `start`, one line of it
+// for all m, or to the sums if null.
 template <class T, int MR, int MC, int NV>
 void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t steps, T* sums,
-                   const T* start) {
+                   int64_t sums_pitch, const T* start) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
   V acc[MR * MC][NV];
@@ -72,17 +74,19 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
 #pragma GCC unroll 4
     for (int u = 0; u < kUnrolled; ++u) step(a + a_k[k + u], b + u * NV * L);
   for (; k < steps; ++k, b += NV * L) step(a + a_k[k], b);
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 32
-  for (int m = 0; m < MR * MC; ++m)
+    for (int c = 0; c < MC; ++c)
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) {
-      T* sum = sums + (m * NV + n) * L;
-      store(sum, load(start ? start + n * L : sum) + acc[m][n]);
-    }
+      for (int n = 0; n < NV; ++n) {
+        T* sum = sums + r * sums_pitch + (c * NV + n) * L;
+        store(sum, load(start ? start + n * L : sum) + acc[r * MC + c][n]);
+      }
 }
 
 template <class T>
-using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, const T*);
+using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, int64_t, const T*);
 
 // How many rows of MC pixels make a full tile: M is at most CONVX_MAX_M, and each row costs a pointer register.
 constexpr int rows_for(int mc) {

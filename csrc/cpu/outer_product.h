@@ -22,10 +22,9 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// How a plane of results is cut into register tiles of mr x mc, and into blocks of rows x columns results.
+// The blocks of rows x columns that a plane of results is cut into, one tile of the input each.
 struct Blocks {
   int64_t rows, columns;
-  int mr, mc;
 };
 
 // The sums of a group of register tiles wait in L1 while a slab of weights, one chain of steps, passes over them: enough
@@ -47,14 +46,11 @@ Blocks choose_blocks(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   };
   b.columns = c.count;
   while (b.columns > 2 * CONVX_MAX_M && bytes(1, b.columns) > kTileBytes) b.columns = ceil_div(b.columns, 2);
-  const int64_t across = ceil_div(b.columns, CONVX_MAX_M);
-  b.mc = int(ceil_div(b.columns, across));
-  b.mr = smaller(rows_for(b.mc), r.count) == rows_for(b.mc) ? rows_for(b.mc) : 1;
-  b.rows = b.mr;
-  while (b.rows + b.mr <= r.count && bytes(b.rows + b.mr, b.columns) <= kTileBytes) b.rows += b.mr;
-  if (r.count - b.rows < b.mr) b.rows = r.count;  // no sliver at the end
-  b.rows = ceil_div(r.count, ceil_div(r.count, b.rows));
-  b.rows = larger(b.rows, b.mr);
+  const int64_t band = smaller(larger(r.count, 1), rows_for(int(b.columns / ceil_div(b.columns, CONVX_MAX_M))));
+  b.rows = band;
+  while (b.rows + band <= r.count && bytes(b.rows + band, b.columns) <= kTileBytes) b.rows += band;
+  if (r.count - b.rows < band) b.rows = r.count;  // no sliver at the end
+  b.rows = larger(band, ceil_div(r.count, ceil_div(r.count, b.rows)));
   return b;
 }
 
@@ -142,101 +138,97 @@ class PackedWeights {
   Scratch<T> data_, bias_;
 };
 
-// One register tile of a block of results: where it is, and its first pixel in the sums of its group.
+// One register tile of a block of results: where it is, and where its sums are.
 template <class T>
 struct Piece {
-  int64_t row, column, rows, columns, pixel;
+  int64_t row, column, sums;
   OuterProduct<T> kernel;
 };
 
-// A group of register tiles, in the order of the results. A row of results is cut into nearly equal pieces, so that no
-// result is computed twice; where rows are so short that a tile takes several, the last ones may be.
+// The register tiles of a block of results, in groups whose sums wait together: some whole rows, [row][column][width],
+// or a part of one. A row is cut into nearly equal pieces, so that no result is computed twice. Pieces too narrow to
+// fill a register tile take several rows at once, if there are as many.
 template <class T>
 class Pieces {
  public:
-  Pieces(const Blocks& b, const Place& at, int64_t width)
+  Pieces(const Place& at, int64_t width)
       : ni_(at.ni),
         nj_(at.nj),
-        mr_(at.ni >= b.mr && at.nj == b.mc ? b.mr : 1),
+        width_(width),
         across_(ceil_div(at.nj, CONVX_MAX_M)),
-        most_(kSumsBytes / (width * int64_t(sizeof(T)))),
-        narrow_(width == Vec<T>::lanes) {}
+        band_(rows_for(int(at.nj / across_))),
+        most_(kSumsBytes / (width * int64_t(sizeof(T)))) {}
 
   // Goes on to the next group; false if there is none.
   bool next() {
-    count_ = 0, pixels_ = 0;
-    while (row_ < ni_ && count_ < kMostPieces) {
-      // whole rows, unless one is more than a group
-      if (part_ == 0 && count_ && pixels_ + mr_ * nj_ > most_) break;
-      const int64_t first = nj_ * part_ / across_, columns = nj_ * (part_ + 1) / across_ - first;
-      if (count_ && pixels_ + mr_ * columns > most_) break;
-      const int m = int(columns), mr = int(mr_);
-      pieces_[count_++] = {smaller(row_, ni_ - mr_),
-                           first,
-                           mr_,
-                           columns,
-                           pixels_,
-                           narrow_ ? outer_product_of<T, 1>(mr, m) : outer_product_of<T, 2>(mr, m)};
-      pixels_ += mr_ * columns;
-      if (++part_ == across_) part_ = 0, row_ += mr_;
+    row_ += rows_, column_ += columns_;
+    if (column_ == nj_) column_ = 0;
+    if (column_ > 0) --row_;
+    count_ = 0, rows_ = 0, columns_ = 0;
+    if (row_ == ni_) return false;
+    if (nj_ > most_ || across_ > kMostPieces) {  // a part of a row
+      rows_ = 1;
+      while (part_ < across_ && count_ < kMostPieces && edge(part_ + 1) - column_ <= most_) add(row_, part_++, 1);
+      columns_ = edge(part_) - column_;
+      if (part_ == across_) part_ = 0;
+      return true;
     }
-    return count_ > 0;
+    columns_ = nj_;
+    for (;;) {
+      const int64_t band = ni_ - row_ - rows_ >= band_ ? band_ : 1;
+      if (rows_ && ((rows_ + band) * nj_ > most_ || count_ + band * across_ > kMostPieces)) return true;
+      if (row_ + rows_ == ni_) return true;
+      for (int64_t part = 0; part < across_; ++part) {
+        const int64_t together = rows_for(int(edge(part + 1) - edge(part))) == band ? band : 1;
+        for (int64_t r = 0; r < band; r += together) add(row_ + rows_ + r, part, together);
+      }
+      rows_ += band;
+    }
   }
   const Piece<T>* begin() const { return pieces_; }
   const Piece<T>* end() const { return pieces_ + count_; }
-  int64_t pixels() const { return pixels_; }
+  int64_t row() const { return row_; }
+  int64_t column() const { return column_; }
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
   // Of any group; store_pixels() reads whole vectors of pixels.
   static constexpr int64_t most_sums() { return kSumsBytes / sizeof(T) + 2 * Vec<T>::lanes * Vec<T>::lanes; }
 
  private:
-  int64_t ni_, nj_, mr_, across_, most_, row_ = 0, part_ = 0, pixels_ = 0;
-  bool narrow_;
+  int64_t edge(int64_t part) const { return nj_ * part / across_; }
+  void add(int64_t row, int64_t part, int64_t rows) {
+    const int mr = int(rows), m = int(edge(part + 1) - edge(part));
+    pieces_[count_++] = {row, edge(part), ((row - row_) * columns_ + edge(part) - column_) * width_,
+                         width_ == Vec<T>::lanes ? outer_product_of<T, 1>(mr, m) : outer_product_of<T, 2>(mr, m)};
+  }
+
+  int64_t ni_, nj_, width_, across_, band_, most_, row_ = 0, column_ = 0, rows_ = 0, columns_ = 0, part_ = 0;
   int count_ = 0;
   Piece<T> pieces_[kMostPieces];
 };
 
-// Writes the sums of a group: neighbouring results at once, whole rows if they are neighbours of one another.
-template <class T, class In>
-void store_pieces(const Convolution<T, In>& cv, const Pieces<T>& pieces, bool one_line, const T* sums, int64_t width,
-                  const Place& at, int64_t first, int64_t count) {
-  const auto store_run = [&](int64_t pixel, int64_t pixels, int64_t row, int64_t column) {
-    store_results(cv, sums + pixel * width, pixels, width, at.n, at.g, first, count, at.i0 + row, at.j0 + column);
-  };
-  for (const Piece<T>* p = pieces.begin(); p != pieces.end();) {
-    const Piece<T>& piece = *p++;
-    if (piece.rows > 1 && !one_line) {
-      for (int64_t r = 0; r < piece.rows; ++r)
-        store_run(piece.pixel + r * piece.columns, piece.columns, piece.row + r, piece.column);
-      continue;
-    }
-    const int64_t place = piece.row * at.nj + piece.column;
-    int64_t pixels = piece.rows * piece.columns;
-    for (; p != pieces.end() && p->row * at.nj + p->column == place + pixels && (one_line || p->row == piece.row); ++p)
-      pixels += p->rows * p->columns;
-    store_run(piece.pixel, pixels, piece.row, piece.column);
-  }
-}
-
 // One block of results, `count` outputs in vectors of `width`.
 template <class T, class In>
-void convolve_block(const Convolution<T, In>& cv, const Blocks& b, int64_t pitch, const T* tile, const int32_t* a_k,
+void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, const int32_t* a_k,
                     const T* weights, int64_t width, T* partial, const T* bias, const Place& at, int64_t first,
                     int64_t count) {
   const int64_t steps = cv.inputs * cv.taps();
   const bool one_line = cv.merged() == 1 && at.nj == cv.columns.count &&
                         cv.out_strides.h * cv.rows.out_step == at.nj * cv.out_strides.w * cv.columns.out_step;
   T* const totals = partial + Pieces<T>::most_sums();
-  for (Pieces<T> pieces(b, at, width); pieces.next();) {
-    const int64_t size = pieces.pixels() * width;
+  for (Pieces<T> pieces(at, width); pieces.next();) {
+    const int64_t pixels = pieces.rows() * pieces.columns(), size = pixels * width;
     for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += cv.chain) {
       if (k0 && begins_sum(k0, cv.chain)) add_sums(totals, partial, size, k0 == kParts * cv.chain);
       const T* const start = k0 == 0 ? bias : begins_sum(k0, cv.chain) ? kZeros<T> : nullptr;
       for (const Piece<T>& piece : pieces)
         piece.kernel(tile + piece.row * pitch + piece.column, pitch, a_k + k0, weights + k0 * width,
-                     smaller(cv.chain, steps - k0), partial + piece.pixel * width, start);
+                     smaller(cv.chain, steps - k0), partial + piece.sums, at.nj * width, start);
     }
     if (steps > kParts * cv.chain) add_sums(partial, totals, size, false);
-    store_pieces(cv, pieces, one_line, partial, width, at, first, count);
+    const int64_t run = one_line ? pixels : pieces.columns();
+    for (int64_t p = 0, row = at.i0 + pieces.row(); p < pixels; p += run, ++row)
+      store_results(cv, partial + p * width, run, width, at.n, at.g, first, count, row, at.j0 + pieces.column());
   }
 }
 
@@ -266,7 +258,7 @@ void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weigh
       packed = at.index;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
         const int64_t first = kb * packed_weights.width, width = packed_weights.width_of(kb);
-        convolve_block<T, In>(cv, b, shape.pitch, tile.data(), a_k.data(), packed_weights.of(cv, j, at.g, kb), width,
+        convolve_block<T, In>(cv, shape.pitch, tile.data(), a_k.data(), packed_weights.of(cv, j, at.g, kb), width,
                               partial.data(), packed_weights.bias(at.g, kb), at, first,
                               smaller(width, cv.outputs - first));
       }

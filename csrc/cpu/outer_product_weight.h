@@ -350,7 +350,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
           for (int64_t u = u0; u < u1; ++u, total += unit_size) {
             for (int64_t p = 0; p < count; p += kPixelChain<T>)
               kernel(x.data() + offset[u], 0, a_k.data() + p, y.data() + p * width, smaller(kPixelChain<T>, count - p),
-                     t ? sums : total, p ? nullptr : zeros);
+                     t ? sums : total, 0, p ? nullptr : zeros);
             if (t) add_exactly(total, sums, unit_size, many ? lost.data() + (total - totals.data()) : nullptr);
           }
           if (strip.count == 1 && finite) store_item(i, totals.data());

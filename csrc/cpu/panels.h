@@ -29,10 +29,10 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Steps of a slab: whole chains, forward's or grad_input's.
+// Steps of a slab: whole chains, long or short ones.
 template <class T>
 constexpr int64_t kSlab = 2 * kChain<T>;
-static_assert(kSlab<float> % kForwardChain<float> == 0 && kSlab<double> % kForwardChain<double> == 0);
+static_assert(kSlab<float> % kLongChain<float> == 0 && kSlab<double> % kLongChain<double> == 0);
 
 // Steps that are dealt out to the pieces together; a chain is a multiple of it.
 constexpr int64_t kLines = 8;
@@ -237,7 +237,7 @@ bool convolve_panels(const Convolution<T, In>& cv) {
   if (cv.N * plane == 0) return true;
   const PanelBlocks b = PanelBlocks::choose<T>(cv.G, cv.N, plane, cv.outputs, width);
   const int64_t kbs = ceil_div(cv.outputs, width), parts = ceil_div(kbs, b.outputs), places = b.places;
-  const bool packed_once = places >= 4 * thread_count();
+  const bool packed_once = places > 2;
   const PackedWeights<T> weights(&cv, packed_once ? 1 : 0);  // 0: of its biases only
   if (!weights.finite) return false;
   std::atomic<bool> finite{true};
@@ -265,7 +265,7 @@ bool convolve_panels(const Convolution<T, In>& cv) {
           T* sum = sums.data() + (kb - kb0) * block;
           for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
             for (int64_t k = k0; k < larger(k1, k0 + 1); k += cv.chain)
-              kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(cv.chain, k1 - k), sum,
+              kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(cv.chain, k1 - k), sum, 0,
                      k ? nullptr : weights.bias(g, kb));
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }

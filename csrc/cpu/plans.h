@@ -126,7 +126,7 @@ template <class Kernels, class T, class In>
 bool forward(const ConvProblem& pb, const Operands& o) {
   Convolution<T, In> cv;
   cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.channels_per_group(), cv.outputs = pb.outputs_per_group();
-  cv.chain = kForwardChain<T>;
+  cv.chain = kLongChain<T>;
   if (cv.inputs == 0) return false;  // nothing to multiply: the reference writes the bias
   cv.in = static_cast<const In*>(o.x.data), cv.weight = static_cast<const In*>(o.w.data);
   cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
@@ -146,6 +146,7 @@ bool forward(const ConvProblem& pb, const Operands& o) {
 template <class T, class In>
 void set_grad_input(Convolution<T, In>& cv, const ConvProblem& pb, const Operands& o) {
   cv.N = pb.N, cv.G = pb.G, cv.inputs = pb.outputs_per_group(), cv.outputs = pb.channels_per_group();
+  cv.chain = cv.inputs >= kManyOutputs ? kLongChain<T> : kChain<T>;
   cv.in = static_cast<const In*>(o.y.data), cv.weight = static_cast<const In*>(o.w.data);
   cv.bias = static_cast<const In*>(o.bias), cv.bias_stride = o.bias_stride;
   cv.out = static_cast<In*>(o.x.data);

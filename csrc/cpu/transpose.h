@@ -149,6 +149,12 @@ void transpose(const In* from, int64_t from_pitch, int64_t rows, int64_t columns
   constexpr int64_t L = Vec<T>::lanes;
   for (int64_t r = 0; r < fill; r += L)
     for (int64_t c = 0; c < columns; c += L) {
+      if (columns - c <= 2) {  // a ninth tap: not worth a square
+        for (; c < columns; ++c)
+          for (int64_t i = r; i < smaller(fill, r + L); ++i)
+            to[c * to_pitch + i] = i < rows ? T(from[i * from_pitch + c]) : T(0);
+        break;
+      }
       for (int64_t i = r; i < smaller(rows, r + L); ++i) __builtin_prefetch(from + i * from_pitch + c + 4 * L);
       transpose_block<T>(from + r * from_pitch + c, from_pitch, smaller(L, larger(0, rows - r)),
                          smaller(L, columns - c), to + c * to_pitch + r, to_pitch, smaller(L, fill - r));
