@@ -221,9 +221,16 @@ void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, 
     for (int64_t k0 = 0; k0 < larger(steps, 1); k0 += cv.chain) {
       if (k0 && begins_sum(k0, cv.chain)) add_sums(totals, partial, size, k0 == kParts * cv.chain);
       const T* const start = k0 == 0 ? bias : begins_sum(k0, cv.chain) ? kZeros<T> : nullptr;
-      for (const Piece<T>& piece : pieces)
+      // the next slab's weights, from L3 or memory to L2
+      const T *ahead = weights + smaller(steps, k0 + cv.chain) * width,
+              *const last = weights + smaller(steps, k0 + 2 * cv.chain) * width;
+      const int64_t share = ceil_div(last - ahead, pieces.end() - pieces.begin());
+      for (const Piece<T>& piece : pieces) {
+        for (const T* stop = smaller(last - ahead, share) + ahead; ahead < stop; ahead += 64 / sizeof(T))
+          __builtin_prefetch(ahead, 0, 2);
         piece.kernel(tile + piece.row * pitch + piece.column, pitch, a_k + k0, weights + k0 * width,
                      smaller(cv.chain, steps - k0), partial + piece.sums, at.nj * width, start);
+      }
     }
     if (steps > kParts * cv.chain) add_sums(partial, totals, size, false);
     const int64_t run = one_line ? pixels : pieces.columns();

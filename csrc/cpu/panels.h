@@ -71,10 +71,16 @@ struct PanelBlocks {
     b.per_line = ceil_div(b.line, kPixels);
     b.pixels = ceil_div(b.line, b.per_line);
     b.places = images * plane / b.line * b.per_line;
-    b.outputs = larger(1, smaller(ceil_div(outputs, width), kSums / (b.pixels * width)));
-    // something for each thread, though the panels are packed again for each part of the outputs
-    while (groups * b.places * ceil_div(ceil_div(outputs, width), b.outputs) < thread_count() && b.outputs > 1)
-      b.outputs = ceil_div(b.outputs, 2);
+    // The outputs in so many parts that threads have equal work, but few, since the panels are packed again for each of
+    // them, at about the cost of one block of outputs.
+    const int64_t blocks = ceil_div(outputs, width), items = groups * b.places;
+    const int64_t fewest = ceil_div(blocks, larger(1, kSums / (b.pixels * width)));
+    int64_t least = INT64_MAX;
+    for (int64_t parts = fewest; parts <= smaller(blocks, fewest + 4 * thread_count()); ++parts) {
+      const int64_t each = ceil_div(blocks, parts);
+      const int64_t time = ceil_div(items * ceil_div(blocks, each), thread_count()) * (each + 1);
+      if (time < least) least = time, b.outputs = each;
+    }
     return b;
   }
 };
