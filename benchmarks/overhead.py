@@ -67,6 +67,7 @@ def calls(shape: Shape, device: str, backend: str | None = None) -> dict:
     layers = {side: lambda module=module: module(x) for side, module in modules.items()}
     result = with_and_without_gradients(name, functions) | with_and_without_gradients(layer, layers)
     if backend is not None:
+        torch.compiler.reset()  # all these layers are one function to it, of which it keeps only so many graphs
         graphs = {side: torch.compile(module, backend=backend, fullgraph=True) for side, module in modules.items()}
         compiled = {side: lambda graph=graph: graph(x) for side, graph in graphs.items()}
         result |= with_and_without_gradients(f"{layer}, compiled", compiled)

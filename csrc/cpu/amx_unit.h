@@ -56,12 +56,13 @@ class MatrixUnit {
         std::memcpy(&left, tiles()[a] + m * kLine + p * 4, 4);
         Bits right;
         std::memcpy(&right, tiles()[b] + p * kLine, kLine);
-        even = _mm512_fmadd_ps(V(Bits{} + (left << 16)), V(right << 16), even);
-        odd = _mm512_fmadd_ps(V(Bits{} + (left & 0xffff0000u)), V(right & 0xffff0000u), odd);
+        // products of two bfloat16 are exact, so it is all the same whether the additions are fused
+        even += V(Bits{} + (left << 16)) * V(right << 16);
+        odd += V(Bits{} + (left & 0xffff0000u)) * V(right & 0xffff0000u);
       }
       V sum;
       std::memcpy(&sum, tiles()[c] + m * kLine, kLine);
-      sum = _mm512_add_ps(sum, _mm512_add_ps(even, odd));
+      sum += even + odd;
       std::memcpy(tiles()[c] + m * kLine, &sum, kLine);
     }
     _mm_setcsr(mode);

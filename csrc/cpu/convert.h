@@ -40,7 +40,7 @@ struct Converted<float, BFloat16> : Bits16 {
 template <>
 struct Converted<float, Half> : Bits16 {
   using V = Vec<float>::type;
-#if CONVX_VECTOR_BYTES == 64
+#ifdef CONVX_AVX512
   static constexpr __mmask16 kAll = 0xffff;  // the same without a mask warns of GCC's own header
   static V load(const Half* p) {
     return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -112,7 +112,7 @@ struct Some {
   }
 };
 
-#if CONVX_VECTOR_BYTES == 64
+#ifdef CONVX_AVX512
 template <>
 struct Some<float> {
   __mmask16 mask;

@@ -32,6 +32,9 @@ extern const Engine engine;
 namespace avx512 {
 extern const Engine engine;
 }
+namespace avx512_twin {
+extern const Engine engine;
+}
 
 namespace amx {
 extern const MatrixEngine engine;

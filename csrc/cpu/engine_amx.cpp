@@ -23,6 +23,7 @@
 #endif
 
 #define CONVX_ISA amx
+#define CONVX_AVX512
 #define CONVX_VECTOR_BYTES 64
 #define CONVX_MAX_M 14
 #include "engine_of_amx.h"

@@ -24,6 +24,7 @@
 #endif
 
 #define CONVX_ISA avx512
+#define CONVX_AVX512
 #define CONVX_VECTOR_BYTES 64
 #define CONVX_MAX_M 14
 #include "engine_of_isa.h"

@@ -1,7 +1,7 @@
-// The body of engine_baseline.cpp, engine_avx2.cpp and engine_avx512.cpp: instantiates every kernel for the instruction
+// The body of engine_baseline.cpp, engine_avx2.cpp, engine_avx512.cpp and its twin: instantiates every kernel for the instruction
 // set that the including file has set up, and fills its table.
 #pragma once
-#if CONVX_VECTOR_BYTES == 64  // AVX-512; its own macro is not set by a target pragma
+#ifdef CONVX_AVX512  // set by the including file: the compiler's own macro is not set by a target pragma
 #include "depthwise.h"
 #else
 #include "plans.h"
@@ -48,7 +48,7 @@ constexpr Engine::Primitives primitives() {
 }
 
 constexpr Engine::Primitives in_place() {
-#if CONVX_VECTOR_BYTES == 64
+#ifdef CONVX_AVX512
   return primitives<InPlace>();
 #else
   return {nullptr, nullptr, nullptr};

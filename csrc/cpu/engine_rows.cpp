@@ -12,8 +12,9 @@ const Engine& current_engine() {
 #if defined(__x86_64__)
   switch (current_isa()) {
     case Isa::amx:
-    case Isa::amx_twin:
     case Isa::avx512: return avx512::engine;
+    case Isa::amx_twin: return is_available(Isa::avx512) ? avx512::engine : avx512_twin::engine;
+    case Isa::avx512_twin: return avx512_twin::engine;
     case Isa::avx2: return avx2::engine;
     case Isa::baseline: break;
   }

@@ -1,6 +1,7 @@
 // Detection of the instruction sets; see isa.h.
 #include "isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -22,6 +23,7 @@ const char* name(Isa isa) {
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
     case Isa::amx: return "amx";
+    case Isa::avx512_twin: return "avx512_twin";
     case Isa::amx_twin: return "amx_twin";
   }
   return "?";
@@ -53,15 +55,21 @@ std::vector<Isa> available_isas() {
   std::vector<Isa> found = {Isa::baseline};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(Isa::avx2);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    found.push_back(Isa::amx_twin);
-    found.push_back(Isa::avx512);
-    if (has_amx()) found.push_back(Isa::amx);
-  }
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return found;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (!avx512) found.push_back(Isa::avx512_twin);
+  found.push_back(Isa::amx_twin);
+  found.push_back(Isa::avx2);
+  if (avx512) found.push_back(Isa::avx512);
+  if (avx512 && has_amx()) found.push_back(Isa::amx);
 #endif
   return found;
+}
+
+bool is_available(Isa isa) {
+  static const std::vector<Isa> found = available_isas();
+  return std::find(found.begin(), found.end(), isa) != found.end();
 }
 
 namespace {
