@@ -2,8 +2,9 @@
 
     python -m benchmarks.per_sample [--networks pooled separable] [--batch 32]
 
-Both sides run the same code, one with torch's layers and one converted, and are compared with a loop over the samples.
-What differs is the gradient of the weights: without the sum over the batch it is a convolution with as many groups as
+Both sides run the same code, one with torch's layers and one converted, whose gradients are compared with a loop over
+the samples. (Not with torch's loop: a ReLU's input that is zero but for rounding may have another sign there, and so
+another gradient altogether.) What differs is the gradient of the weights: without the sum over the batch it is a convolution with as many groups as
 there are samples, one call of convx's kernels. Exits with 1 if a gradient differs.
 """
 
@@ -114,7 +115,7 @@ def main() -> int:
         converted = convx.convert(copy.deepcopy(model), quiet=True)
         both, loops = zip(*(per_sample(m, images, labels) for m in (model, converted)), strict=True)
         timings = interleaved(dict(zip(("torch", "convx"), both, strict=True)), options.device, options.seconds)
-        if not all(same(timings["convx"].result, loop()) for loop in loops):
+        if not same(timings["convx"].result, loops[1]()):
             wrong.append(name)
         what = f"{name}, {options.batch} x 3 x {options.size} x {options.size}, {convx.count(converted)} layers"
         pairs.add(what, timings, "OFF" if name in wrong else "")

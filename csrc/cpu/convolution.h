@@ -155,10 +155,13 @@ void store_pixels(const T* sums, int64_t pixels, int64_t width, int64_t count, I
     for (int64_t p = 0; p < pixels; ++p)
       for (int64_t k = 0; k < count; k += L) store_some<T>(out + p * step + k, load(sums + p * width + k), count - k);
   } else if (step == 1) {
-    for (int64_t k = 0; k < count; k += L)
-      for (int64_t p = 0; p < pixels; p += L)
+    for (int64_t k = 0; k < count; k += L) {
+      const int64_t squares = count - k >= L ? pixels / L : 0;
+      transpose_squares<T>(squares, sums + k, width, L * width, out + k * output_stride, output_stride, L);
+      for (int64_t p = squares * L; p < pixels; p += L)
         transpose_block<T>(sums + p * width + k, width, L, smaller(L, count - k), out + k * output_stride + p,
                            output_stride, smaller(L, pixels - p));
+    }
   } else {
     for (int64_t k = 0; k < count; ++k)
       for (int64_t p = 0; p < pixels; ++p) out[k * output_stride + p * step] = In(sums[p * width + k]);

@@ -142,13 +142,37 @@ __attribute__((noinline)) void transpose_block(const From* from, int64_t from_pi
   for (int i = 0; i < columns && i < L; ++i) store_some<T>(to + i * to_pitch, v[i], fill);
 }
 
+// `count` whole squares in a row, each `step` elements further on.
+template <class T, class From, class To>
+__attribute__((noinline)) void transpose_squares(int64_t count, const From* from, int64_t from_pitch, int64_t from_step,
+                                                 To* to, int64_t to_pitch, int64_t to_step) {
+  constexpr int L = Vec<T>::lanes;
+  for (; count > 0; --count, from += from_step, to += to_step) {
+    typename Vec<T>::type v[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) v[i] = load_as<T>(from + i * from_pitch);
+    transpose_square<T>(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) store_as<T>(to + i * to_pitch, v[i]);
+  }
+}
+
 // to[c][r] = from[r][c], any sizes; each line of `to` is filled with zeros up to `fill` (at least `rows`) elements.
 template <class T, class In>
 void transpose(const In* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch,
                int64_t fill) {
-  constexpr int64_t L = Vec<T>::lanes;
-  for (int64_t r = 0; r < fill; r += L)
+  constexpr int64_t L = Vec<T>::lanes, kAhead = 64 / sizeof(In);
+  for (int64_t r = 0; r < fill; r += L) {
+    const bool whole = rows - r >= L && fill - r >= L;
     for (int64_t c = 0; c < columns; c += L) {
+      if (whole && columns - c >= L) {
+        const int64_t count = smaller(kAhead, columns - c) / L;  // up to a cache line
+        for (int64_t i = r; i < r + L; ++i) __builtin_prefetch(from + i * from_pitch + c + 2 * kAhead);
+        transpose_squares<T>(count, from + r * from_pitch + c, from_pitch, L, to + c * to_pitch + r, to_pitch,
+                             L * to_pitch);
+        c += (count - 1) * L;
+        continue;
+      }
       if (columns - c <= 2) {  // a ninth tap: not worth a square
         for (; c < columns; ++c)
           for (int64_t i = r; i < smaller(fill, r + L); ++i)
@@ -159,6 +183,7 @@ void transpose(const In* from, int64_t from_pitch, int64_t rows, int64_t columns
       transpose_block<T>(from + r * from_pitch + c, from_pitch, smaller(L, larger(0, rows - r)),
                          smaller(L, columns - c), to + c * to_pitch + r, to_pitch, smaller(L, fill - r));
     }
+  }
 }
 
 }  // namespace CONVX_ISA
