@@ -4,8 +4,8 @@
 
 Both sides run the same code, one with torch's layers and one converted, whose gradients are compared with a loop over
 the samples. (Not with torch's loop: a ReLU's input that is zero but for rounding may have another sign there, and so
-another gradient altogether.) What differs is the gradient of the weights: without the sum over the batch it is a convolution with as many groups as
-there are samples, one call of convx's kernels. Exits with 1 if a gradient differs.
+another gradient altogether.) What differs is the gradient of the weights: without the sum over the batch it is a
+convolution with as many groups as there are samples, one call of convx's kernels. Exits with 1 if a gradient differs.
 """
 
 import copy

@@ -4,7 +4,7 @@
 // shared with the baseline could be linked in its AVX-512 edition.
 #pragma once
 #ifndef CONVX_ISA
-#error "set CONVX_ISA, CONVX_VECTOR_BYTES and CONVX_MAX_M first; see outer_product_avx512.cpp"
+#error "set CONVX_ISA, CONVX_VECTOR_BYTES and CONVX_MAX_M first; see engine_avx512.cpp"
 #endif
 
 namespace convx {
