@@ -7,7 +7,7 @@ threads.
 import pytest
 import torch
 from choices import call, choices, forced
-from conftest import DEVICES, DTYPES, PRIMITIVES, THREADS
+from conftest import DEVICES, DTYPES, INSTRUCTION_SETS, PRIMITIVES, THREADS
 from problems import Problem
 
 import convx
@@ -126,12 +126,29 @@ def test_layers_forward_and_backward(device, dtype, name):
             assert same_bits(a, b), f"tensor {i} has other bits on {threads} threads"
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+# Where a choice by size could fall differently for a sample alone than for all of them.
+ALONE = PROBLEMS | {
+    "very-deep": Problem(9, 1100, 7, 7, 120, 3, 3, padding=(1, 1)),
+    "a-little-work": Problem(8, 32, 7, 8, 32, 3, 3, padding=(1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize("memory_format", (torch.contiguous_format, torch.channels_last), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
-def test_a_sample_alone_through_the_layer(device, dtype, memory_format, name):
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+def test_a_sample_alone_through_the_layer(device, isa, dtype, memory_format, name):
     """The automatic choice too must not depend on the batch: output and input gradient of a sample, unbatched."""
-    p = PROBLEMS[name]
+    if device != "cpu" and isa != INSTRUCTION_SETS[-1]:
+        return
+    convx._C.force_cpu_isa(isa)
+    try:
+        check_a_sample_alone(device, dtype, memory_format, ALONE[name])
+    finally:
+        convx._C.force_cpu_isa("")
+
+
+def check_a_sample_alone(device, dtype, memory_format, p):
     stride, padding, dilation, groups = p.geometry
     conv = convx.Conv2d(p.C, p.K, (p.R, p.S), stride, padding, dilation, groups, padding_mode=p.mode)
     conv = conv.to(device, dtype, memory_format=memory_format)

@@ -227,7 +227,7 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t pixels, int
   const auto share = [](int64_t n, int64_t of) { return double(n) / double(ceil_div(n, of) * of); };
   const double used = share(inputs, 32) * share(outputs, 16) * double(pixels) / double(ceil_div(run, 16) * 16);
   const double least = dtype == DType::float32 ? 0.6 : dtype == DType::float16 ? 0.4 : 0.2;
-  constexpr double kWorthItsTiles = 1 << 20;
+  constexpr double kWorthItsTiles = 1 << 19;
   return inputs >= 16 && outputs >= 8 && multiply_adds >= kWorthItsTiles && used >= least;
 }
 
@@ -239,20 +239,23 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
                    multiply_adds);
 }
 
+// Not of the batch: what a sample's result is must not depend on the others.
+double of_one_image(const ConvProblem& pb) { return pb.multiply_adds() / double(pb.N > 1 ? pb.N : 1); }
+
 }  // namespace
 
 bool suits_amx_forward(const ConvProblem& pb, const Operands& o) {
   return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
-                   (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
+                   (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, of_one_image(pb));
 }
 
 bool suits_amx_grad_input(const ConvProblem& pb, const Operands& o) {
   const int64_t span = (pb.S - 1) * pb.dilation_w / pb.stride_w;
   if (pb.phases_read_the_same())
     return suits_amx(o.dtype, pb.outputs_per_group(), pb.channels_per_group() * pb.R * pb.S, pb.P, pb.Q, 0, true,
-                     pb.multiply_adds());
+                     of_one_image(pb));
   return suits_amx(o.dtype, pb.outputs_per_group(), pb.channels_per_group(), ceil_div(pb.H, pb.stride_h),
-                   ceil_div(pb.W, pb.stride_w), span, pb.R * pb.S == 1, pb.multiply_adds());
+                   ceil_div(pb.W, pb.stride_w), span, pb.R * pb.S == 1, of_one_image(pb));
 }
 
 bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {

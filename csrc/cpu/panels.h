@@ -33,6 +33,7 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kSlab = 2 * kChain<T>;
 static_assert(kSlab<float> % kLongChain<float> == 0 && kSlab<double> % kLongChain<double> == 0);
+static_assert(kParts % 2 == 0);  // so that a long sum ends with a slab
 
 // Steps that are dealt out to the pieces together; a chain is a multiple of it.
 constexpr int64_t kLines = 8;
@@ -246,11 +247,14 @@ bool convolve_panels(const Convolution<T, In>& cv) {
   const bool packed_once = places > 2;
   const PackedWeights<T> weights(&cv, packed_once ? 1 : 0);  // 0: of its biases only
   if (!weights.finite) return false;
+  // As outer_product.h has it, to the bit: which of the two runs depends on the batch.
+  const bool very_long = steps > kParts * cv.chain;
   std::atomic<bool> finite{true};
   const double work = double(b.pixels) * b.outputs * width * steps / 16;
   parallel_for_balanced(cv.G * places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     Panels<T, In> panels(cv, b.pixels);
-    Scratch<T> sums((b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width), slab(kSlab<T> * width);
+    const int64_t most_sums = (b.pixels + CONVX_MAX_M + L) * b.outputs * width + L * width;
+    Scratch<T> sums(most_sums), totals(very_long ? most_sums : 0), slab(kSlab<T> * width);
     int32_t a_k[kSlab<T>];
     for (int64_t i = begin; i < end && finite; ++i) {
       const int64_t part = i % parts, place = i / parts % places, g = i / parts / places;
@@ -268,16 +272,20 @@ bool convolve_panels(const Convolution<T, In>& cv) {
           if (!packed_once && !pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
           const T* const right = packed_once ? weights.of(cv, 0, g, kb) + k0 * wide : slab.data();
           const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
-          T* sum = sums.data() + (kb - kb0) * block;
+          T *sum = sums.data() + (kb - kb0) * block, *const total = totals.data() + (kb - kb0) * block;
+          const int64_t size = panels.pieces() * m * wide;
+          const bool begins = k0 && begins_sum(k0, cv.chain);
+          if (begins) add_sums(total, sum, size, k0 == kParts * cv.chain);
           for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
             for (int64_t k = k0; k < larger(k1, k0 + 1); k += cv.chain)
               kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(cv.chain, k1 - k), sum, 0,
-                     k ? nullptr : weights.bias(g, kb));
+                     k == 0 ? weights.bias(g, kb) : begins && k == k0 ? kZeros<T> : nullptr);
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }
-          if (k1 == steps)
-            panels.write(sums.data() + (kb - kb0) * block, g, kb * width, smaller(width, cv.outputs - kb * width),
-                         wide);
+          if (k1 < steps) continue;
+          sum -= size;
+          if (very_long) add_sums(sum, total, size, false);
+          panels.write(sum, g, kb * width, smaller(width, cv.outputs - kb * width), wide);
         }
       }
     }
