@@ -53,7 +53,7 @@ def about(options: argparse.Namespace, roofs: dict[str, float] | None = None) ->
         "commit": _commit(),
         "torch": torch.__version__,
         "machine": torch.cuda.get_device_name() if options.device == "cuda" else processor,
-        "config": config,
+        "config": [line for line in config if not line.startswith("installed in")],  # nobody else's folders
         "python": platform.python_version(),
         **{k: getattr(options, k) for k in OPTIONS if hasattr(options, k)},
         **({"roofs": roofs} if roofs else {}),

@@ -1,5 +1,6 @@
-// The engine as AVX-512 has it, 64-byte vectors and register tiles of 14 x 2, but compiled for AVX2, where each vector is
-// two: so that its blocks and edges are tested on machines without AVX-512. Only the masks are missing, and slow it is.
+// The engine as AVX-512 has it, 64-byte vectors and register tiles of 14 x 2, but compiled for AVX2, where each vector
+// is two: so that its blocks and edges are tested on machines without AVX-512. Only the masks are missing, and slow it
+// is.
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>

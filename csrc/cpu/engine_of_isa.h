@@ -1,5 +1,5 @@
-// The body of engine_baseline.cpp, engine_avx2.cpp, engine_avx512.cpp and its twin: instantiates every kernel for the instruction
-// set that the including file has set up, and fills its table.
+// The body of engine_baseline.cpp, engine_avx2.cpp, engine_avx512.cpp and its twin: instantiates every kernel for the
+// instruction set that the including file has set up, and fills its table.
 #pragma once
 #ifdef CONVX_AVX512  // set by the including file: the compiler's own macro is not set by a target pragma
 #include "depthwise.h"

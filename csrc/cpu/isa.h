@@ -1,7 +1,7 @@
 // Which instruction sets this machine has and which one the kernels use. One binary carries all of them; the choice is
-// made when it runs, and CONVX_CPU_ISA=baseline|avx2|avx512|amx lowers it. Twins are never chosen, they are for tests: amx_twin
-// has AMX's matrix unit written out in C++ (amx_unit.h), and avx512_twin, where there is no AVX-512, its vectors as two
-// of AVX2 each.
+// made when it runs, and CONVX_CPU_ISA=baseline|avx2|avx512|amx lowers it. Twins are never chosen, they are for tests:
+// amx_twin has AMX's matrix unit written out in C++ (amx_unit.h), and avx512_twin, where there is no AVX-512, its
+// vectors as two of AVX2 each.
 #pragma once
 #include <string>
 #include <vector>

@@ -27,8 +27,8 @@ struct Blocks {
   int64_t rows, columns;
 };
 
-// The sums of a group of register tiles wait in L1 while a slab of weights, one chain of steps, passes over them: enough
-// tiles to read the slab from afar seldom.
+// The sums of a group of register tiles wait in L1 while a slab of weights, one chain of steps, passes over them:
+// enough tiles to read the slab from afar seldom.
 constexpr int64_t kSumsBytes = 8 << 10;
 constexpr int kMostPieces = 24;
 
@@ -209,9 +209,8 @@ class Pieces {
 
 // One block of results, `count` outputs in vectors of `width`.
 template <class T, class In>
-void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, const int32_t* a_k,
-                    const T* weights, int64_t width, T* partial, const T* bias, const Place& at, int64_t first,
-                    int64_t count) {
+void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, const int32_t* a_k, const T* weights,
+                    int64_t width, T* partial, const T* bias, const Place& at, int64_t first, int64_t count) {
   const int64_t steps = cv.inputs * cv.taps();
   const bool one_line = cv.merged() == 1 && at.nj == cv.columns.count &&
                         cv.out_strides.h * cv.rows.out_step == at.nj * cv.out_strides.w * cv.columns.out_step;
@@ -222,8 +221,9 @@ void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, 
       if (k0 && begins_sum(k0, cv.chain)) add_sums(totals, partial, size, k0 == kParts * cv.chain);
       const T* const start = k0 == 0 ? bias : begins_sum(k0, cv.chain) ? kZeros<T> : nullptr;
       // the next slab's weights, from L3 or memory to L2
-      const T *ahead = weights + smaller(steps, k0 + cv.chain) * width,
-              *const last = weights + smaller(steps, k0 + 2 * cv.chain) * width;
+      const T *ahead = weights + smaller(steps, k0 + cv.chain) * width, *const last =
+                                                                            weights +
+                                                                            smaller(steps, k0 + 2 * cv.chain) * width;
       const int64_t share = ceil_div(last - ahead, pieces.end() - pieces.begin());
       for (const Piece<T>& piece : pieces) {
         for (const T* stop = smaller(last - ahead, share) + ahead; ahead < stop; ahead += 64 / sizeof(T))

@@ -127,8 +127,7 @@ struct StripTile {
   int64_t rows(int64_t count) const { return span(wg.rows, count, row_step); }
   // Where pixel (i, j) of image b is.
   int64_t pixel(int64_t b, int64_t i, int64_t j) const {
-    return b * image +
-           (i * wg.rows.stride / row_step * width + j * wg.columns.stride / column_step) * ch.element;
+    return b * image + (i * wg.rows.stride / row_step * width + j * wg.columns.stride / column_step) * ch.element;
   }
   int64_t planes() const { return ch.across_taps ? 1 : ch.tiles; }
   int64_t size() const { return planes() * plane + CONVX_MAX_M; }  // the last tile may read past its taps
@@ -289,8 +288,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
   Scratch<int32_t> a_k(pixels);
   for (int64_t b = 0, k = 0; b < strip.images; ++b)
     for (int64_t i = 0; i < strip.rows; ++i)
-      for (int64_t j = 0; j < Q; ++j)
-        a_k[k++] = int32_t(tile.pixel(b, i, j));
+      for (int64_t j = 0; j < Q; ++j) a_k[k++] = int32_t(tile.pixel(b, i, j));
 
   Buffer<int64_t> offset(ch.units);
   for (int64_t u = 0; u < ch.units; ++u) offset[u] = tile.offset(u);
@@ -299,8 +297,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
   // Few blocks of outputs: divide the units among the threads as well. Or instead, with more inputs than outputs: then
   // each thread packs its own channels of x, and all of y.
   const int64_t threads = thread_count();
-  const bool by_channels =
-      wg.G == 1 && threads > 1 && !ch.across_taps && ch.tiles >= threads && wg.inputs > wg.outputs;
+  const bool by_channels = wg.G == 1 && threads > 1 && !ch.across_taps && ch.tiles >= threads && wg.inputs > wg.outputs;
   const int64_t parts = by_channels ? threads : smaller(ch.units, ceil_div(2 * threads, wg.G * kbs));
   const int64_t unit_size = ch.m * width;
   const auto kb_of = [&](int64_t i) { return by_channels ? i % kbs : i / parts % kbs; };
@@ -333,8 +330,7 @@ bool weight_gradient(const WeightGradient<T, In>& wg) {
     for (int64_t item = begin; item < end;) {
       const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);
       const int64_t first_plane = by_channels ? ch.tile(ch.first_unit(part_of(item), parts)) : 0;
-      const int64_t last_plane =
-          by_channels ? ch.tile(ch.first_unit(part_of(stop - 1) + 1, parts)) : tile.planes();
+      const int64_t last_plane = by_channels ? ch.tile(ch.first_unit(part_of(stop - 1) + 1, parts)) : tile.planes();
       for (int64_t t = 0; t < strip.count && finite; ++t) {
         const int64_t n0 = t / strip.per_image * strip.images, images = smaller(strip.images, wg.N - n0);
         const int64_t i0 = t % strip.per_image * strip.rows, ni = smaller(strip.rows, wg.rows.count - i0);

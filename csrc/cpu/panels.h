@@ -195,7 +195,8 @@ class Panels {
   }
 
  private:
-  // Deals the lines of steps [k, k + lines), `pitch` apart, out to the pieces. `padded`: a vector can be read past them.
+  // Deals the lines of steps [k, k + lines), `pitch` apart, out to the pieces. `padded`: a vector can be read past
+  // them.
   void deal_out(int64_t k, int64_t lines, const T* from, int64_t pitch, bool padded) {
     constexpr int64_t L = Vec<T>::lanes;
     T* const to = panels_.data() + k / kLines * group_size(pieces_, m_);
@@ -279,7 +280,9 @@ bool convolve_panels(const Convolution<T, In>& cv) {
           for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
             for (int64_t k = k0; k < larger(k1, k0 + 1); k += cv.chain)
               kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(cv.chain, k1 - k), sum, 0,
-                     k == 0 ? weights.bias(g, kb) : begins && k == k0 ? kZeros<T> : nullptr);
+                     k == 0              ? weights.bias(g, kb)
+                     : begins && k == k0 ? kZeros<T>
+                                         : nullptr);
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }
           if (k1 < steps) continue;

@@ -55,8 +55,8 @@ inline typename Vec<T>::type shuffle(typename Vec<T>::type a, typename Vec<T>::t
 }
 
 #if CONVX_VECTOR_BYTES == 32
-// AVX2 shuffles within halves of 16 bytes, and a perfect shuffle takes it four instructions. So the halves are transposed
-// first and exchanged last: 24 instructions for 8 x 8, instead of 48.
+// AVX2 shuffles within halves of 16 bytes, and a perfect shuffle takes it four instructions. So the halves are
+// transposed first and exchanged last: 24 instructions for 8 x 8, instead of 48.
 __attribute__((always_inline)) inline void transpose_square(Vec<float>::type* v) {
   using Index = Interleave<float>::Index;
   Vec<float>::type pairs[8], quads[8];

@@ -1,0 +1,41 @@
+"""Rows of every width through the kernels that cut results into register tiles: exact, on every instruction set.
+
+How a row is cut depends on its width and on the registers: nearly equal pieces, pieces so narrow that they take several
+rows, rows longer than what sums are kept for, planes that leave as one line. The tests of geometry have a few widths;
+here are all up to two tiles and some beyond, with one to five rows, and outputs that leave a vector partly empty.
+"""
+
+import pytest
+import torch
+from choices import forced, instruction_sets
+from exact import assert_exact, draw_integers
+from problems import Problem
+
+import convx
+
+WIDTHS = [*range(1, 32), 97, 128, 131, 300]
+ROWS = ("outer_product", "panels", "pixels")
+
+
+def cases(width):
+    for height in (1, 2, 3, 5):
+        # one vector of outputs and two, 3 x 3 and pointwise; a stride, whose phases are rows of other widths
+        yield Problem(2, 3, height, width, 7, 3, 3, padding=(1, 1))
+        yield Problem(1, 5, height, width, 19, 1, 1)
+        yield Problem(1, 2, height, 2 * width, 35, 2, 3, (1, 2), (1, 1))
+
+
+@pytest.mark.parametrize("isa", instruction_sets("outer_product"))
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("primitive", ("forward", "grad_input", "grad_weight"))
+def test_every_width(primitive, width, isa):
+    names = {row.name for row in convx.algorithms(primitive, "cpu")} & set(ROWS)
+    for problem in cases(width):
+        first, second, bias, expected = draw_integers(
+            primitive, problem, torch.float32, "cpu", ("contiguous", "contiguous"), "contiguous"
+        )
+        operands = (first, second) if primitive == "grad_weight" else (first, second, bias)
+        for name in sorted(names):
+            with forced(primitive, name, isa):
+                actual = getattr(torch.ops.convx, primitive)(*operands, *problem.args(primitive))
+            assert_exact(actual, expected, f"{name} on {isa}: {primitive} of {problem}")
