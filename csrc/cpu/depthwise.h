@@ -140,30 +140,29 @@ template <class T, class In>
 bool convolve_lines(const Convolution<T, In>& cv) {
   const LineTaps<T> lt(cv.rows, cv.columns);
   const int64_t in_size = cv.rows.in * cv.columns.in;
-  parallel_for_balanced(cv.N * cv.G, grain_for(double(lt.size) * lt.taps * cv.outputs / 8),
-                        [&](int64_t begin, int64_t end) {
-                          Buffer<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size),
-                              y_buffer(std::is_same_v<T, In> ? 0 : lt.size), w(lt.taps);
-                          for (int64_t i = begin; i < end; ++i) {
-                            const int64_t n = i / cv.G, g = i % cv.G;
-                            const T* x = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), in_size, x_buffer);
-                            for (int64_t k = 0; k < cv.outputs; ++k) {
-                              for (int64_t t = 0; t < lt.taps; ++t)
-                                w[t] = T(cv.weight[g * cv.weight_group + k * cv.weight_output +
-                                                   cv.rows.index[t / cv.columns.taps] * cv.weight_r +
-                                                   cv.columns.index[t % cv.columns.taps] * cv.weight_s]);
-                              const int64_t channel = g * cv.outputs + k;
-                              In* to = cv.out + cv.out_strides(n, channel, 0, 0);
-                              const T bias = cv.bias ? T(cv.bias[channel * cv.bias_stride]) : T(0);
-                              if constexpr (std::is_same_v<T, In>) {
-                                convolve_line(x, w.data(), bias, to, lt);
-                              } else {
-                                convolve_line(x, w.data(), bias, y_buffer.data(), lt);
-                                for (int64_t f = 0; f < lt.size; ++f) to[f] = In(y_buffer[f]);
-                              }
-                            }
-                          }
-                        });
+  const double work = double(lt.size) * lt.taps * cv.outputs / 8;
+  parallel_for_balanced(cv.N * cv.G, grain_for(work), [&](int64_t begin, int64_t end) {
+    Buffer<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size), w(lt.taps);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / cv.G, g = i % cv.G;
+      const T* x = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), in_size, x_buffer);
+      for (int64_t k = 0; k < cv.outputs; ++k) {
+        for (int64_t t = 0; t < lt.taps; ++t)
+          w[t] = T(
+              cv.weight[g * cv.weight_group + k * cv.weight_output + cv.rows.index[t / cv.columns.taps] * cv.weight_r +
+                        cv.columns.index[t % cv.columns.taps] * cv.weight_s]);
+        const int64_t channel = g * cv.outputs + k;
+        In* to = cv.out + cv.out_strides(n, channel, 0, 0);
+        const T bias = cv.bias ? T(cv.bias[channel * cv.bias_stride]) : T(0);
+        if constexpr (std::is_same_v<T, In>) {
+          convolve_line(x, w.data(), bias, to, lt);
+        } else {
+          convolve_line(x, w.data(), bias, y_buffer.data(), lt);
+          for (int64_t f = 0; f < lt.size; ++f) to[f] = In(y_buffer[f]);
+        }
+      }
+    }
+  });
   return true;
 }
 

@@ -1,5 +1,5 @@
-// The same kernels on the matrix unit written out in C++ (amx_unit.h): for tests on machines without AMX,
-// AVX2 is enough, slow.
+// The same kernels on the matrix unit written out in C++ (amx_unit.h): slow, for tests on machines without AMX.
+// AVX2 is enough for it.
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
