@@ -109,7 +109,7 @@ void pack_outputs(uint16_t* to, const WeightGradient<float, In>& wg, int64_t pit
 template <class In>
 bool weight_gradient_tiles(const WeightGradient<float, In>& wg) {
   constexpr int terms = kTerms<In>;
-  const Channels ch(kDepth, wg);
+  const LeftTiles left(int(kDepth), wg);
   const TileStrips strips(wg.rows, wg.columns, wg.N);
   const PlaneTile<In> x_tile(wg, strips);
   const TileShape& shape = x_tile.shape;
@@ -124,22 +124,22 @@ bool weight_gradient_tiles(const WeightGradient<float, In>& wg) {
   constexpr int64_t kUnitSums = kDepth * kWide, kMostSums = 128 << 10;
   const int64_t kbs = ceil_div(wg.outputs, kWide);
   int64_t together = smaller(kbs, 4), parts = 1;  // blocks of outputs, runs of units
-  while (parts < ch.units && (wg.G * ceil_div(kbs, together) * parts < thread_count() ||
-                              ceil_div(ch.units, parts) * together * kUnitSums > kMostSums)) {
-    if (together > 1 && (parts >= ch.tiles || together > 2))
+  while (parts < left.units && (wg.G * ceil_div(kbs, together) * parts < thread_count() ||
+                                ceil_div(left.units, parts) * together * kUnitSums > kMostSums)) {
+    if (together > 1 && (parts >= left.tiles || together > 2))
       together /= 2;
     else
-      parts = smaller(2 * parts, ch.units);
+      parts = smaller(2 * parts, left.units);
   }
   const int64_t groups = ceil_div(kbs, together);
-  const bool in_lines = ch.tiles >= parts && wg.filters_are_lines();
+  const bool in_lines = left.whole_tiles(parts) && wg.filters_are_lines();
   parallel_for(wg.G * groups * parts, 1, [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
     int64_t most_units = 0, most_tiles = 0;
     for (int64_t part = 0; part < parts; ++part) {
-      const int64_t u0 = ch.first_unit(part, parts), u1 = ch.first_unit(part + 1, parts);
+      const int64_t u0 = left.first_unit(part, parts), u1 = left.first_unit(part + 1, parts);
       most_units = larger(most_units, u1 - u0);
-      if (u1 > u0) most_tiles = larger(most_tiles, ch.tile(u1 - 1) - ch.tile(u0) + 1);
+      if (u1 > u0) most_tiles = larger(most_tiles, left.tile(u1 - 1) - left.tile(u0) + 1);
     }
     const int64_t y_block = strips.images * steps * terms * 2 * kTileElements;
     const int64_t most_sums = together * most_units * kUnitSums;
@@ -154,14 +154,15 @@ bool weight_gradient_tiles(const WeightGradient<float, In>& wg) {
     alignas(64) float zeros[kWide] = {};
     for (int64_t item = begin; item < end; ++item) {
       const int64_t part = item % parts, group = item / parts % groups, g = item / parts / groups;
-      const int64_t u0 = ch.first_unit(part, parts), u1 = ch.first_unit(part + 1, parts);
+      const int64_t u0 = left.first_unit(part, parts), u1 = left.first_unit(part + 1, parts);
       const int64_t kb0 = group * together, kb1 = smaller(kbs, kb0 + together);
       if (u0 == u1) continue;
       std::memset(lost.data(), 0, (strips.count > 1 ? most_sums : 0) * sizeof(float));
       for (int64_t t = 0; t < strips.count; ++t) {
         const int64_t n0 = t / strips.per_image * strips.images, images = smaller(strips.images, wg.N - n0);
         const int64_t i0 = t % strips.per_image * strips.rows, ni = smaller(strips.rows, wg.rows.count - i0);
-        x_tile.pack(x.data(), planes.data(), ch.tile(u0), ch.tile(u1 - 1) - ch.tile(u0) + 1, n0, images, i0, ni, g);
+        x_tile.pack(x.data(), planes.data(), left.tile(u0), left.tile(u1 - 1) - left.tile(u0) + 1, n0, images, i0, ni,
+                    g);
         float* total = totals.data();
         for (int64_t kb = kb0; kb < kb1; ++kb) {
           const int64_t k0 = kb * kWide, count = smaller(kWide, wg.outputs - k0), halves = ceil_div(count, 16);
@@ -169,10 +170,10 @@ bool weight_gradient_tiles(const WeightGradient<float, In>& wg) {
           pack_outputs(y.data(), wg, shape.pitch, steps, run.data(), n0, images, i0, ni, g * wg.outputs + k0, count,
                        halves);
           for (int64_t u = u0; u < u1; ++u, total += unit_sums) {
-            const int64_t r = ch.tap(u) / wg.columns.taps, s = ch.tap(u) % wg.columns.taps;
-            const uint16_t* from =
-                x.data() + (ch.tile(u) - ch.tile(u0)) * x_tile.tile + shape.tap(wg.rows, wg.columns, int(r), int(s));
-            tile_product_of<terms>(smaller(kDepth, wg.inputs - ch.tile(u) * kDepth), count)(
+            const int64_t r = left.tap(u) / wg.columns.taps, s = left.tap(u) % wg.columns.taps;
+            const uint16_t* from = x.data() + (left.tile(u) - left.tile(u0)) * x_tile.tile +
+                                   shape.tap(wg.rows, wg.columns, int(r), int(s));
+            tile_product_of<terms>(smaller(kDepth, wg.inputs - left.tile(u) * kDepth), count)(
                 from, lines, a_k.data(), y.data(), images * steps, t ? sums.data() : total, zeros);
             if (t) add_exactly(total, sums.data(), unit_sums, lost.data() + (total - totals.data()));
           }
@@ -183,9 +184,9 @@ bool weight_gradient_tiles(const WeightGradient<float, In>& wg) {
       for (int64_t kb = kb0; kb < kb1; ++kb) {
         const int64_t k0 = g * wg.outputs + kb * kWide, count = smaller(kWide, wg.outputs - kb * kWide);
         const int64_t width = 16 * ceil_div(count, 16);
-        if (in_lines) store_tiles(wg, ch, total, ch.tile(u0), (u1 - u0) / ch.taps, k0, count, width);
+        if (in_lines) store_tiles(wg, left, total, left.tile(u0), (u1 - u0) / left.taps, k0, count, width);
         for (int64_t u = u0; u < u1; ++u, total += kDepth * width)
-          if (!in_lines) store_unit(wg, ch, total, u, k0, count, width);
+          if (!in_lines) store_unit(wg, left, total, u, k0, count, width);
       }
     }
   });

@@ -1,6 +1,7 @@
 // The kernels for the matrix unit of AMX. Everything around its few instructions is AVX-512, which every machine with
 // AMX has; see engine_avx512.cpp for the order of the includes.
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

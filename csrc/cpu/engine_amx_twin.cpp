@@ -1,6 +1,7 @@
 // The same kernels on the matrix unit written out in C++ (amx_unit.h): slow, for tests on machines without AMX.
 // AVX2 is enough for it.
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

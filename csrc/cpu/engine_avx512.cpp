@@ -2,6 +2,7 @@
 //
 // The target is set after the shared headers, so that their code stays runnable everywhere, and to the end of the file.
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

@@ -2,6 +2,7 @@
 // is two: so that its blocks and edges are tested on machines without AVX-512. Only the masks are missing, and slow it
 // is.
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

@@ -1,5 +1,6 @@
 // The engine for any processor: 16-byte vectors, which every x86-64 and every 64-bit Arm has.
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

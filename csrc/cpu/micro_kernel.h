@@ -10,7 +10,8 @@
 // independent sums cover the FMA's latency of 4 cycles twice over. 28 sums + 2 of B + 1 broadcast = 31 of 32 registers
 // (AVX2: 6 x 2, 15 of 16).
 //
-// MR > 1 makes M of MR rows with MC neighbours each, `a_pitch` apart, for outputs too narrow to fill M from one row.
+// MR > 1 makes M of MR rows with MC neighbours each, `a_pitch` apart: for outputs too narrow to fill M from one row,
+// and for channels that lie in planes of their own.
 //
 // Four steps at a time: where a loop ends is a branch that processors guess wrong when it comes after some dozens of
 // steps, at the price of four steps; 16 or 6 rounds they remember.
@@ -56,15 +57,18 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
   for (int m = 0; m < MR * MC; ++m)
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) acc[m][n] = V{};
-  const auto step = [&](const T* left, const T* b) {
+  const T* base[(MR + 2) / 3];  // of three rows each: an address is a register, and at most twice another
+#pragma GCC unroll 8
+  for (int i = 0; i < (MR + 2) / 3; ++i) base[i] = a + 3 * i * a_pitch;
+  const auto step = [&](int64_t at, const T* b) {
     V right[NV];
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) right[n] = load(b + n * L);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 32
       for (int c = 0; c < MC; ++c) {
-        const V scalar = splat<T>(left[r * a_pitch + c]);
+        const V scalar = splat<T>(base[r / 3][at + r % 3 * a_pitch + c]);
 #pragma GCC unroll 4
         for (int n = 0; n < NV; ++n) acc[r * MC + c][n] += scalar * right[n];
       }
@@ -72,9 +76,9 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
   int64_t k = 0;
   for (; k + kUnrolled <= steps; k += kUnrolled, b += kUnrolled * NV * L)
 #pragma GCC unroll 4
-    for (int u = 0; u < kUnrolled; ++u) step(a + a_k[k + u], b + u * NV * L);
-  for (; k < steps; ++k, b += NV * L) step(a + a_k[k], b);
-#pragma GCC unroll 8
+    for (int u = 0; u < kUnrolled; ++u) step(a_k[k + u], b + u * NV * L);
+  for (; k < steps; ++k, b += NV * L) step(a_k[k], b);
+#pragma GCC unroll 16
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 32
     for (int c = 0; c < MC; ++c)
@@ -87,6 +91,33 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
 
 template <class T>
 using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, int64_t, const T*);
+
+// M channels, `a_pitch` apart.
+template <class T, int NV>
+OuterProduct<T> outer_product_of_planes(int m) {
+  switch (m) {
+#define CONVX_PLANES(M) \
+  case M: return outer_product<T, M, 1, NV>;
+    CONVX_PLANES(1)
+    CONVX_PLANES(2)
+    CONVX_PLANES(3)
+    CONVX_PLANES(4)
+    CONVX_PLANES(5)
+    CONVX_PLANES(6)
+#if CONVX_MAX_M > 6
+    CONVX_PLANES(7)
+    CONVX_PLANES(8)
+    CONVX_PLANES(9)
+    CONVX_PLANES(10)
+    CONVX_PLANES(11)
+    CONVX_PLANES(12)
+    CONVX_PLANES(13)
+    CONVX_PLANES(14)
+#endif
+#undef CONVX_PLANES
+  }
+  return nullptr;
+}
 
 // How many rows of MC pixels make a full tile: M is at most CONVX_MAX_M, and each row costs a pointer register.
 constexpr int rows_for(int mc) {

@@ -3,23 +3,24 @@
 //
 //   w[k,c,r,s] = sum over pixels (n,p,q) of  x[n, c, pixel shifted by tap (r,s)] * y[n,k,p,q].
 //
-// The same micro-kernel as forward's with other index maps: a step is a pixel, A is x packed with the channels of one
-// register tile next to each other ([channel tile][image][row][column][M], so a tap is an offset and a pixel a table
-// entry), B is y packed as [pixel][NV * lanes].
-//
-// With few input channels (a network's first layer) M runs over (column tap, channel) instead: in [row][column][C] the
-// taps of one filter row are neighbours in memory anyway.
+// The same micro-kernel as forward's with other index maps: a step is a pixel, A is x, B is y packed for vectors
+// (weight_strips.h).
 //
 // Threads divide the results, never the pixels: there is no reduction between threads, no private copy of the gradient,
 // and each sum has one order. That order is fixed by the shape alone: pixels are cut into strips of a few hundred, each
 // strip is summed in short chains and then added, which keeps the rounding error of long sums near that of short ones.
 //
-// Estimate: the FMA roof less packing: every thread packs all of x, one copy for K / threads * R * S multiply-adds, and
-// its own outputs of y; or, where there are more inputs than outputs, the other way around.
+// Blocking: of as many strips as 1 MiB holds, all of an item's outputs of y are packed; then its channels of x pass in
+// blocks that stay in L2, and each meets every block of outputs. Sums leave L1 once for all these strips, mostly for
+// good.
+//
+// With few outputs, vectors would be mostly empty. Then x and y change places: vectors across input channels.
+//
+// Estimate: the FMA roof less packing: an element of y, turned over, takes about a cycle in each part of the channels,
+// one of x a quarter in each part of the outputs, beside outputs * channels * taps / 32 multiply-adds a pixel.
 #pragma once
 #include "micro_kernel.h"
-#include "tile.h"
-#include "transpose.h"
+#include "weight_strips.h"
 
 namespace convx {
 namespace cpu {
@@ -29,200 +30,26 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kPixelChain = sizeof(T) == 4 ? 128 : 48;
 
-template <class T, class In>
-struct WeightGradient {
-  int64_t N, G, inputs, outputs;
-  AxisPlan rows, columns;
-  const In *x, *y;
-  In* w;
-  Strides x_strides, y_strides, w_strides;
-  bool all_taps;  // none was left out
-
-  // Whether each filter, and all filters of one output, lie in memory as a line that has every tap in it.
-  bool filters_are_lines() const {
-    const int64_t taps = int64_t(rows.taps) * columns.taps;
-    return all_taps && (columns.taps == 1 || w_strides.w == 1) && (rows.taps == 1 || w_strides.h == columns.taps) &&
-           (inputs == 1 || w_strides.c == taps) && (inputs > 1 || taps > 1);
-  }
-  bool neighbouring_column_taps() const {
-    return columns.taps > 1 && columns.highest() - columns.lowest() + 1 == columns.taps;
-  }
-};
-
-// The pixels of strip t: `images` whole images, or `rows` rows of one.
-struct Strip {
-  int64_t images, rows, per_image, count;
-
-  template <class T, class In>
-  Strip(const WeightGradient<T, In>& wg, const AxisPlan& r, const AxisPlan& c) {
-    // enough to outweigh adding the strip's sums to the total; y for all of them stays in L1
-    constexpr int64_t kPixels = 1536 / sizeof(T);
-    const int64_t plane = r.count * c.count;
-    images = smaller(wg.N, larger(1, kPixels / larger(plane, 1)));
-    rows = images > 1 ? r.count : smaller(r.count, larger(1, ceil_div(kPixels, c.count)));
-    per_image = ceil_div(r.count, rows);
-    count = ceil_div(wg.N, images) * per_image;
-  }
-};
-
-// What one register tile's M stands for.
-struct Channels {
-  bool across_taps;  // M runs over (column tap, channel), else over channels
-  int m, tiles;      // width of a tile, and how many there are for each tap (or for each row tap)
-  int64_t element;   // elements of A for each pixel
-  int64_t taps;      // units for each tile: taps, or row taps
-  int64_t units;     // register tiles for each block of outputs, those of one tile in a row
-
-  template <class T, class In>
-  explicit Channels(const WeightGradient<T, In>& wg) {
-    across_taps = wg.inputs <= CONVX_MAX_M / 2 && wg.neighbouring_column_taps();
-    const int64_t run = across_taps ? wg.inputs * wg.columns.taps : wg.inputs;
-    tiles = int(ceil_div(run, CONVX_MAX_M));
-    m = int(ceil_div(run, tiles));
-    element = across_taps ? wg.inputs : m;
-    taps = int64_t(wg.rows.taps) * (across_taps ? 1 : wg.columns.taps);
-    units = tiles * taps;
-  }
-  // For tiles of so many channels, taps one by one.
-  template <class T, class In>
-  Channels(int m, const WeightGradient<T, In>& wg)
-      : across_taps(false),
-        m(m),
-        tiles(int(ceil_div(wg.inputs, m))),
-        element(m),
-        taps(int64_t(wg.rows.taps) * wg.columns.taps),
-        units(tiles * taps) {}
-
-  int64_t tile(int64_t u) const { return u / taps; }
-  int64_t tap(int64_t u) const { return u % taps; }
-
-  // The units of part `part` of `parts`: whole tiles, if there are enough.
-  int64_t first_unit(int64_t part, int64_t parts) const {
-    return tiles >= parts ? tiles * part / parts * taps : units * part / parts;
-  }
-};
-
-// x for one strip. Columns run from the lowest to the highest that any tap reads; no phases here, the table of pixels
-// has the stride in it. Along an axis with a single tap only what it reads is there.
-template <class T, class In>
-struct StripTile {
-  const WeightGradient<T, In>& wg;
-  const Channels& ch;
-  int64_t row_step, column_step;        // from one row or column to the next, in x
-  int64_t height, width, image, plane;  // elements: image and plane (a channel tile)
-
-  StripTile(const WeightGradient<T, In>& wg, const Channels& ch, const Strip& strip)
-      : wg(wg),
-        ch(ch),
-        row_step(wg.rows.taps == 1 ? wg.rows.stride : 1),
-        column_step(wg.columns.taps == 1 ? wg.columns.stride : 1) {
-    height = rows(strip.rows);
-    width = span(wg.columns, wg.columns.count, column_step);
-    image = height * width * ch.element;
-    plane = strip.images * image;
-  }
-  static int64_t span(const AxisPlan& a, int64_t count, int64_t step) {
-    return ((count - 1) * a.stride + a.highest() - a.lowest()) / step + 1;
-  }
-  int64_t rows(int64_t count) const { return span(wg.rows, count, row_step); }
-  // Where pixel (i, j) of image b is.
-  int64_t pixel(int64_t b, int64_t i, int64_t j) const {
-    return b * image + (i * wg.rows.stride / row_step * width + j * wg.columns.stride / column_step) * ch.element;
-  }
-  int64_t planes() const { return ch.across_taps ? 1 : ch.tiles; }
-  int64_t size() const { return planes() * plane + CONVX_MAX_M; }  // the last tile may read past its taps
-
-  // Where unit u starts: its row tap, and its column tap and channel tile or its place in the run of both.
-  int64_t offset(int64_t u) const {
-    const int64_t tile = ch.tile(u), tap = ch.tap(u);
-    if (ch.across_taps) return (wg.rows.offset[tap] - wg.rows.lowest()) * width * ch.element + tile * ch.m;
-    const int64_t r = tap / wg.columns.taps, s = tap % wg.columns.taps;
-    return tile * plane +
-           ((wg.rows.offset[r] - wg.rows.lowest()) * width + wg.columns.offset[s] - wg.columns.lowest()) * ch.element;
-  }
-
-  // Packs planes [first_plane, last_plane).
-  void pack(T* to, int64_t n0, int64_t images, int64_t i0, int64_t ni, int64_t g, int64_t first_plane,
-            int64_t last_plane) const {
-    const int64_t v0 = wg.columns.lowest(), step = column_step, count = rows(ni);
-    const int64_t first = smaller(v0 < 0 ? ceil_div(-v0, step) : 0, width);
-    const int64_t last = larger(first, smaller(ceil_div(larger(0, wg.columns.in - v0), step), width));
-    const int64_t L = Vec<T>::lanes, pitch = ceil_div(last - first, L) * L;
-    Scratch<T> line_of_each(step > 1 ? larger(1, ch.element) * pitch : 0);
-    for (int64_t tile = first_plane; tile < last_plane; ++tile) {
-      const int64_t c0 = tile * ch.element, channels = smaller(ch.element, wg.inputs - c0);
-      for (int64_t b = 0; b < images; ++b)
-        for (int64_t row = 0; row < count; ++row) {
-          T* line = to + tile * plane + b * image + row * width * ch.element;
-          const int64_t h = wg.rows.source(i0 * wg.rows.stride + wg.rows.lowest() + row * row_step);
-          if (h < 0 || channels < ch.element) std::memset(line, 0, width * ch.element * sizeof(T));
-          if (h < 0) continue;
-          const In* from = wg.x + wg.x_strides(n0 + b, g * wg.inputs + c0, h, 0);
-          const int64_t sw = wg.x_strides.w, sc = wg.x_strides.c, e = ch.element;
-          for (int64_t col = 0; col < width; ++col) {
-            if (col == first) col = last;  // the inside is copied below
-            if (col >= width) break;
-            const int64_t w = wg.columns.source(v0 + col * step);
-            for (int64_t c = 0; c < channels; ++c) line[col * e + c] = w < 0 ? T(0) : T(from[w * sw + c * sc]);
-          }
-          from += v0 * sw;
-          if (sc == 1) {
-            for (int64_t col = first; col < last; ++col)
-              for (int64_t c = 0; c < channels; ++c) line[col * e + c] = T(from[col * step * sw + c]);
-          } else if (sw == 1 && e >= L / 2 && step == 1) {
-            transpose<T, In>(from + first, sc, channels, last - first, line + first * e, e, channels);
-          } else if (e >= L / 2 && step > 1) {
-            for (int64_t c = 0; c < channels; ++c)
-              copy_strided(line_of_each.data() + c * pitch, from + first * step * sw + c * sc, step * sw, last - first);
-            transpose<T, T>(line_of_each.data(), pitch, channels, last - first, line + first * e, e, channels);
-          } else {
-            for (int64_t c = 0; c < channels; ++c)
-              for (int64_t col = first; col < last; ++col) line[col * e + c] = T(from[col * step * sw + c * sc]);
-          }
-        }
-    }
-  }
-};
-
-// y for one strip and one block of outputs, [pixel][width]. Returns whether all of it was finite.
-template <class T, class In>
-bool pack_strip_outputs(T* to, const WeightGradient<T, In>& wg, int64_t n0, int64_t images, int64_t i0, int64_t ni,
-                        int64_t g, int64_t first, int64_t width) {
-  const int64_t count = smaller(width, wg.outputs - first), Q = wg.columns.count;
-  const Strides& s = wg.y_strides;
-  T* next = to;
-  for (int64_t b = 0; b < images; ++b)
-    for (int64_t i = 0; i < ni; ++i) {
-      const In* from = wg.y + s(n0 + b, g * wg.outputs + first, i0 + i, 0);
-      if (s.w == 1 && (s.h == Q || ni == 1)) {  // all the strip's rows of one image are one line
-        transpose<T, In>(from, s.c, count, ni * Q, next, width, width);
-        next += ni * Q * width;
-        break;
-      }
-      if (s.c == 1)
-        for (int64_t j = 0; j < Q; ++j)
-          for (int64_t k = 0; k < width; k += Vec<T>::lanes)
-            store(next + j * width + k, load_some<T>(from + j * s.w + k, larger(0, count - k)));
-      else
-        for (int64_t j = 0; j < Q; ++j)
-          for (int64_t k = 0; k < width; ++k) next[j * width + k] = k < count ? T(from[j * s.w + k * s.c]) : T(0);
-      next += Q * width;
-    }
-  return all_finite(to, images * ni * Q * width);
+// Within one image torch's chains are longer too; it adds up the images one by one. Chains of a strip are about equal,
+// so that none is of a few pixels.
+template <class T>
+int64_t chain_of(const Strip& strip) {
+  constexpr int64_t kMost = sizeof(T) == 4 ? 128 : 100;
+  if (strip.images > 1) return kPixelChain<T>;
+  return ceil_div(strip.pixels(), ceil_div(strip.pixels(), kMost) * kUnrolled) * kUnrolled;
 }
 
 // Writes the sums of one unit to the gradient.
 template <class T, class In>
-void store_unit(const WeightGradient<T, In>& wg, const Channels& ch, const T* sums, int64_t u, int64_t k0,
+void store_unit(const WeightGradient<T, In>& wg, const LeftTiles& left, const T* sums, int64_t unit, int64_t k0,
                 int64_t count, int64_t width) {
-  const int64_t tile = ch.tile(u), tap = ch.tap(u);
-  for (int m = 0; m < ch.m; ++m) {
-    int64_t r = tap, s, c = tile * ch.m + m;
-    if (ch.across_taps)
+  const int64_t tile = left.tile(unit), tap = left.tap(unit);
+  for (int m = 0; m < left.size(tile); ++m) {
+    int64_t r = tap, s, c = left.first(tile) + m;
+    if (left.across_taps)
       s = c / wg.inputs, c %= wg.inputs;
     else
       r = tap / wg.columns.taps, s = tap % wg.columns.taps;
-    if (c >= wg.inputs || s >= wg.columns.taps) continue;  // the tile's rest
     for (int64_t k = 0; k < count; ++k)
       wg.w[wg.w_strides(k0 + k, c, wg.rows.index[r], wg.columns.index[s])] = In(sums[m * width + k]);
   }
@@ -231,19 +58,19 @@ void store_unit(const WeightGradient<T, In>& wg, const Channels& ch, const T* su
 // Writes the sums of whole tiles from `tile` on, where filters are lines: for each output a line of (channel, tap),
 // turned over from the sums a square at a time.
 template <class T, class In>
-void store_tiles(const WeightGradient<T, In>& wg, const Channels& ch, const T* sums, int64_t tile, int64_t tiles,
+void store_tiles(const WeightGradient<T, In>& wg, const LeftTiles& left, const T* sums, int64_t tile, int64_t tiles,
                  int64_t k0, int64_t count, int64_t width) {
   constexpr int64_t L = Vec<T>::lanes;
-  const int64_t c0 = tile * ch.m, channels = smaller(wg.inputs - c0, tiles * ch.m), length = channels * ch.taps;
+  const int64_t c0 = left.first(tile), length = (left.first(tile + tiles) - c0) * left.taps;
   In* const w = wg.w + wg.w_strides(k0, c0, 0, 0);
   const T* rows[L];
   int64_t tap = 0, m = 0, t = 0;  // of the next place in the line
   for (int64_t place = 0; place < length; place += L) {
     const int64_t places = smaller(L, length - place);
     for (int64_t i = 0; i < places; ++i) {
-      rows[i] = sums + ((t * ch.taps + tap) * ch.m + m) * width;
-      if (++tap == ch.taps) tap = 0, ++m;
-      if (m == ch.m) m = 0, ++t;
+      rows[i] = sums + ((t * left.taps + tap) * left.m + m) * width;
+      if (++tap == left.taps) tap = 0, ++m;
+      if (m == left.size(tile + t)) m = 0, ++t;
     }
     for (int64_t k = 0; k < count; k += L) {
       typename Vec<T>::type v[L];
@@ -278,91 +105,192 @@ void add_lost(T* total, const T* lost, int64_t count) {
   for (int64_t e = 0; e < count; ++e) total[e] = total[e] - total[e] == T(0) ? total[e] + lost[e] : total[e];
 }
 
+// The results in items of work: parts of a group's blocks of outputs x parts of its units.
+struct WeightItems {
+  int64_t groups, blocks, block_parts = 1, unit_parts = 1;
+  const LeftTiles& left;
+
+  // The cheapest division for so many threads, in cycles a pixel: `x_pixels` elements of each channel of x are packed
+  // for it, of `bytes` each.
+  WeightItems(int64_t groups, int64_t blocks, int64_t width, int64_t lanes, const LeftTiles& left, int64_t x_pixels,
+              int bytes, int64_t threads)
+      : groups(groups), blocks(blocks), left(left) {
+    const auto steps_up = [](int64_t n) { return n + larger(1, n / 4); };
+    const int64_t most_parts = left.tiles >= threads ? left.tiles : left.units;
+    double least = 0;
+    for (int64_t b = 1; b <= blocks && groups * b <= 16 * threads; b = steps_up(b))
+      for (int64_t u = 1; u <= most_parts && groups * b * u <= 16 * threads; u = steps_up(u)) {
+        const double block = double(ceil_div(blocks, b)),
+                     unit = double(ceil_div(most_parts, u)) * left.units / most_parts;
+        const double arithmetic = block * width * unit * left.m / (2 * double(lanes));
+        const double channels = left.across_taps ? left.run : unit / left.taps * left.m;  // all of few, in each part
+        const double packing = block * width * (1 + bytes * .25) + channels * x_pixels * (.5 + bytes * .25);
+        // threads help one another with the last items
+        const double time = (double(ceil_div(groups * b * u, threads)) + 0.1) * (arithmetic + packing);
+        if (least == 0 || time < least) least = time, block_parts = b, unit_parts = u;
+      }
+  }
+
+  int64_t count() const { return groups * block_parts * unit_parts; }
+  int64_t group(int64_t item) const { return item / (block_parts * unit_parts); }
+  int64_t first_block(int64_t item) const { return blocks * block_part(item) / block_parts; }
+  int64_t last_block(int64_t item) const { return blocks * (block_part(item) + 1) / block_parts; }
+  int64_t first_unit(int64_t item) const { return left.first_unit(item % unit_parts, unit_parts); }
+  int64_t last_unit(int64_t item) const { return left.first_unit(item % unit_parts + 1, unit_parts); }
+
+ private:
+  int64_t block_part(int64_t item) const { return item / unit_parts % block_parts; }
+};
+
 template <class T, class In, int NV>
-bool weight_gradient(const WeightGradient<T, In>& wg) {
-  constexpr int64_t width = NV * Vec<T>::lanes;
-  const Channels ch(wg);
-  const Strip strip(wg, wg.rows, wg.columns);
-  const StripTile<T, In> tile(wg, ch, strip);
-  const int64_t Q = wg.columns.count, pixels = strip.images * strip.rows * Q, kbs = ceil_div(wg.outputs, width);
-  Scratch<int32_t> a_k(pixels);
-  for (int64_t b = 0, k = 0; b < strip.images; ++b)
-    for (int64_t i = 0; i < strip.rows; ++i)
-      for (int64_t j = 0; j < Q; ++j) a_k[k++] = int32_t(tile.pixel(b, i, j));
+class WeightGradientSums {
+ public:
+  explicit WeightGradientSums(const WeightGradient<T, In>& wg)
+      : wg_(wg),
+        left_(wg),
+        strips_(wg.N, wg.rows.count, wg.columns.count, 1536 / int64_t(sizeof(T))),
+        pixels_(strips_.images * strips_.rows * strips_.columns),
+        items_(wg.G, ceil_div(wg.outputs, kWidth), kWidth, Vec<T>::lanes, left_, x_pixels(wg), sizeof(In),
+               thread_count()),
+        x_(wg, left_, strips_, ceil_div(items_.blocks, items_.block_parts) * kWidth),
+        unit_size_(left_.m * kWidth),
+        a_k_(pixels_),
+        units_(left_.units) {
+    for (int64_t b = 0, k = 0; b < strips_.images; ++b)
+      for (int64_t i = 0; i < strips_.rows; ++i)
+        for (int64_t j = 0; j < strips_.columns; ++j) a_k_[k++] = int32_t(x_.pixel(b, i, j));
+    for (int64_t u = 0; u < left_.units; ++u) {
+      const int64_t tile = left_.tile(u);
+      units_[u] = {tile, x_.offset(u), left_.size(tile) * kWidth, x_.template kernel<NV>(tile)};
+    }
+  }
 
-  Buffer<int64_t> offset(ch.units);
-  for (int64_t u = 0; u < ch.units; ++u) offset[u] = tile.offset(u);
+  // False, with the gradient unfinished, if y was not finite.
+  bool run() {
+    const double work = double(strips_.count) * pixels_ * left_.units * unit_size_ * items_.blocks /
+                        (items_.block_parts * items_.unit_parts) / 16;
+    std::atomic<bool> finite{true};
+    parallel_for_balanced(items_.count(), grain_for(work), [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end && finite; ++item)
+        if (!compute(item)) finite = false;
+    });
+    return finite;
+  }
 
-  const OuterProduct<T> kernel = outer_product_of<T, NV>(1, ch.m);
-  // Few blocks of outputs: divide the units among the threads as well. Or instead, with more inputs than outputs: then
-  // each thread packs its own channels of x, and all of y.
-  const int64_t threads = thread_count();
-  const bool by_channels = wg.G == 1 && threads > 1 && !ch.across_taps && ch.tiles >= threads && wg.inputs > wg.outputs;
-  const int64_t parts = by_channels ? threads : smaller(ch.units, ceil_div(2 * threads, wg.G * kbs));
-  const int64_t unit_size = ch.m * width;
-  const auto kb_of = [&](int64_t i) { return by_channels ? i % kbs : i / parts % kbs; };
-  const auto part_of = [&](int64_t i) { return by_channels ? i / kbs : i % parts; };
-  const bool lines = !ch.across_taps && ch.tiles >= parts && wg.filters_are_lines();
-  const double work = double(wg.N) * wg.rows.count * Q * ch.units * ch.m * width / parts / 16;
-  std::atomic<bool> finite{true};
-  parallel_for(wg.G * kbs * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    const auto units_of = [&](int64_t i) {
-      return ch.first_unit(part_of(i) + 1, parts) - ch.first_unit(part_of(i), parts);
-    };
-    int64_t most_units = 0;  // whose sums wait at once: of one item if there is one strip, else of all
-    for (int64_t i = begin; i < end; ++i)
-      most_units = strip.count == 1 ? larger(most_units, units_of(i)) : most_units + units_of(i);
-    Scratch<T> x(tile.size()), y(pixels * width), totals(most_units * unit_size + Vec<T>::lanes);
-    // the last tile's rest: stale memory there could be subnormal numbers, which are slow
-    std::memset(x.data() + tile.size() - CONVX_MAX_M, 0, CONVX_MAX_M * sizeof(T));
-    // With many strips, what adding them rounds off is kept, and added at the end.
-    const bool many = strip.count > 8;
-    Scratch<T> lost(many ? most_units * unit_size : 0);
-    if (many) std::memset(lost.data(), 0, most_units * unit_size * sizeof(T));
-    alignas(64) T sums[CONVX_MAX_M * width], zeros[width] = {};
-    const auto store_item = [&](int64_t i, const T* total) {
-      const int64_t g = i / parts / kbs, kb = kb_of(i), u0 = ch.first_unit(part_of(i), parts);
-      const int64_t k0 = g * wg.outputs + kb * width, count = smaller(width, wg.outputs - kb * width);
-      if (lines) return store_tiles(wg, ch, total, ch.tile(u0), units_of(i) / ch.taps, k0, count, width);
-      for (int64_t u = u0; u < u0 + units_of(i); ++u)
-        store_unit(wg, ch, total + (u - u0) * unit_size, u, k0, count, width);
-    };
-    for (int64_t item = begin; item < end;) {
-      const int64_t g = item / (kbs * parts), stop = smaller(end, (g + 1) * kbs * parts);
-      const int64_t first_plane = by_channels ? ch.tile(ch.first_unit(part_of(item), parts)) : 0;
-      const int64_t last_plane = by_channels ? ch.tile(ch.first_unit(part_of(stop - 1) + 1, parts)) : tile.planes();
-      for (int64_t t = 0; t < strip.count && finite; ++t) {
-        const int64_t n0 = t / strip.per_image * strip.images, images = smaller(strip.images, wg.N - n0);
-        const int64_t i0 = t % strip.per_image * strip.rows, ni = smaller(strip.rows, wg.rows.count - i0);
-        const int64_t count = images * ni * Q;
-        tile.pack(x.data(), n0, images, i0, ni, g, first_plane, last_plane);
-        T* total = totals.data();
-        for (int64_t i = item, packed = -1; i < stop && finite; ++i) {
-          const int64_t kb = kb_of(i), u0 = ch.first_unit(part_of(i), parts), u1 = u0 + units_of(i);
-          if (packed != kb && !pack_strip_outputs(y.data(), wg, n0, images, i0, ni, g, kb * width, width))
-            finite = false;
-          packed = kb;
-          if (strip.count == 1) total = totals.data();
-          for (int64_t u = u0; u < u1; ++u, total += unit_size) {
-            for (int64_t p = 0; p < count; p += kPixelChain<T>)
-              kernel(x.data() + offset[u], 0, a_k.data() + p, y.data() + p * width, smaller(kPixelChain<T>, count - p),
-                     t ? sums : total, 0, p ? nullptr : zeros);
-            if (t) add_exactly(total, sums, unit_size, many ? lost.data() + (total - totals.data()) : nullptr);
-          }
-          if (strip.count == 1 && finite) store_item(i, totals.data());
+ private:
+  struct Unit {
+    int64_t tile, offset, sums;
+    OuterProduct<T> kernel;
+  };
+  static int64_t x_pixels(const WeightGradient<T, In>& wg) {
+    return (wg.rows.taps > 1 ? wg.rows.stride : 1) * (wg.columns.taps > 1 ? wg.columns.stride : 1);
+  }
+  static constexpr int64_t kWidth = NV * Vec<T>::lanes;
+  static constexpr int64_t kLeftBytes = 256 << 10, kRightBytes = 1 << 20;  // of L2; of L2 or L3
+
+  bool compute(int64_t item) const {
+    const int64_t g = items_.group(item), first_unit = items_.first_unit(item), last_unit = items_.last_unit(item);
+    const int64_t first_block = items_.first_block(item), blocks = items_.last_block(item) - first_block;
+    const int64_t first_tile = left_.tile(first_unit), last_tile = left_.tile(last_unit - 1) + 1;
+    const int64_t left_size = x_.size(), right_size = pixels_ * kWidth;
+
+    // Strips together, and tiles of x that stay in L2 meanwhile. More strips: sums go to memory and back less often.
+    // More tiles: a strip of y is fetched to L1 for more units, at 32 times the bytes of a unit's sums. Best is the
+    // root of their number; and if all strips are about as few as that, sums are done when they leave L1.
+    const int64_t most_left = larger(1, kLeftBytes / int64_t(sizeof(T)) / left_size);
+    const int64_t most_right = larger(1, kRightBytes / int64_t(sizeof(T)) / (blocks * right_size));
+    int64_t together = larger(1, int64_t(std::sqrt(double(most_left * left_.taps) / 8)));
+    if (strips_.count <= 2 * together) together = strips_.count;
+    together = smaller(together, smaller(most_left, most_right));
+    const int64_t passes = ceil_div(strips_.count, together);
+    together = ceil_div(strips_.count, passes);
+    int64_t tiles = smaller(last_tile - first_tile, most_left / together);
+    if (left_.across_taps) tiles = last_tile - first_tile;
+    tiles = ceil_div(last_tile - first_tile, ceil_div(last_tile - first_tile, tiles));
+
+    const bool many = strips_.count > 8;  // then what adding them rounds off is kept, and added at the end
+    const int64_t waiting = (passes == 1 ? tiles * left_.taps : blocks * (last_unit - first_unit)) * unit_size_;
+    Scratch<T> x(x_.in_place() ? 0 : (left_.across_taps ? 1 : tiles) * together * left_size),
+        y(blocks * together * right_size);
+    Scratch<T> totals(waiting + Vec<T>::lanes), lost(many ? waiting : 0);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t t0 = strips_.count * pass / passes, count = strips_.count * (pass + 1) / passes - t0;
+      for (int64_t kb = 0; kb < blocks; ++kb)
+        for (int64_t t = 0; t < count; ++t)
+          if (!pack_strip_outputs(y.data() + (kb * together + t) * right_size, wg_, strips_[t0 + t], g,
+                                  (first_block + kb) * kWidth, kWidth))
+            return false;
+      for (int64_t tile = first_tile; tile < last_tile; tile += tiles) {
+        const int64_t stop = smaller(last_tile, tile + tiles);
+        for (int64_t i = tile; i < (x_.in_place() ? 0 : left_.across_taps ? tile + 1 : stop); ++i)
+          for (int64_t t = 0; t < count; ++t)
+            x_.pack(x.data() + ((i - tile) * together + t) * left_size, strips_[t0 + t], g, i);
+        const int64_t u0 = larger(first_unit, tile * left_.taps), u1 = smaller(last_unit, stop * left_.taps);
+        for (int64_t kb = 0; kb < blocks; ++kb) {
+          const int64_t at = passes == 1 ? 0 : (kb * (last_unit - first_unit) + u0 - first_unit) * unit_size_;
+          T *const total = totals.data() + at, *const rounded_off = many ? lost.data() + at : nullptr;
+          if (many && pass == 0) std::memset(rounded_off, 0, (u1 - u0) * unit_size_ * sizeof(T));
+          for (int64_t t = 0; t < count; ++t)
+            add_strip(total, rounded_off, t0 + t, u0, u1, x.data() + t * left_size, together * left_size, tile, g,
+                      y.data() + (kb * together + t) * right_size);
+          if (pass < passes - 1) continue;
+          if (many) add_lost(total, rounded_off, (u1 - u0) * unit_size_);
+          store_block(total, g, first_block + kb, u0, u1);
         }
       }
-      T* total = totals.data();
-      if (many) {
-        add_lost(total, lost.data(), most_units * unit_size);
-        std::memset(lost.data(), 0, most_units * unit_size * sizeof(T));
-      }
-      for (int64_t i = item; i < stop && finite && strip.count > 1; total += units_of(i++) * unit_size)
-        store_item(i, total);
-      item = stop;
     }
-  });
-  return finite;
+    return true;
+  }
+
+  // Adds the products of strip t to the totals of units [u0, u1). x is of tile `tile` and, `x_pitch` apart, those
+  // behind it; y is of one block of outputs.
+  void add_strip(T* total, T* rounded_off, int64_t t, int64_t u0, int64_t u1, const T* x, int64_t x_pitch, int64_t tile,
+                 int64_t g, const T* y) const {
+    alignas(64) T sums[CONVX_MAX_M * kWidth];
+    alignas(64) static constexpr T zeros[kWidth] = {};
+    const int64_t pixels = strips_[t].pixels(), chain = chain_of<T>(strips_[t]);
+    for (int64_t u = u0; u < u1; ++u, total += unit_size_) {
+      const Unit& unit = units_[u];
+      const T* left = x_.in_place() ? x_.of(strips_[t], g, unit.tile) : x + unit.offset;
+      if (!x_.in_place() && !left_.across_taps) left += (unit.tile - tile) * x_pitch;
+      for (const T *next = total, *end = total + unit_size_; t && next < end; next += 64 / sizeof(T))
+        __builtin_prefetch(next, 1);  // they come from afar if there are several passes
+      for (int64_t p = 0; p < pixels; p += chain)
+        unit.kernel(left, x_.pitch(), a_k_.data() + p, y + p * kWidth, smaller(chain, pixels - p), t ? sums : total,
+                    kWidth, p ? nullptr : zeros);
+      if (t) add_exactly(total, sums, unit.sums, rounded_off);
+      if (rounded_off) rounded_off += unit_size_;
+    }
+  }
+
+  void store_block(const T* total, int64_t g, int64_t kb, int64_t u0, int64_t u1) const {
+    const int64_t k0 = g * wg_.outputs + kb * kWidth, count = smaller(kWidth, wg_.outputs - kb * kWidth);
+    if (!left_.across_taps && left_.whole_tiles(items_.unit_parts) && wg_.filters_are_lines())
+      return store_tiles(wg_, left_, total, left_.tile(u0), (u1 - u0) / left_.taps, k0, count, kWidth);
+    for (int64_t u = u0; u < u1; ++u, total += unit_size_) store_unit(wg_, left_, total, u, k0, count, kWidth);
+  }
+
+  const WeightGradient<T, In>& wg_;
+  const LeftTiles left_;
+  const Strips strips_;
+  const int64_t pixels_;  // of a strip
+  const WeightItems items_;
+  const LeftSide<T, In> x_;
+  const int64_t unit_size_;
+  Scratch<int32_t> a_k_;
+  Scratch<Unit> units_;
+};
+
+template <class T, class In>
+bool weight_gradient(const WeightGradient<T, In>& wg) {
+  return wg.outputs <= Vec<T>::lanes ? WeightGradientSums<T, In, 1>(wg).run() : WeightGradientSums<T, In, 2>(wg).run();
+}
+
+// Vectors of multiply-adds for each pixel.
+template <class T, class In>
+double vectors_of(const WeightGradient<T, In>& wg) {
+  const LeftTiles left(wg);
+  return double(left.units) * left.m * ceil_div(wg.outputs, Vec<T>::lanes);
 }
 
 }  // namespace CONVX_ISA

@@ -50,9 +50,13 @@ struct AcrossChannels {
     return CONVX_ISA::convolve_all(cv, count);
   }
   template <class T, class In>
-  static bool weight_gradient(const WeightGradient<T, In>& wg) {
-    return wg.outputs <= Vec<T>::lanes ? CONVX_ISA::weight_gradient<T, In, 1>(wg)
-                                       : CONVX_ISA::weight_gradient<T, In, 2>(wg);
+  static bool weight_gradient(WeightGradient<T, In>& wg) {
+    wg.flatten();
+    if (wg.can_swap()) {
+      const WeightGradient<T, In> swapped = wg.swapped();
+      if (vectors_of(swapped) < 0.8 * vectors_of(wg)) return CONVX_ISA::weight_gradient(swapped);
+    }
+    return CONVX_ISA::weight_gradient(wg);
   }
 };
 
