@@ -166,6 +166,7 @@ UGLY = {
     "depthwise-one-row-kernel": Problem(2, 3, 6, 17, 6, 1, 5, padding=(0, 2), G=3),
     "depthwise-cut-rows": Problem(1, 3, 9, 18, 3, 4, 3, padding=(1, 1), G=3),
     "depthwise-17": Problem(2, 17, 7, 6, 17, 3, 3, padding=(1, 1), G=17),
+    "few-outputs": Problem(2, 20, 6, 7, 2, 3, 5, padding=(1, 2)),
     "depthwise-all-meet": Problem(2, 19, 5, 4, 19, 9, 9, padding=(4, 4), G=19),
     "depthwise-17-uneven": Problem(3, 17, 9, 8, 34, 4, 5, (2, 3), (2, 2), G=17),
     "depthwise-row-stride": Problem(1, 3, 9, 18, 3, 3, 3, (2, 1), (1, 1), G=3),
