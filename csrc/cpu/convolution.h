@@ -123,6 +123,7 @@ bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
       const In* tap = from + c * cv.weight_input + cv.rows.index[r] * cv.weight_r + cv.columns.index[s] * cv.weight_s;
       if (cv.weight_output == 1) {
         constexpr int64_t L = Vec<T>::lanes;
+        __builtin_prefetch(tap + 16 * cv.weight_input);  // each step's outputs are a line of their own
         for (int64_t o = 0; o < width; o += L)
           store_some<T>(next + o, load_some<T>(tap + o, larger(0, count - o)), width - o);
       } else {

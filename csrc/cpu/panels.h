@@ -237,17 +237,15 @@ class Panels {
   int m_ = 1;
 };
 
-// Runs a convolution; false, with the result unfinished, if a weight is not finite.
+// Runs convolution j of those whose weights are packed, or, if only the biases were, packs them slab by slab. False,
+// with the result unfinished, if a weight is not finite.
 template <class T, class In>
-bool convolve_panels(const Convolution<T, In>& cv) {
+bool convolve_panels(const Convolution<T, In>& cv, const PackedWeights<T>& weights, int64_t j, bool packed_once) {
   constexpr int64_t L = Vec<T>::lanes, width = 2 * L;
   const int64_t steps = cv.inputs * cv.taps(), plane = cv.rows.count * cv.columns.count;
   if (cv.N * plane == 0) return true;
   const PanelBlocks b = PanelBlocks::choose<T>(cv.G, cv.N, plane, cv.outputs, width);
   const int64_t kbs = ceil_div(cv.outputs, width), parts = ceil_div(kbs, b.outputs), places = b.places;
-  const bool packed_once = places > 2;
-  const PackedWeights<T> weights(&cv, packed_once ? 1 : 0);  // 0: of its biases only
-  if (!weights.finite) return false;
   // As outer_product.h has it, to the bit: which of the two runs depends on the batch.
   const bool very_long = steps > kParts * cv.chain;
   std::atomic<bool> finite{true};
@@ -271,7 +269,7 @@ bool convolve_panels(const Convolution<T, In>& cv) {
           const bool narrow = cv.outputs - kb * width <= L;
           const int64_t wide = narrow ? L : width;
           if (!packed_once && !pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
-          const T* const right = packed_once ? weights.of(cv, 0, g, kb) + k0 * wide : slab.data();
+          const T* const right = packed_once ? weights.of(cv, j, g, kb) + k0 * wide : slab.data();
           const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
           T *sum = sums.data() + (kb - kb0) * block, *const total = totals.data() + (kb - kb0) * block;
           const int64_t size = panels.pieces() * m * wide;
@@ -294,6 +292,23 @@ bool convolve_panels(const Convolution<T, In>& cv) {
     }
   });
   return finite;
+}
+
+// Runs convolutions that share weights and outputs. Weights are packed once for all if several blocks of pixels read
+// them, or several phases, whose taps lie between one another; but not more than malloc keeps from call to call, since
+// new memory costs more than it saves.
+template <class T, class In>
+bool convolve_all_panels(const Convolution<T, In>* cv, int64_t count) {
+  constexpr int64_t kKept = 32 << 20;
+  const int64_t plane = cv[0].rows.count * cv[0].columns.count, width = 2 * Vec<T>::lanes;
+  if (cv[0].N * plane == 0) return true;
+  const int64_t bytes = cv[0].G * cv[0].inputs * cv[0].filter_size * ceil_div(cv[0].outputs, width) * width * sizeof(T);
+  const bool packed_once = PanelBlocks::choose<T>(cv[0].G, cv[0].N, plane, cv[0].outputs, width).places > 2 ||
+                           (count > 1 && bytes < kKept);
+  const PackedWeights<T> weights(cv, packed_once ? count : 0);  // 0: of the biases only
+  for (int64_t j = 0; j < count; ++j)
+    if (!weights.finite || !convolve_panels(cv[j], weights, j, packed_once)) return false;
+  return true;
 }
 
 }  // namespace CONVX_ISA

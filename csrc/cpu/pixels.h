@@ -146,32 +146,49 @@ int64_t pixel_rows(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   return smaller(r.count, larger(PixelRow(one, sizeof(T)).fitting(channels), 1));
 }
 
-// The output channels of a group in nearly equal chunks of at most CONVX_MAX_M, their weights packed [step][m].
+// The output channels of a group in nearly equal chunks of at most CONVX_MAX_M, the weights of each convolution packed
+// [step][m].
 template <class T>
 struct PixelWeights {
-  int64_t outputs, steps, chunks;
+  int64_t outputs, chunks;
+  Scratch<int64_t> steps, start;
   Scratch<T> weights, bias;
   bool finite = true;
 
   int64_t first(int64_t chunk) const { return outputs * chunk / chunks; }
-  const T* of(int64_t g, int64_t chunk) const { return weights.data() + (g * outputs + first(chunk)) * steps; }
+  const T* of(int64_t j, int64_t g, int64_t chunk) const {
+    return weights.data() + start[j] + (g * outputs + first(chunk)) * steps[j];
+  }
 
   template <class In>
-  explicit PixelWeights(const Convolution<T, In>& cv)
-      : outputs(cv.outputs),
-        steps(cv.inputs * cv.taps()),
+  PixelWeights(const Convolution<T, In>* cv, int64_t count)
+      : outputs(cv[0].outputs),
         chunks(ceil_div(outputs, CONVX_MAX_M)),
-        weights(cv.G * outputs * steps),
-        bias(cv.G * outputs) {
+        steps(count),
+        start(count + 1),
+        weights(set_steps(cv, count)),
+        bias(cv[0].G * outputs) {
     std::atomic<bool> all{true};
-    parallel_for(cv.G * chunks, grain_for(double(steps) * CONVX_MAX_M), [&](int64_t begin, int64_t end) {
+    parallel_for(count * cv[0].G * chunks, grain_for(double(steps[0]) * CONVX_MAX_M), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t g = i / chunks, chunk = i % chunks, k = first(chunk), m = first(chunk + 1) - k;
-        if (!pack_weights(weights.data() + (g * outputs + k) * steps, cv, g, k, m, 0, steps)) all = false;
-        pack_bias(bias.data() + g * outputs + k, cv, g, k, m);
+        const int64_t j = i / (cv[0].G * chunks), g = i / chunks % cv[0].G, chunk = i % chunks;
+        const int64_t k = first(chunk), m = first(chunk + 1) - k;
+        if (!pack_weights(const_cast<T*>(of(j, g, chunk)), cv[j], g, k, m, 0, steps[j])) all = false;
+        if (j == 0) pack_bias(bias.data() + g * outputs + k, cv[0], g, k, m);
       }
     });
     finite = all;
+  }
+
+ private:
+  template <class In>
+  int64_t set_steps(const Convolution<T, In>* cv, int64_t count) {
+    start[0] = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      steps[j] = cv[j].inputs * cv[j].taps();
+      start[j + 1] = start[j] + cv[j].G * outputs * steps[j];
+    }
+    return start[count];
   }
 };
 
@@ -212,13 +229,13 @@ struct PixelPass {
 // One chunk of outputs for a whole line: the steps of one pass. With one pass in all, the sums of one group of vectors
 // after the other take the same place (`sums` has that many); else every group has its own, `pitch` elements an output.
 template <class T, class In>
-void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, const PixelLine<T>& line,
+void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, int64_t j, const PixelLine<T>& line,
                     const int32_t* b_k, int64_t chunk, const PixelPass& pass, T* sums, int64_t pitch, T* totals) {
   constexpr int64_t L = Vec<T>::lanes;
   const int64_t k0 = pw.first(chunk), length = line.length();
   const bool only = pass.first && pass.last;
   const int m = int(pw.first(chunk + 1) - k0);
-  const T *w = pw.of(line.g, chunk), *bias = pw.bias.data() + line.g * pw.outputs + k0;
+  const T *w = pw.of(j, line.g, chunk), *bias = pw.bias.data() + line.g * pw.outputs + k0;
   const T zeros[CONVX_MAX_M] = {};
   for (int64_t f = 0; f < length; f += kGroup * L) {
     const int64_t vectors = smaller(kGroup, ceil_div(length - f, L));
@@ -237,58 +254,97 @@ void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, con
                         : nullptr);
       }
     }
-    if (only && pw.steps > kParts * cv.chain) add_sums(sums, totals, m * pitch, false);
+    if (only && pw.steps[j] > kParts * cv.chain) add_sums(sums, totals, m * pitch, false);
     if (pass.last)
       for (int64_t o = 0; o < m; ++o)
         store_line(cv, line, sum + o * pitch, f, smaller(length, f + vectors * L), line.g * cv.outputs + k0 + o);
   }
 }
 
-// Runs a convolution; false, with nothing written, if a weight is not finite.
+// The axis of a tile for several convolutions: the taps of all.
 template <class T, class In>
-bool convolve_pixels(const Convolution<T, In>& cv) {
-  constexpr int64_t L = Vec<T>::lanes;
-  const PixelWeights<T> pw(cv);
-  if (!pw.finite) return false;
-  const int64_t Q = cv.columns.count, taps = cv.taps();
-  // A block: some rows of the tile, or a piece of a single long row.
-  const int64_t across = cv.rows.count == 1 ? ceil_div(Q, kGroup * L) : 1, columns = ceil_div(Q, across);
-  const PixelBlock block = PixelBlock::choose<T>(cv.rows, cv.columns, columns, cv.inputs, cv.outputs);
-  const int64_t passes = ceil_div(cv.inputs, block.channels), down = ceil_div(cv.rows.count, block.rows);
-  const TileShape shape(cv.rows, cv.columns, block.rows, columns);
-  Scratch<int32_t> b_k(block.channels * taps);  // the same for the channels of every pass
-  for (int64_t c = 0, k = 0; c < block.channels; ++c)
-    for (int r = 0; r < cv.rows.taps; ++r)
-      for (int s = 0; s < cv.columns.taps; ++s)
-        b_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
+AxisPlan taps_of_all(const Convolution<T, In>* cv, int64_t count, AxisPlan Convolution<T, In>::*axis) {
+  const AxisPlan& one = cv[0].*axis;
+  int64_t most = 0;
+  for (int64_t j = 0; j < count; ++j) most += (cv[j].*axis).taps;
+  AxisPlan all(most);
+  all.in = one.in, all.stride = one.stride, all.mode = one.mode;
+  for (int64_t j = 0; j < count; ++j) {
+    const AxisPlan& a = cv[j].*axis;
+    all.count = larger(all.count, a.count);
+    for (int t = 0; t < a.taps; ++t) all.add_tap(a.offset[t], a.index[t]);
+  }
+  return all;
+}
 
-  const int64_t places = cv.N * cv.G * down * across, wanted = 2 * thread_count();
+// Which of those is tap t of convolution j.
+template <class T, class In>
+int tap_of_all(const Convolution<T, In>* cv, int64_t j, int t, AxisPlan Convolution<T, In>::*axis) {
+  for (int64_t i = 0; i < j; ++i) t += (cv[i].*axis).taps;
+  return t;
+}
+
+// Runs convolutions of the same input, weights and outputs (one, or the phases of a stride, which share a tile); false,
+// with nothing written, if a weight is not finite.
+template <class T, class In>
+bool convolve_pixels(const Convolution<T, In>* cv, int64_t count) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const PixelWeights<T> pw(cv, count);
+  if (!pw.finite) return false;
+  const AxisPlan all_rows = taps_of_all(cv, count, &Convolution<T, In>::rows);
+  const AxisPlan all_columns = taps_of_all(cv, count, &Convolution<T, In>::columns);
+  const int64_t inputs = cv[0].inputs, outputs = cv[0].outputs, G = cv[0].G, Q = all_columns.count;
+  // A block: some rows of the tile, or a piece of a single long row.
+  const int64_t across = all_rows.count == 1 ? ceil_div(Q, kGroup * L) : 1, columns = ceil_div(Q, across);
+  const PixelBlock block = PixelBlock::choose<T>(all_rows, all_columns, columns, inputs, count * outputs);
+  const int64_t passes = ceil_div(inputs, block.channels), down = ceil_div(all_rows.count, block.rows);
+  const TileShape shape(all_rows, all_columns, block.rows, columns);
+  Scratch<int64_t> b_start(count + 1);
+  b_start[0] = 0;
+  for (int64_t j = 0; j < count; ++j) b_start[j + 1] = b_start[j] + block.channels * cv[j].taps();
+  Scratch<int32_t> b_k(b_start[count]);  // the same for the channels of every pass
+  for (int64_t j = 0, k = 0; j < count; ++j)
+    for (int64_t c = 0; c < block.channels; ++c)
+      for (int r = 0; r < cv[j].rows.taps; ++r)
+        for (int s = 0; s < cv[j].columns.taps; ++s)
+          b_k[k++] = int32_t(c * shape.plane + shape.tap(all_rows, all_columns, tap_of_all(cv, j, r, &Convolution<T, In>::rows),
+                                                         tap_of_all(cv, j, s, &Convolution<T, In>::columns)));
+
+  const int64_t places = cv[0].N * G * down * across, wanted = 2 * thread_count();
   const int64_t parts = places >= wanted ? 1 : smaller(pw.chunks, ceil_div(wanted, places));
   const int64_t group = kGroup * L, line_pitch = ceil_div(block.rows * shape.pitch, group) * group + L;
-  const double work = double(block.rows) * Q / across * (pw.steps * cv.outputs + 4 * cv.inputs) / double(parts) / 8;
+  const int64_t all_steps = pw.start[count] / (G * outputs);
+  const double work = double(block.rows) * Q / across * (all_steps * outputs + 4 * inputs) / double(parts) / 8;
   parallel_for_balanced(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     const int64_t tile_size = block.channels * shape.plane + (kGroup + 1) * L;
     const int64_t pitch = passes == 1 ? group : line_pitch;
-    Scratch<T> tile(tile_size), totals(CONVX_MAX_M * group), sums((passes == 1 ? CONVX_MAX_M : cv.outputs) * pitch);
+    Scratch<T> tile(tile_size), totals(CONVX_MAX_M * group);
+    Scratch<T> sums((passes == 1 ? CONVX_MAX_M : count * outputs) * pitch);
     std::memset(tile.data(), 0, tile_size * sizeof(T));
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = i / parts, part = i % parts, q = place % across, p = place / across % down;
       PixelLine<T> line;
-      line.n = place / across / down / cv.G, line.g = place / across / down % cv.G;
-      line.i0 = p * block.rows, line.rows = smaller(block.rows, cv.rows.count - line.i0);
-      line.j0 = q * columns, line.Q = smaller(columns, Q - line.j0);
+      line.n = place / across / down / G, line.g = place / across / down % G;
+      line.i0 = p * block.rows, line.j0 = q * columns;
       line.pitch = shape.pitch;
       line.tile = tile.data();
-      for (int64_t c0 = 0; c0 < cv.inputs; c0 += block.channels) {
-        const int64_t c1 = smaller(cv.inputs, c0 + block.channels);
+      for (int64_t c0 = 0; c0 < inputs; c0 += block.channels) {
+        const int64_t c1 = smaller(inputs, c0 + block.channels);
         if (packed != place || passes > 1)
-          pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, line.i0, line.rows, line.j0, line.Q,
-                           cv.in + cv.in_strides(line.n, line.g * cv.inputs + c0, 0, 0), cv.in_strides, c1 - c0);
+          pack_tile<T, In>(tile.data(), shape, all_rows, all_columns, line.i0,
+                           smaller(block.rows, all_rows.count - line.i0), line.j0, smaller(columns, Q - line.j0),
+                           cv[0].in + cv[0].in_strides(line.n, line.g * inputs + c0, 0, 0), cv[0].in_strides, c1 - c0);
         packed = place;
-        const PixelPass pass{c0 * taps, c1 * taps, c0 == 0, c1 == cv.inputs};
-        for (int64_t chunk = part * pw.chunks / parts; chunk < (part + 1) * pw.chunks / parts; ++chunk)
-          convolve_chunk(cv, pw, line, b_k.data(), chunk, pass, sums.data(), pitch, totals.data());
+        for (int64_t j = 0; j < count; ++j) {
+          line.rows = smaller(block.rows, cv[j].rows.count - line.i0);
+          line.Q = smaller(columns, cv[j].columns.count - line.j0);
+          if (line.rows <= 0 || line.Q <= 0) continue;
+          const PixelPass pass{c0 * cv[j].taps(), c1 * cv[j].taps(), c0 == 0, c1 == inputs};
+          T* const waiting = sums.data() + (passes == 1 ? 0 : j * outputs * pitch);
+          for (int64_t chunk = part * pw.chunks / parts; chunk < (part + 1) * pw.chunks / parts; ++chunk)
+            convolve_chunk(cv[j], pw, j, line, b_k.data() + b_start[j], chunk, pass, waiting, pitch, totals.data());
+        }
       }
     }
   });

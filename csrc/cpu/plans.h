@@ -63,15 +63,15 @@ struct AcrossChannels {
 struct AcrossPanels {
   static constexpr bool merges_phases = true;
   template <class T, class In>
-  static bool convolve(const Convolution<T, In>& cv) {
-    return convolve_panels(cv);
+  static bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
+    return convolve_all_panels(cv, count);
   }
 };
 
 struct AcrossPixels {
   template <class T, class In>
-  static bool convolve(const Convolution<T, In>& cv) {
-    return convolve_pixels(cv);
+  static bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
+    return convolve_pixels(cv, count);
   }
   template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {

@@ -50,6 +50,13 @@ struct Phases {
   Buffer<int> slot;  // of tap t
   int64_t length;    // of each phase, for a block of so many results
 
+  // Whether the phases are neighbours in memory, the first one first.
+  bool in_order() const {
+    for (int p = 0; p < count; ++p)
+      if (remainder[p] != p) return false;
+    return true;
+  }
+
   Phases(const AxisPlan& a, int64_t block)
       : remainder(a.taps), slot(a.taps), length(block + (a.highest() - a.lowest()) / a.stride) {
     const int64_t lowest = a.lowest(), different = smaller(a.stride, a.highest() - lowest + 1);
@@ -182,12 +189,48 @@ void pack_tile_of_pixels(T* tile, const TileShape& shape, const AxisPlan& r, con
   }
 }
 
+// pack_tile for strides of 3 and more, whose phases would read each line of memory as often: a row is a matrix of
+// [result][phase], turned over.
+template <class T, class In>
+void pack_tile_of_phases(T* tile, const TileShape& shape, const AxisPlan& r, const AxisPlan& c, int64_t i0, int64_t ni,
+                         int64_t j0, int64_t nj, const In* in, const Strides& strides, int64_t channels) {
+  const int64_t height = ni + shape.row_span, width = nj + shape.column_span, phases = shape.columns.count;
+  const int64_t v0 = j0 * c.stride + shape.lowest_column;
+  // where all phases lie inside the input
+  const int64_t first = InsideRun(c, v0, width).first;
+  const int64_t last = larger(first, InsideRun(c, v0 + phases - 1, width).last);
+  for (int64_t ch = 0; ch < channels; ++ch)
+    for (int pr = 0; pr < shape.rows.count; ++pr)
+      for (int64_t row = 0; row < height; ++row) {
+        T* const to = tile + ch * shape.plane + pr * phases * shape.phase + row * shape.pitch;
+        const int64_t h = r.source((i0 + row) * r.stride + shape.lowest_row + shape.rows.remainder[pr]);
+        const In* const from = in + ch * strides.c + h * strides.h;
+        const auto edge = [&](int64_t begin, int64_t end) {
+          for (int64_t p = 0; p < phases; ++p)
+            for (int64_t x = begin; x < end; ++x) {
+              const int64_t w = h < 0 ? -1 : c.source(v0 + p + x * c.stride);
+              to[p * shape.phase + x] = w < 0 ? T(0) : T(from[w]);
+            }
+        };
+        if (h < 0) {
+          edge(0, width);
+          continue;
+        }
+        edge(0, first);
+        transpose<T, In>(from + v0 + first * c.stride, c.stride, last - first, phases, to + first, shape.phase,
+                         last - first);
+        edge(last, width);
+      }
+}
+
 // Copies what the results [i0, i0 + ni) x [j0, j0 + nj) read of `channels` channels into `tile`, a plane a channel.
 template <class T, class In>
 void pack_tile(T* tile, const TileShape& shape, const AxisPlan& r, const AxisPlan& c, int64_t i0, int64_t ni,
                int64_t j0, int64_t nj, const In* in, const Strides& strides, int64_t channels) {
   if (strides.c == 1 && strides.w != 1)
     return pack_tile_of_pixels(tile, shape, r, c, i0, ni, j0, nj, in, strides, channels);
+  if (c.stride > 2 && shape.columns.count > 2 && shape.columns.in_order() && strides.w == 1)
+    return pack_tile_of_phases(tile, shape, r, c, i0, ni, j0, nj, in, strides, channels);
   const int64_t height = ni + shape.row_span, width = nj + shape.column_span;
   for (int pc = 0; pc < shape.columns.count; ++pc) {
     const InsideRun run(c, j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc], width);
