@@ -170,6 +170,28 @@ inline AxisPlan patch_axis(const Axis& a) {
   return plan;
 }
 
+// Fills the whole result with the biases, rows as they lie in memory.
+template <class T, class In>
+void fill_with_bias(const Convolution<T, In>& cv, const ConvProblem& pb) {
+  const bool pixels = cv.out_strides.w != 1;  // channels are neighbours instead, or nothing is
+  const int64_t lines = pixels ? pb.H : pb.C, channels = cv.G * cv.outputs;
+  Scratch<In> bias(channels);
+  for (int64_t c = 0; c < channels; ++c) bias[c] = cv.bias ? cv.bias[c * cv.bias_stride] : In(0.f);
+  parallel_for(pb.N * lines, grain_for(double(pb.H) * pb.W * channels / lines / 16), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / lines, line = i % lines;
+      if (pixels)
+        for (int64_t w = 0; w < pb.W; ++w)
+          for (int64_t c = 0; c < channels; ++c) cv.out[cv.out_strides(n, c, line, w)] = bias[c];
+      else
+        for (int64_t h = 0; h < pb.H; ++h) {
+          In* const row = cv.out + cv.out_strides(n, line, h, 0);
+          for (int64_t w = 0; w < pb.W; ++w) row[w] = bias[line];
+        }
+    }
+  });
+}
+
 // grad_input as convolutions of y: one for patches, else one for each phase of the stride.
 template <class Kernels, class T, class In>
 bool convolve_phases(const ConvProblem& pb, const Operands& o) {
@@ -186,16 +208,27 @@ bool convolve_phases(const ConvProblem& pb, const Operands& o) {
   }
   const int64_t down = smaller(pb.stride_h, pb.H), across = smaller(pb.stride_w, pb.W);
   constexpr int64_t kTogetherAtMost = 64;  // a stride may have as many phases as x has elements
+  // Phases that no tap reaches are nothing but biases: in one go, since each alone would write every other element.
+  bool some_unreached = false;
+  for (int64_t a = 0; a < down; ++a) some_unreached |= grad_input_axis(pb.rows(), a).taps == 0;
+  for (int64_t b = 0; b < across; ++b) some_unreached |= grad_input_axis(pb.columns(), b).taps == 0;
+  if (some_unreached) {
+    Convolution<T, In> cv;
+    set_grad_input(cv, pb, o);
+    fill_with_bias(cv, pb);
+  }
   for (int64_t first = 0; first < down * across; first += kTogetherAtMost) {
     const int64_t count = smaller(kTogetherAtMost, down * across - first);
     Objects<Convolution<T, In>> phases(count);
+    int64_t used = 0;
     for (int64_t j = 0; j < count; ++j) {
-      Convolution<T, In>& cv = phases[j];
+      Convolution<T, In>& cv = phases[used];
       set_grad_input(cv, pb, o);
       cv.rows = grad_input_axis(pb.rows(), (first + j) / across);
       cv.columns = grad_input_axis(pb.columns(), (first + j) % across);
+      if (cv.taps() > 0) ++used;
     }
-    if (!convolve_each<Kernels>(phases.data(), count)) return false;
+    if (used > 0 && !convolve_each<Kernels>(phases.data(), used)) return false;
   }
   return true;
 }
