@@ -303,8 +303,8 @@ bool convolve_all_panels(const Convolution<T, In>* cv, int64_t count) {
   const int64_t plane = cv[0].rows.count * cv[0].columns.count, width = 2 * Vec<T>::lanes;
   if (cv[0].N * plane == 0) return true;
   const int64_t bytes = cv[0].G * cv[0].inputs * cv[0].filter_size * ceil_div(cv[0].outputs, width) * width * sizeof(T);
-  const bool packed_once = PanelBlocks::choose<T>(cv[0].G, cv[0].N, plane, cv[0].outputs, width).places > 2 ||
-                           (count > 1 && bytes < kKept);
+  const bool packed_once =
+      PanelBlocks::choose<T>(cv[0].G, cv[0].N, plane, cv[0].outputs, width).places > 2 || (count > 1 && bytes < kKept);
   const PackedWeights<T> weights(cv, packed_once ? count : 0);  // 0: of the biases only
   for (int64_t j = 0; j < count; ++j)
     if (!weights.finite || !convolve_panels(cv[j], weights, j, packed_once)) return false;

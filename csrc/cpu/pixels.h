@@ -220,50 +220,93 @@ void store_line(const Convolution<T, In>& cv, const PixelLine<T>& line, const T*
   }
 }
 
+// The same for two phases whose columns alternate, interleaved in registers.
+template <class T, class In>
+void store_lines(const Convolution<T, In>* cv, const PixelLine<T>* lines, const T* even, const T* odd, int64_t f0,
+                 int64_t f1, int64_t channel) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const auto low = Interleave<T>::index(Interleave<T>::table.low),
+             high = Interleave<T>::index(Interleave<T>::table.high);
+  const PixelLine<T>& line = lines[0];
+  int64_t row = f0 / line.pitch, q = f0 % line.pitch;
+  In* to =
+      cv->out + cv->out_strides(line.n, channel, cv->rows.first_out + (line.i0 + row) * cv->rows.out_step, 2 * line.j0);
+  for (int64_t f = f0; f < f1; to += cv->out_strides.h * cv->rows.out_step) {
+    const int64_t count = smaller(line.Q - q, f1 - f);
+    const int64_t elements = count > 0 ? count + smaller(lines[1].Q - q, count) : 0;
+    for (int64_t x = 0; x < elements; x += 2 * L) {
+      const auto a = load(even + (f - f0) + x / 2), b = load(odd + (f - f0) + x / 2);
+      store_some<T>(to + 2 * q + x, shuffle<T>(a, b, low), elements - x);
+      if (elements - x > L) store_some<T>(to + 2 * q + x + L, shuffle<T>(a, b, high), elements - x - L);
+    }
+    f += line.pitch - q;
+    q = 0;
+  }
+}
+
+// Whether convolutions 0 and 1 are phases of alternating columns in the same rows.
+template <class T, class In>
+bool alternate(const Convolution<T, In>* cv) {
+  const AxisPlan &a = cv[0].columns, &b = cv[1].columns;
+  return cv[0].rows.first_out == cv[1].rows.first_out && a.out_step == 2 && b.out_step == 2 && a.first_out == 0 &&
+         b.first_out == 1 && cv[0].out_strides.w == 1;
+}
+
 // The steps that the tile in hand has, and whether sums begin or end with them.
 struct PixelPass {
-  int64_t k0, k1;
+  int64_t c0, c1;
   bool first, last;
 };
 
-// One chunk of outputs for a whole line: the steps of one pass. With one pass in all, the sums of one group of vectors
-// after the other take the same place (`sums` has that many); else every group has its own, `pitch` elements an output.
+// One chunk of outputs for a whole line of convolution j, or of j and j + 1, which alternate: the channels of one pass.
+// With one pass in all, the sums of one group of vectors after the other take the same place (`sums` has that many);
+// else every group has its own, `pitch` elements an output. Those of j + 1 are `apart`.
 template <class T, class In>
-void convolve_chunk(const Convolution<T, In>& cv, const PixelWeights<T>& pw, int64_t j, const PixelLine<T>& line,
-                    const int32_t* b_k, int64_t chunk, const PixelPass& pass, T* sums, int64_t pitch, T* totals) {
+void convolve_chunk(const Convolution<T, In>* cv, const PixelWeights<T>& pw, int64_t j, int together,
+                    const PixelLine<T>* lines, const int32_t* const* b_k, int64_t chunk, const PixelPass& pass, T* sums,
+                    int64_t apart, int64_t pitch, T* totals) {
   constexpr int64_t L = Vec<T>::lanes;
-  const int64_t k0 = pw.first(chunk), length = line.length();
+  const PixelLine<T>& line = lines[0];
+  const int64_t o0 = pw.first(chunk), length = line.length();
   const bool only = pass.first && pass.last;
-  const int m = int(pw.first(chunk + 1) - k0);
-  const T *w = pw.of(j, line.g, chunk), *bias = pw.bias.data() + line.g * pw.outputs + k0;
+  const int m = int(pw.first(chunk + 1) - o0);
+  const T* const bias = pw.bias.data() + line.g * pw.outputs + o0;
   const T zeros[CONVX_MAX_M] = {};
   for (int64_t f = 0; f < length; f += kGroup * L) {
-    const int64_t vectors = smaller(kGroup, ceil_div(length - f, L));
-    T* const sum = only ? sums : sums + k0 * pitch + f;
-    for (int64_t k = pass.k0; k < larger(pass.k1, pass.k0 + 1); k += cv.chain) {
-      // a very long sum is made of long sums; passes are short enough without
-      const bool begins = only && k && begins_sum(k, cv.chain);
-      if (begins) add_sums(totals, sums, m * pitch, k == kParts * cv.chain);
-      int nv = 1;
-      for (int64_t v = 0; v < vectors; v += nv) {
-        const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
-        kernel(line.tile + f + v * L, b_k + (k - pass.k0), w + k * m, smaller(cv.chain, pass.k1 - k), sum + v * L,
-               pitch,
-               k == 0   ? bias
-               : begins ? zeros
-                        : nullptr);
+    const int64_t vectors = smaller(kGroup, ceil_div(length - f, L)), stop = smaller(length, f + vectors * L);
+    T* const group = only ? sums : sums + o0 * pitch + f;
+    for (int i = 0; i < together; ++i) {
+      const int64_t taps = cv[j + i].taps(), k0 = pass.c0 * taps, k1 = pass.c1 * taps, chain = cv[j + i].chain;
+      const T* const w = pw.of(j + i, line.g, chunk);
+      T* const sum = group + i * apart;
+      for (int64_t k = k0; k < larger(k1, k0 + 1); k += chain) {
+        // a very long sum is made of long sums; passes are short enough without
+        const bool begins = only && k && begins_sum(k, chain);
+        if (begins) add_sums(totals, sum, m * pitch, k == kParts * chain);
+        int nv = 1;
+        for (int64_t v = 0; v < vectors; v += nv) {
+          const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
+          kernel(line.tile + f + v * L, b_k[i] + (k - k0), w + k * m, smaller(chain, k1 - k), sum + v * L, pitch,
+                 k == 0   ? bias
+                 : begins ? zeros
+                          : nullptr);
+        }
       }
+      if (only && pw.steps[j + i] > kParts * chain) add_sums(sum, totals, m * pitch, false);
     }
-    if (only && pw.steps[j] > kParts * cv.chain) add_sums(sums, totals, m * pitch, false);
-    if (pass.last)
-      for (int64_t o = 0; o < m; ++o)
-        store_line(cv, line, sum + o * pitch, f, smaller(length, f + vectors * L), line.g * cv.outputs + k0 + o);
+    for (int64_t o = 0; o < m && pass.last; ++o) {
+      const int64_t channel = line.g * pw.outputs + o0 + o;
+      if (together == 2)
+        store_lines(cv + j, lines, group + o * pitch, group + apart + o * pitch, f, stop, channel);
+      else
+        store_line(cv[j], line, group + o * pitch, f, stop, channel);
+    }
   }
 }
 
 // The axis of a tile for several convolutions: the taps of all.
 template <class T, class In>
-AxisPlan taps_of_all(const Convolution<T, In>* cv, int64_t count, AxisPlan Convolution<T, In>::*axis) {
+AxisPlan taps_of_all(const Convolution<T, In>* cv, int64_t count, AxisPlan Convolution<T, In>::* axis) {
   const AxisPlan& one = cv[0].*axis;
   int64_t most = 0;
   for (int64_t j = 0; j < count; ++j) most += (cv[j].*axis).taps;
@@ -279,7 +322,7 @@ AxisPlan taps_of_all(const Convolution<T, In>* cv, int64_t count, AxisPlan Convo
 
 // Which of those is tap t of convolution j.
 template <class T, class In>
-int tap_of_all(const Convolution<T, In>* cv, int64_t j, int t, AxisPlan Convolution<T, In>::*axis) {
+int tap_of_all(const Convolution<T, In>* cv, int64_t j, int t, AxisPlan Convolution<T, In>::* axis) {
   for (int64_t i = 0; i < j; ++i) t += (cv[i].*axis).taps;
   return t;
 }
@@ -307,7 +350,8 @@ bool convolve_pixels(const Convolution<T, In>* cv, int64_t count) {
     for (int64_t c = 0; c < block.channels; ++c)
       for (int r = 0; r < cv[j].rows.taps; ++r)
         for (int s = 0; s < cv[j].columns.taps; ++s)
-          b_k[k++] = int32_t(c * shape.plane + shape.tap(all_rows, all_columns, tap_of_all(cv, j, r, &Convolution<T, In>::rows),
+          b_k[k++] = int32_t(c * shape.plane + shape.tap(all_rows, all_columns,
+                                                         tap_of_all(cv, j, r, &Convolution<T, In>::rows),
                                                          tap_of_all(cv, j, s, &Convolution<T, In>::columns)));
 
   const int64_t places = cv[0].N * G * down * across, wanted = 2 * thread_count();
@@ -319,31 +363,40 @@ bool convolve_pixels(const Convolution<T, In>* cv, int64_t count) {
     const int64_t tile_size = block.channels * shape.plane + (kGroup + 1) * L;
     const int64_t pitch = passes == 1 ? group : line_pitch;
     Scratch<T> tile(tile_size), totals(CONVX_MAX_M * group);
-    Scratch<T> sums((passes == 1 ? CONVX_MAX_M : count * outputs) * pitch);
+    Scratch<T> sums((passes == 1 ? 2 * CONVX_MAX_M : count * outputs) * pitch + L);  // stores read whole vectors
     std::memset(tile.data(), 0, tile_size * sizeof(T));
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t place = i / parts, part = i % parts, q = place % across, p = place / across % down;
-      PixelLine<T> line;
-      line.n = place / across / down / G, line.g = place / across / down % G;
-      line.i0 = p * block.rows, line.j0 = q * columns;
-      line.pitch = shape.pitch;
-      line.tile = tile.data();
+      const int64_t n = place / across / down / G, g = place / across / down % G, i0 = p * block.rows, j0 = q * columns;
+      const auto line_of = [&](const Convolution<T, In>& one) {
+        return PixelLine<T>{tile.data(),
+                            n,
+                            g,
+                            i0,
+                            j0,
+                            smaller(block.rows, one.rows.count - i0),
+                            smaller(columns, one.columns.count - j0),
+                            shape.pitch};
+      };
       for (int64_t c0 = 0; c0 < inputs; c0 += block.channels) {
         const int64_t c1 = smaller(inputs, c0 + block.channels);
         if (packed != place || passes > 1)
-          pack_tile<T, In>(tile.data(), shape, all_rows, all_columns, line.i0,
-                           smaller(block.rows, all_rows.count - line.i0), line.j0, smaller(columns, Q - line.j0),
-                           cv[0].in + cv[0].in_strides(line.n, line.g * inputs + c0, 0, 0), cv[0].in_strides, c1 - c0);
+          pack_tile<T, In>(tile.data(), shape, all_rows, all_columns, i0, smaller(block.rows, all_rows.count - i0), j0,
+                           smaller(columns, Q - j0), cv[0].in + cv[0].in_strides(n, g * inputs + c0, 0, 0),
+                           cv[0].in_strides, c1 - c0);
         packed = place;
-        for (int64_t j = 0; j < count; ++j) {
-          line.rows = smaller(block.rows, cv[j].rows.count - line.i0);
-          line.Q = smaller(columns, cv[j].columns.count - line.j0);
-          if (line.rows <= 0 || line.Q <= 0) continue;
-          const PixelPass pass{c0 * cv[j].taps(), c1 * cv[j].taps(), c0 == 0, c1 == inputs};
+        const PixelPass pass{c0, c1, c0 == 0, c1 == inputs};
+        for (int64_t j = 0, together; j < count; j += together) {
+          PixelLine<T> lines[2] = {line_of(cv[j]), line_of(cv[j])};
+          const int32_t* const offsets[2] = {b_k.data() + b_start[j], b_k.data() + b_start[smaller(j + 1, count)]};
+          together = 1;
+          if (j + 1 < count && alternate(cv + j)) together = 2, lines[1] = line_of(cv[j + 1]);
           T* const waiting = sums.data() + (passes == 1 ? 0 : j * outputs * pitch);
+          if (lines[0].rows <= 0 || lines[0].Q <= 0) continue;
           for (int64_t chunk = part * pw.chunks / parts; chunk < (part + 1) * pw.chunks / parts; ++chunk)
-            convolve_chunk(cv[j], pw, j, line, b_k.data() + b_start[j], chunk, pass, waiting, pitch, totals.data());
+            convolve_chunk(cv, pw, j, int(together), lines, offsets, chunk, pass, waiting,
+                           (passes == 1 ? CONVX_MAX_M : outputs) * pitch, pitch, totals.data());
         }
       }
     }
