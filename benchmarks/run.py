@@ -163,6 +163,12 @@ def measured_roofs(options: argparse.Namespace) -> dict[str, float] | None:
         return None
 
 
+def best_of_both(best: dict[str, float], options: argparse.Namespace) -> dict[str, float]:
+    """The roofs measured again, the higher of each: neighbours on a shared machine only ever lower them."""
+    again = measured_roofs(options) or best
+    return {name: max(roof, again.get(name, 0.0)) for name, roof in best.items()}
+
+
 def main() -> int:
     options = parse()
     if options.device == "cuda":
@@ -175,6 +181,11 @@ def main() -> int:
     for row in rows_of(options, best):
         rows.append(row)
         print(report.row_line(row), flush=True)
+    if best and options.device == "cpu":
+        best = best_of_both(best, options)
+        about = report.about(options, best)
+        rows = [{**row, **shares(row, options.dtype, best)} for row in rows]
+        print(f"measured again at the end: {roofs.describe(best)}")
     print(report.summary(rows))
     if options.save:
         print(f"saved: {report.save(about, rows)}")
