@@ -202,11 +202,12 @@ Sizes grad_input_sizes(const ConvProblem& pb) {
 }
 
 // Across channels, a group's outputs share vectors, and few leave most lanes idle. And a sum of few steps takes less
-// time there than turning its results over.
+// time there than turning its results over. (Of how many steps was measured with vectors of 64 and of 32 bytes.)
 bool suits_pixels(const Sizes& s) {
   if (s.outputs <= 4) return true;
   if (s.columns < 16) return false;
-  return s.outputs <= 12 || (s.steps <= 150 && !s.pointwise);
+  const int64_t few_steps = current_isa() == Isa::avx2 ? 40 : 150;
+  return s.outputs <= 12 || (s.steps <= few_steps && !s.pointwise);
 }
 
 // Where weights are more than a cache holds and meet few pixels, and where a tile would be a copy of the input.
