@@ -145,6 +145,21 @@ def test_run(monkeypatch, capsys, tmp_path):
     assert run_command(monkeypatch, capsys, "report", file)[1] in text  # a file's table is the run's
 
 
+def test_run_takes_the_higher_roofs(monkeypatch, capsys, tmp_path):
+    first = {name: roof / 2 for name, roof in ROOFS.items()}
+    measured = iter((first, ROOFS))
+    monkeypatch.setattr(roofs, "measure", lambda threads: next(measured))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    arguments = ("--shapes", SMALL, "--seconds", 0, "--max-gflop", 0.01, "--save")
+    status, text = run_command(monkeypatch, capsys, "run", *arguments)
+    assert status == 0 and roofs.describe(first) in text and roofs.describe(ROOFS) in text
+    (file,) = tmp_path.iterdir()
+    content = json.loads(file.read_text())
+    assert content["about"]["roofs"] == ROOFS
+    for row in content["rows"]:
+        assert row["share"] == pytest.approx(run.shares(row, "float32", ROOFS)["share"])
+
+
 def test_overhead(monkeypatch, capsys):
     status, text = run_command(monkeypatch, capsys, "overhead", "--seconds", 0, "--backend", "none")
     assert status == 0 and "3x3, 0.12 MFLOP: Conv2d and backward" in text and "of 20" in text
