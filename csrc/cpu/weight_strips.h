@@ -13,6 +13,7 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
+// A weight gradient for the engine: the part of Convolution (convolution.h), sums over pixels instead of channels.
 template <class T, class In>
 struct WeightGradient {
   int64_t N, G, inputs, outputs;
