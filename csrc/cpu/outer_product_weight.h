@@ -16,8 +16,8 @@
 //
 // With few outputs, vectors would be mostly empty. Then x and y change places: vectors across input channels.
 //
-// Estimate: the FMA roof less packing: an element turned over takes about a cycle, y's in each part of the channels, x's
-// in each part of the outputs, beside outputs * channels * taps / 32 cycles of multiply-adds a pixel (16 lanes).
+// Estimate: the FMA roof less packing: an element turned over takes about a cycle, y's in each part of the channels,
+// x's in each part of the outputs, beside outputs * channels * taps / 32 cycles of multiply-adds a pixel (16 lanes).
 #pragma once
 #include "micro_kernel.h"
 #include "weight_strips.h"
