@@ -54,7 +54,7 @@ def extension():
     with_cuda, reason = decide_cuda()
     print(f"convx: building {'CPU and CUDA' if with_cuda else 'CPU only'} ({reason})", flush=True)
     files = sources("csrc", "csrc/cpu", suffixes=(".cpp",))
-    macros, flags = [], {"cxx": ["-O3", "-fopenmp", *WARNINGS]}
+    macros, flags = [], {"cxx": ["-O3", "-fopenmp", f"-idirafter{ROOT / 'csrc/absent'}", *WARNINGS]}
     if with_cuda:
         files += sources("csrc/cuda", suffixes=(".cu", ".cpp"))
         archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "the GPUs of the machine that built it")

@@ -1,9 +1,10 @@
-"""The three primitives as Python calls them, with all their derivatives, and their rule for vmap.
+"""The three primitives as Python calls them, with all their derivatives.
 
 The primitives are the derivatives of one trilinear form T(x, w, y) (csrc/problem.h): ``forward`` = dT/dy,
 ``grad_input`` = dT/dx, ``grad_weight`` = dT/dw. Each is linear in both of its operands, and its derivative by one of
 them is another of the three. csrc/bindings_autograd.cpp says so to torch's dispatcher, once, for gradients of every
 order, for forward mode, and for whatever nests or traces them: ``torch.func``, ``torch.compile``, ``torch.export``.
+csrc/bindings_vmap.cpp does the same for vmap.
 
 Every primitive is called as ``(first, second, [bias], stride, padding, dilation, groups, size, padding_mode,
 channels_last)``, where ``size`` is the spatial size of the result and ``channels_last`` its layout.
@@ -16,17 +17,9 @@ import sys
 import torch
 from torch import Tensor
 
-from . import _C, _vmap
+from . import _C
 
 _ops = torch.ops.convx
-
-for _name in ("forward", "grad_input", "grad_weight"):
-    torch.library.register_vmap(
-        f"convx::{_name}",
-        lambda info, in_dims, *args, _name=_name: getattr(_vmap, _name)(
-            getattr(_ops, _name), info.batch_size, in_dims, args
-        ),
-    )
 
 
 def _register_sharding() -> None:

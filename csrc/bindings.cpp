@@ -1,5 +1,5 @@
 // The three operators as torch sees them: schemas, the path from tensors to a kernel, and the CPU and Meta keys. The
-// CUDA key is in bindings_cuda.cpp; gradients are in bindings_autograd.cpp and convx/autograd.py.
+// CUDA key is in bindings_cuda.cpp; gradients are in bindings_autograd.cpp, vmap in bindings_vmap.cpp.
 #include "bindings.h"
 
 #include <ATen/Context.h>

@@ -1,6 +1,6 @@
 // Gradients of every order and forward-mode derivatives of the three operators: their Autograd key. Everything that
 // differentiates comes here, eager calls and every level of torch.func's transforms, and so does what torch.compile and
-// torch.export trace. (vmap is a key of its own: convx/autograd.py.)
+// torch.export trace. (vmap is a key of its own: bindings_vmap.cpp.)
 //
 // The primitives are the derivatives of one trilinear form T(x, w, y) (problem.h), each by the operand it lacks. So the
 // gradient by an operand is the primitive that lacks this operand, of the two others: one formula for all three and for

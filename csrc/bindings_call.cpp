@@ -2,9 +2,9 @@
 // without a line of Python. For a convolution of 0.1 MFLOP the checks of convx/functional.py take longer than the sums.
 //
 // They return None for whatever is not plain: wrong types or values (functional.py says what is wrong), other ranks,
-// dtypes and devices, subclasses, autocast, torch.jit.trace, transforms of torch.func. So each test here errs to that
-// side, none raises, and functional.py stays the one description of what the arguments mean. What fits no kernel in a
-// plain call is said by the operator's checks, the same ones.
+// dtypes and devices, subclasses, autocast, torch.jit.trace. So each test here errs to that side, none raises, and
+// functional.py stays the one description of what the arguments mean. What fits no kernel in a plain call is said by
+// the operator's checks, the same ones.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/TracerMode.h>
 #include <ATen/autocast_mode.h>
@@ -101,8 +101,7 @@ bool read(PyObject* const* objects, Tensors& t) {
   }
   return has_small_sizes(t.input) && has_small_sizes(t.weight) && !at::impl::torch_function_mode_enabled() &&
          !at::impl::PythonTorchFunctionTLS::peek_skip_next() &&
-         !at::autocast::is_autocast_enabled(t.input.device().type()) && !in_transform() &&
-         !at::tracer::impl::is_dispatch_enabled();
+         !at::autocast::is_autocast_enabled(t.input.device().type()) && !at::tracer::impl::is_dispatch_enabled();
 }
 
 PyObject* run_plain(Primitive primitive, const Tensors& t, const Arguments& a) {

@@ -205,18 +205,23 @@ def test_contexts(name):
     assert _C.conv2d(*args) is not None
 
 
-def test_transforms_are_left_to_python():
+def test_transforms_are_plain():
+    """A wrapped tensor has the sizes that its function sees, and the operator dispatches on the wrapper."""
     args = conv()
     taken = []
 
     def loss(x):
-        taken.append(_C.conv2d(x, *args[1:]) is not None)
-        return x.sum()
+        out = _C.conv2d(x, *args[1:])
+        taken.append(out is not None)
+        return out.sum()
 
-    torch.func.grad(loss)(args[0])
-    torch.func.vmap(loss)(args[0][None])
-    torch.func.jvp(loss, (args[0],), (args[0],))
-    assert taken == [False] * 3
+    x = args[0]
+    alone = loss(x)
+    gradient = torch.func.grad(loss)(x)
+    assert torch.equal(torch.func.vmap(loss)(x[None])[0], alone)
+    assert torch.equal(torch.func.jvp(loss, (x,), (x,))[0], alone)
+    assert torch.equal(torch.func.vmap(torch.func.grad(loss))(x[None])[0], gradient)
+    assert taken == [True] * 5
 
 
 # ---- the nodes ----
