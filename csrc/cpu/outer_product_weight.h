@@ -35,7 +35,7 @@ constexpr int64_t kPixelChain = sizeof(T) == 4 ? 128 : 48;
 template <class T>
 int64_t chain_of(const Strip& strip) {
   constexpr int64_t kMost = sizeof(T) == 4 ? 128 : 100;
-  if (strip.images > 1) return kPixelChain<T>;
+  if (strip.images > 1 && sizeof(T) == 4) return kPixelChain<T>;
   return ceil_div(strip.pixels(), ceil_div(strip.pixels(), kMost) * kUnrolled) * kUnrolled;
 }
 
@@ -255,10 +255,11 @@ class WeightGradientSums {
       if (!x_.in_place() && !left_.across_taps) left += (unit.tile - tile) * x_pitch;
       for (const T *next = total, *end = total + unit_size_; t && next < end; next += 64 / sizeof(T))
         __builtin_prefetch(next, 1);  // they come from afar if there are several passes
+      T* const to = t && rounded_off ? sums : total;
       for (int64_t p = 0; p < pixels; p += chain)
-        unit.kernel(left, x_.pitch(), a_k_.data() + p, y + p * kWidth, smaller(chain, pixels - p), t ? sums : total,
-                    kWidth, p ? nullptr : zeros);
-      if (t) add_exactly(total, sums, unit.sums, rounded_off);
+        unit.kernel(left, x_.pitch(), a_k_.data() + p, y + p * kWidth, smaller(chain, pixels - p), to, kWidth,
+                    p || (t && !rounded_off) ? nullptr : zeros);
+      if (t && rounded_off) add_exactly(total, sums, unit.sums, rounded_off);
       if (rounded_off) rounded_off += unit_size_;
     }
   }
