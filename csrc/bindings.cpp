@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "cpu/pages.h"
+
 namespace convx {
 namespace {
 
@@ -109,6 +111,7 @@ Tensor run(Primitive primitive, const Tensor& first, const Tensor& second, const
   const std::vector<int64_t> sizes = check(primitive, first, second, bias, g);
   const Tensor result = at::empty(sizes, first.options(), format(g.channels_last));
   if (result.numel() == 0) return result;
+  if (result.is_cpu()) cpu::prefer_huge_pages(result.mutable_data_ptr(), result.nbytes());
 
   const Tensor& x = primitive == Primitive::grad_input ? result : first;
   const Tensor& w = primitive == Primitive::grad_weight ? result : second;

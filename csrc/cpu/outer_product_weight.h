@@ -30,13 +30,13 @@ namespace CONVX_ISA {
 template <class T>
 constexpr int64_t kPixelChain = sizeof(T) == 4 ? 128 : 48;
 
-// Within one image torch's chains are longer too; it adds up the images one by one. Chains of a strip are about equal,
-// so that none is of a few pixels.
+// Within one image torch's chains are longer still; it adds up the images one by one. So a chain is of whole images, or
+// the chains of a strip are about equal, so that none is of a few pixels.
 template <class T>
 int64_t chain_of(const Strip& strip) {
-  constexpr int64_t kMost = sizeof(T) == 4 ? 128 : 100;
-  if (strip.images > 1 && sizeof(T) == 4) return kPixelChain<T>;
-  return ceil_div(strip.pixels(), ceil_div(strip.pixels(), kMost) * kUnrolled) * kUnrolled;
+  const int64_t image = strip.rows * strip.columns, most = sizeof(T) == 4 ? 128 : strip.images > 1 ? 50 : 100;
+  if (strip.images > 1 && image <= most) return most / image * image;
+  return ceil_div(strip.pixels(), ceil_div(strip.pixels(), most) * kUnrolled) * kUnrolled;
 }
 
 // Writes the sums of one unit to the gradient.
@@ -84,14 +84,10 @@ void store_tiles(const WeightGradient<T, In>& wg, const LeftTiles& left, const T
   }
 }
 
-// total += part; what the additions round off is added to `lost`, if given (Knuth, The Art of Computer Programming 2,
-// 4.2.2, theorem B).
+// total += part; what the additions round off is added to `lost` (Knuth, The Art of Computer Programming 2, 4.2.2,
+// theorem B).
 template <class T>
 void add_exactly(T* total, const T* part, int64_t count, T* lost) {
-  if (!lost) {
-    for (int64_t e = 0; e < count; ++e) total[e] += part[e];
-    return;
-  }
   for (int64_t e = 0; e < count; ++e) {
     const T sum = total[e] + part[e], from_part = sum - total[e];
     lost[e] += (total[e] - (sum - from_part)) + (part[e] - from_part);
@@ -154,6 +150,9 @@ class WeightGradientSums {
                thread_count()),
         x_(wg, left_, strips_, ceil_div(items_.blocks, items_.block_parts) * kWidth),
         unit_size_(left_.m * kWidth),
+        strips_of_sum_(smaller(larger(1, int64_t(std::sqrt(double(most_left() * left_.taps) / 4) + .5)),
+                               smaller(most_left(), most_right(items_.blocks)))),
+        many_(ceil_div(strips_.count, strips_of_sum_) > 8),
         a_k_(pixels_),
         units_(left_.units) {
     for (int64_t b = 0, k = 0; b < strips_.images; ++b)
@@ -161,7 +160,7 @@ class WeightGradientSums {
         for (int64_t j = 0; j < strips_.columns; ++j) a_k_[k++] = int32_t(x_.pixel(b, i, j));
     for (int64_t u = 0; u < left_.units; ++u) {
       const int64_t tile = left_.tile(u);
-      units_[u] = {tile, x_.offset(u), left_.size(tile) * kWidth, x_.template kernel<NV>(tile)};
+      units_[u] = {tile, x_.offset(u), x_.template kernel<NV>(tile)};
     }
   }
 
@@ -179,9 +178,14 @@ class WeightGradientSums {
 
  private:
   struct Unit {
-    int64_t tile, offset, sums;
+    int64_t tile, offset;
     OuterProduct<T> kernel;
   };
+  // How many strips of a tile, and of so many blocks of outputs, the caches hold.
+  int64_t most_left() const { return larger(1, kLeftBytes / int64_t(sizeof(T)) / x_.size()); }
+  int64_t most_right(int64_t blocks) const {
+    return larger(1, kRightBytes / int64_t(sizeof(T)) / (blocks * pixels_ * kWidth));
+  }
   static int64_t x_pixels(const WeightGradient<T, In>& wg) {
     return (wg.rows.taps > 1 ? wg.rows.stride : 1) * (wg.columns.taps > 1 ? wg.columns.stride : 1);
   }
@@ -195,26 +199,27 @@ class WeightGradientSums {
     const int64_t left_size = x_.size(), right_size = pixels_ * kWidth;
 
     // Strips together, and tiles of x that stay in L2 meanwhile. More strips: sums go to memory and back less often.
-    // More tiles: a strip of y is fetched to L1 for more units, at 32 times the bytes of a unit's sums. Best is the
-    // root of their number; and if all strips are about as few as that, sums are done when they leave L1.
-    const int64_t most_left = larger(1, kLeftBytes / int64_t(sizeof(T)) / left_size);
-    const int64_t most_right = larger(1, kRightBytes / int64_t(sizeof(T)) / (blocks * right_size));
-    int64_t together = larger(1, int64_t(std::sqrt(double(most_left * left_.taps) / 8)));
+    // More tiles: a strip of y is fetched to L1 for more units, at about four times the cycles. Best is the root of
+    // their number; and if all strips are about as few as that, sums are done when they leave L1.
+    const int64_t most_left = this->most_left(), most_right = this->most_right(blocks);
+    int64_t together = strips_of_sum_;
     if (strips_.count <= 2 * together) together = strips_.count;
     together = smaller(together, smaller(most_left, most_right));
+    if (together < strips_.count) together = larger(1, together / strips_of_sum_) * strips_of_sum_;
     const int64_t passes = ceil_div(strips_.count, together);
-    together = ceil_div(strips_.count, passes);
-    int64_t tiles = smaller(last_tile - first_tile, most_left / together);
+    int64_t tiles = smaller(last_tile - first_tile, larger(1, most_left / together));
     if (left_.across_taps) tiles = last_tile - first_tile;
     tiles = ceil_div(last_tile - first_tile, ceil_div(last_tile - first_tile, tiles));
 
-    const bool many = strips_.count > 8;  // then what adding them rounds off is kept, and added at the end
-    const int64_t waiting = (passes == 1 ? tiles * left_.taps : blocks * (last_unit - first_unit)) * unit_size_;
+    const int64_t run = tiles * left_.taps * unit_size_;  // sums of the units at work
+    const int64_t waiting = passes == 1 ? run : blocks * (last_unit - first_unit) * unit_size_;
     Scratch<T> x(x_.in_place() ? 0 : (left_.across_taps ? 1 : tiles) * together * left_size),
         y(blocks * together * right_size);
-    Scratch<T> totals(waiting + Vec<T>::lanes), lost(many ? waiting : 0);
+    Scratch<T> totals(waiting + Vec<T>::lanes), sums(many_ ? run : 0), lost(many_ ? waiting : 0);
+    std::memset(totals.data(), 0, waiting * sizeof(T));  // for tiles that are less than m
+    if (many_) std::memset(sums.data(), 0, run * sizeof(T));
     for (int64_t pass = 0; pass < passes; ++pass) {
-      const int64_t t0 = strips_.count * pass / passes, count = strips_.count * (pass + 1) / passes - t0;
+      const int64_t t0 = pass * together, count = smaller(together, strips_.count - t0);
       for (int64_t kb = 0; kb < blocks; ++kb)
         for (int64_t t = 0; t < count; ++t)
           if (!pack_strip_outputs(y.data() + (kb * together + t) * right_size, wg_, strips_[t0 + t], g,
@@ -228,13 +233,18 @@ class WeightGradientSums {
         const int64_t u0 = larger(first_unit, tile * left_.taps), u1 = smaller(last_unit, stop * left_.taps);
         for (int64_t kb = 0; kb < blocks; ++kb) {
           const int64_t at = passes == 1 ? 0 : (kb * (last_unit - first_unit) + u0 - first_unit) * unit_size_;
-          T *const total = totals.data() + at, *const rounded_off = many ? lost.data() + at : nullptr;
-          if (many && pass == 0) std::memset(rounded_off, 0, (u1 - u0) * unit_size_ * sizeof(T));
-          for (int64_t t = 0; t < count; ++t)
-            add_strip(total, rounded_off, t0 + t, u0, u1, x.data() + t * left_size, together * left_size, tile, g,
-                      y.data() + (kb * together + t) * right_size);
+          T *const total = totals.data() + at, *const rounded_off = lost.data() + at;
+          if (many_ && pass == 0) std::memset(rounded_off, 0, (u1 - u0) * unit_size_ * sizeof(T));
+          for (int64_t t = 0; t < count; ++t) {
+            const bool apart = many_ && t0 + t >= strips_of_sum_;
+            const bool begins = apart ? t % strips_of_sum_ == 0 : t0 + t == 0;
+            add_strip(apart ? sums.data() : total, begins, t0 + t, u0, u1, x.data() + t * left_size,
+                      together * left_size, tile, g, y.data() + (kb * together + t) * right_size);
+            if (apart && ((t + 1) % strips_of_sum_ == 0 || t == count - 1))
+              add_exactly(total, sums.data(), (u1 - u0) * unit_size_, rounded_off);
+          }
           if (pass < passes - 1) continue;
-          if (many) add_lost(total, rounded_off, (u1 - u0) * unit_size_);
+          if (many_) add_lost(total, rounded_off, (u1 - u0) * unit_size_);
           store_block(total, g, first_block + kb, u0, u1);
         }
       }
@@ -242,25 +252,21 @@ class WeightGradientSums {
     return true;
   }
 
-  // Adds the products of strip t to the totals of units [u0, u1). x is of tile `tile` and, `x_pitch` apart, those
-  // behind it; y is of one block of outputs.
-  void add_strip(T* total, T* rounded_off, int64_t t, int64_t u0, int64_t u1, const T* x, int64_t x_pitch, int64_t tile,
+  // Adds the products of strip t to the sums of units [u0, u1), or begins them. x is of tile `tile` and, `x_pitch`
+  // apart, those behind it; y is of one block of outputs.
+  void add_strip(T* sums, bool begins, int64_t t, int64_t u0, int64_t u1, const T* x, int64_t x_pitch, int64_t tile,
                  int64_t g, const T* y) const {
-    alignas(64) T sums[CONVX_MAX_M * kWidth];
     alignas(64) static constexpr T zeros[kWidth] = {};
     const int64_t pixels = strips_[t].pixels(), chain = chain_of<T>(strips_[t]);
-    for (int64_t u = u0; u < u1; ++u, total += unit_size_) {
+    for (int64_t u = u0; u < u1; ++u, sums += unit_size_) {
       const Unit& unit = units_[u];
       const T* left = x_.in_place() ? x_.of(strips_[t], g, unit.tile) : x + unit.offset;
       if (!x_.in_place() && !left_.across_taps) left += (unit.tile - tile) * x_pitch;
-      for (const T *next = total, *end = total + unit_size_; t && next < end; next += 64 / sizeof(T))
+      for (const T *next = sums, *end = sums + unit_size_; !begins && next < end; next += 64 / sizeof(T))
         __builtin_prefetch(next, 1);  // they come from afar if there are several passes
-      T* const to = t && rounded_off ? sums : total;
       for (int64_t p = 0; p < pixels; p += chain)
-        unit.kernel(left, x_.pitch(), a_k_.data() + p, y + p * kWidth, smaller(chain, pixels - p), to, kWidth,
-                    p || (t && !rounded_off) ? nullptr : zeros);
-      if (t && rounded_off) add_exactly(total, sums, unit.sums, rounded_off);
-      if (rounded_off) rounded_off += unit_size_;
+        unit.kernel(left, x_.pitch(), a_k_.data() + p, y + p * kWidth, smaller(chain, pixels - p), sums, kWidth,
+                    begins && p == 0 ? zeros : nullptr);
     }
   }
 
@@ -278,6 +284,8 @@ class WeightGradientSums {
   const WeightItems items_;
   const LeftSide<T, In> x_;
   const int64_t unit_size_;
+  const int64_t strips_of_sum_;  // summed before they are added to the total: by the shape, whatever the threads
+  const bool many_;              // such sums: then what adding them rounds off is kept, and added at the end
   Scratch<int32_t> a_k_;
   Scratch<Unit> units_;
 };

@@ -5,21 +5,20 @@
 #include <cstdlib>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "pages.h"
 
 namespace convx {
 namespace cpu {
 namespace {
 
-constexpr size_t kSize = size_t(4) << 20, kHugePage = size_t(2) << 20;
+constexpr size_t kSize = size_t(4) << 20;
 
 size_t whole_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 void* allocate(size_t alignment, size_t bytes) {
   void* memory = std::aligned_alloc(alignment, bytes);
   if (!memory) throw std::bad_alloc();
+  prefer_huge_pages(memory, bytes);
   return memory;
 }
 
@@ -30,12 +29,7 @@ struct Stack {
 
   char* take(size_t bytes) {
     if (bytes > kSize - top) return nullptr;
-    if (!base) {
-      base = static_cast<char*>(allocate(kHugePage, kSize));
-#if defined(__linux__)
-      madvise(base, kSize, MADV_HUGEPAGE);  // a wish: nothing depends on it
-#endif
-    }
+    if (!base) base = static_cast<char*>(allocate(kHugePage, kSize));
     top += bytes;
     return base + top - bytes;
   }
