@@ -41,7 +41,7 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"reference", "the definition in gather form, a row at a time", can_do_all, always, grad_input_reference},
   };
   static const AlgorithmList grad_weight = {
-      {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
+      {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_grad_weight,
        better_in_place_grad_weight, grad_weight_in_place},
       {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels,
        many_groups, grad_weight_channels},

@@ -1,5 +1,7 @@
 // Depthwise layers in place: vectors across the pixels of one contiguous plane, walked as one line, nothing packed.
 //
+// (On AVX2: depthwise_rows.h.)
+//
 // With stride 1 and as many output as input columns, output f of the line reads input f + r*W + s for every tap (r, s),
 // except where that crosses an edge. A mask for each vector and tap, made once for all planes, switches those lanes
 // off: neither loaded nor multiplied, so infinities need no care here. The masks are AVX-512's, and so is this file.

@@ -3,6 +3,8 @@
 #pragma once
 #ifdef CONVX_AVX512  // set by the including file: the compiler's own macro is not set by a target pragma
 #include "depthwise.h"
+#elif CONVX_VECTOR_BYTES == 32
+#include "depthwise_rows.h"
 #else
 #include "plans.h"
 #endif
@@ -50,6 +52,8 @@ constexpr Engine::Primitives primitives() {
 constexpr Engine::Primitives in_place() {
 #ifdef CONVX_AVX512
   return primitives<InPlace>();
+#elif CONVX_VECTOR_BYTES == 32
+  return {forward_any<InPlace>, grad_input_any<InPlace>, nullptr};
 #else
   return {nullptr, nullptr, nullptr};
 #endif

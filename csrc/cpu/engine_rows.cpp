@@ -86,9 +86,13 @@ void grad_weight_channels(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().channels.grad_weight(pb, o)) grad_weight_reference(pb, o);
 }
 
-void forward_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.forward(pb, o); }
+void forward_in_place(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().in_place.forward(pb, o)) forward_reference(pb, o);
+}
 
-void grad_input_in_place(const ConvProblem& pb, const Operands& o) { current_engine().in_place.grad_input(pb, o); }
+void grad_input_in_place(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().in_place.grad_input(pb, o)) grad_input_reference(pb, o);
+}
 
 void grad_weight_in_place(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().in_place.grad_weight(pb, o)) grad_weight_reference(pb, o);
@@ -148,14 +152,25 @@ const char* why_not_channels_grad_input(const ConvProblem& pb, const Operands& o
                       pb.outputs_per_group());
 }
 
-// For one channel a group on the side that is summed over (`inputs`), and planes that are lines of equal length.
+// For one channel a group on the side that is summed over (`inputs`). AVX-512 walks planes as lines of equal length,
+// AVX2 row by row.
 const char* why_not_in_place(const ConvProblem& pb, const Operands& o, int64_t inputs) {
-  if (!current_engine().in_place.forward) return "it needs the masks of AVX-512";
+  if (!current_engine().in_place.forward) return "it needs the masks of AVX2 or AVX-512";
   if (inputs != 1) return "it is for depthwise layers: one channel a group";
-  if (!pb.is_unit_stride() || pb.W != pb.Q) return "it needs stride 1 and as many output as input columns";
+  if (!pb.is_unit_stride()) return "it needs stride 1";
   if (!pb.is_zero_padded()) return "it skips the padding, so it can't read other modes' values there";
-  if (o.x.strides.w != 1 || o.x.strides.h != pb.W || o.y.strides.w != 1 || o.y.strides.h != pb.Q)
-    return "it needs contiguous planes";
+  if (o.x.strides.w != 1 || o.y.strides.w != 1) return "it needs contiguous rows";
+  if (current_isa() == Isa::avx2) {
+    if (pb.R != pb.S || (pb.R != 3 && pb.R != 5) || pb.dilation_h != 1)
+      return "it is for kernels of 3x3 and 5x5, not dilated";
+    for (const Axis& a : {pb.rows(), pb.columns()})
+      for (int64_t tap : {int64_t(0), a.kernel - 1})
+        if (const Run inside = a.outputs_inside(tap); inside.first > inside.last || a.out < 4 || a.in < 4)
+          return "it needs planes of at least 4 x 4, and every tap inside of them";
+    return why_not_engine(pb, o);
+  }
+  if (pb.W != pb.Q) return "it needs as many output as input columns";
+  if (o.x.strides.h != pb.W || o.y.strides.h != pb.Q) return "it needs contiguous planes";
   return why_not_engine(pb, o);
 }
 
@@ -165,6 +180,11 @@ const char* why_not_in_place_forward(const ConvProblem& pb, const Operands& o) {
 
 const char* why_not_in_place_grad_input(const ConvProblem& pb, const Operands& o) {
   return why_not_in_place(pb, o, pb.outputs_per_group());
+}
+
+const char* why_not_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().in_place.grad_weight) return "it needs the masks of AVX-512";
+  return why_not_in_place_forward(pb, o);
 }
 
 namespace {
@@ -275,11 +295,13 @@ bool many_groups(const ConvProblem& pb, const Operands&) {
 }
 
 // In place a multiply-add costs twice what it costs across channels, but nothing is turned over: measured, nine taps
-// gain nothing on planes of 14 x 14, and 25 lose everywhere. Turning over also converts 16-bit types, vectors at a
-// time.
+// gain nothing on planes of 14 x 14, and 25 lose everywhere. (On AVX2, by blocks of rows: from planes of 14 x 14 and of
+// 30 x 30 on.) Turning over also converts 16-bit types, vectors at a time.
 bool better_in_place(const ConvProblem& pb, const Operands& o) {
   if (!many_groups(pb, o)) return pb.outputs_per_group() * pb.channels_per_group() <= 4;  // not a first layer
-  return pb.R * pb.S <= 9 && pb.H * pb.W >= 784 && (o.dtype == DType::float32 || o.dtype == DType::float64);
+  if (o.dtype != DType::float32 && o.dtype != DType::float64) return false;
+  if (current_isa() == Isa::avx2) return pb.P * pb.Q >= (pb.R == 3 ? 150 : 900);
+  return pb.R * pb.S <= 9 && pb.H * pb.W >= 784;
 }
 
 // For the gradient of the weight both sides are read and nothing is written: in place wins only where a tile holds so

@@ -32,6 +32,7 @@ const char* why_not_channels(const ConvProblem&, const Operands&);
 const char* why_not_channels_grad_input(const ConvProblem&, const Operands&);
 const char* why_not_in_place_forward(const ConvProblem&, const Operands&);
 const char* why_not_in_place_grad_input(const ConvProblem&, const Operands&);
+const char* why_not_in_place_grad_weight(const ConvProblem&, const Operands&);
 
 bool many_groups(const ConvProblem&, const Operands&);
 bool better_in_place(const ConvProblem&, const Operands&);
