@@ -31,6 +31,9 @@ inline __m256d load_masked(const double* p, const int64_t* mask) {
   return _mm256_maskload_pd(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask)));
 }
 
+// Which column taps need masks: those left of the middle one, those right of it, or with both the middle one too.
+constexpr int kLeftTaps = 1, kRightTaps = 2;
+
 // Where vectors of a row begin, and which of their elements each column tap finds inside.
 template <class T>
 struct RowVectors {
@@ -38,8 +41,8 @@ struct RowVectors {
   static constexpr int64_t L = Vec<T>::lanes;
   int64_t count, length, taps;  // of a vector: L, or of a short row
   Buffer<int64_t> column, offset;
-  Buffer<bool> masked;
-  Buffer<Mask> mask;  // [vector][tap][L]
+  Buffer<int> masked;  // of each vector: which of its taps need a mask
+  Buffer<Mask> mask;   // [vector][tap][L]
 
   explicit RowVectors(const AxisPlan& c)
       : count(ceil_div(c.count, L)),
@@ -53,7 +56,10 @@ struct RowVectors {
     for (int64_t s = 0; s < taps; ++s) offset[s] = c.offset[ascends ? s : taps - 1 - s];
     for (int64_t v = 0; v < count; ++v) {
       column[v] = larger(0, smaller(v * L, c.count - L));  // the last one overlaps its neighbour: the same results
-      masked[v] = column[v] + offset[0] < 0 || column[v] + L + offset[taps - 1] > c.in;
+      const auto inside = [&](int64_t s) { return column[v] + offset[s] >= 0 && column[v] + L + offset[s] <= c.in; };
+      masked[v] = 0;
+      for (int64_t s = 0; s < taps; ++s)
+        if (!inside(s)) masked[v] |= s < taps / 2 ? kLeftTaps : s > taps / 2 ? kRightTaps : kLeftTaps | kRightTaps;
       for (int64_t s = 0; s < taps; ++s)
         for (int64_t l = 0; l < L; ++l) {
           const int64_t w = column[v] + l + offset[s];
@@ -74,23 +80,23 @@ struct Plane {
 };
 
 constexpr int kBlockRows = 4;
-template <int R>
-constexpr int kMostVectors = R > 3 ? 2 : 1;  // of 3x3 all weights stay in registers, and so one vector's sums
 
 // The products of row d of a block's inputs.
-template <class T, int R, int S, int NV, bool masked, int d>
+template <class T, int R, int S, int NV, int masked, int d>
 inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv,
                     const typename RowVectors<T>::Mask* mask, const T* w,
                     typename Vec<T>::type (&acc)[kBlockRows][NV]) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::lanes;
   constexpr int low = d - R + 1 > 0 ? d - R + 1 : 0, high = d < kBlockRows ? d : kBlockRows - 1;
-  const auto tap = [&](int s) {
+  const auto tap = [&]<int s>(std::integral_constant<int, s>) {
+    constexpr int needed = s < S / 2 ? kLeftTaps : s > S / 2 ? kRightTaps : kLeftTaps | kRightTaps;
+    constexpr bool needs_mask = (masked & needed) == needed;
     V right[NV];
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) {
       const T* const from = x + column[v] + rv.offset[s];
-      if constexpr (masked)
+      if constexpr (needs_mask)
         right[v] = V(load_masked(from, mask + (v * S + s) * L));
       else
         right[v] = load(from);
@@ -102,14 +108,13 @@ inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv,
       for (int v = 0; v < NV; ++v) acc[i][v] += right[v] * weight;
     }
   };
-  if constexpr (S == 3)
-    tap(0), tap(1), tap(2);
-  else
-    for (int s = 0; s < S; ++s) tap(s);
+  [&]<int... s>(std::integer_sequence<int, s...>) {
+    (tap(std::integral_constant<int, s>{}), ...);
+  }(std::make_integer_sequence<int, S>{});
 }
 
 // NV vectors, from vector v0 on, of a block of rows; `rows` are those of x that it reads.
-template <class T, int R, int S, int NV, bool masked>
+template <class T, int R, int S, int NV, int masked>
 void convolve_block(const Plane<T>& plane, const T* const* rows, const RowVectors<T>& rv, int64_t first_row,
                     int64_t v0) {
   using V = typename Vec<T>::type;
@@ -141,8 +146,20 @@ void convolve_block(const Plane<T>& plane, const T* const* rows, const RowVector
       store_some<T>(plane.y + (first_row + i) * plane.y_pitch + column[v], sums[i][v], rv.length);
 }
 
+template <class T, int R, int S, int NV>
+void convolve_block_of(int masked, const Plane<T>& plane, const T* const* rows, const RowVectors<T>& rv, int64_t row,
+                       int64_t v) {
+  switch (masked) {
+    case 0: return convolve_block<T, R, S, NV, 0>(plane, rows, rv, row, v);
+    case kLeftTaps: return convolve_block<T, R, S, NV, kLeftTaps>(plane, rows, rv, row, v);
+    case kRightTaps: return convolve_block<T, R, S, NV, kRightTaps>(plane, rows, rv, row, v);
+    default: return convolve_block<T, R, S, NV, kLeftTaps | kRightTaps>(plane, rows, rv, row, v);
+  }
+}
+
 template <class T, int R, int S>
 void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, const AxisPlan& r, const T* zeros) {
+  constexpr int NV = R > 3 ? 2 : 1;  // of 3x3 all weights stay in registers, and so one vector's sums
   const int64_t lowest = r.lowest();
   for (int64_t start = 0; start < r.count; start += kBlockRows) {
     const int64_t row = smaller(start, r.count - kBlockRows);
@@ -151,18 +168,10 @@ void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, const AxisPl
       const int64_t h = row + lowest + d;
       rows[d] = h >= 0 && h < r.in ? plane.x + h * plane.x_pitch : zeros;
     }
-    for (int64_t v = 0; v < rv.count;) {
-      const bool two = kMostVectors<R> > 1 && v + 1 < rv.count, masked = rv.masked[v] || (two && rv.masked[v + 1]);
-      if (two && masked)
-        convolve_block<T, R, S, kMostVectors<R>, true>(plane, rows, rv, row, v);
-      else if (two)
-        convolve_block<T, R, S, kMostVectors<R>, false>(plane, rows, rv, row, v);
-      else if (masked)
-        convolve_block<T, R, S, 1, true>(plane, rows, rv, row, v);
-      else
-        convolve_block<T, R, S, 1, false>(plane, rows, rv, row, v);
-      v += two ? 2 : 1;
-    }
+    int64_t v = 0;
+    for (; NV == 2 && v + 1 < rv.count; v += 2)
+      convolve_block_of<T, R, S, NV>(rv.masked[v] | rv.masked[v + 1], plane, rows, rv, row, v);
+    for (; v < rv.count; ++v) convolve_block_of<T, R, S, 1>(rv.masked[v], plane, rows, rv, row, v);
   }
 }
 
