@@ -151,6 +151,8 @@ class LeftSide {
         tiles_(tiles),
         row_step_(wg.rows.taps == 1 ? wg.rows.stride : 1),
         column_step_(wg.columns.taps == 1 ? wg.columns.stride : 1),
+        picks_(wg.taps() == 1 && column_step_ > 1 && wg.x_strides.c != 1 && is_inside(wg.rows) &&
+               is_inside(wg.columns)),
         in_place_(std::is_same_v<T, In> && outputs <= kFewOutputs && wg.is_flat() && wg.x_strides.w == 1 &&
                   strips.images * wg.x_strides.n < INT32_MAX && wg.x_strides.c * sizeof(T) % 4096 != 0),
         element_(in_place_           ? 1
@@ -190,6 +192,7 @@ class LeftSide {
   void pack(T* to, const Strip& strip, int64_t g, int64_t tile) const {
     const int64_t c0 = tiles_.across_taps ? 0 : tiles_.first(tile);
     const int64_t channels = tiles_.across_taps ? wg_.inputs : tiles_.size(tile);
+    if (picks_) return pack_picked(to, strip, g * wg_.inputs + c0, channels);
     const int64_t v0 = strip.j * wg_.columns.stride + wg_.columns.lowest(), width = columns(strip.columns);
     const int64_t first = smaller(v0 < 0 ? ceil_div(-v0, column_step_) : 0, width);
     const int64_t last = larger(first, smaller(ceil_div(larger(0, wg_.columns.in - v0), column_step_), width));
@@ -226,6 +229,25 @@ class LeftSide {
   int64_t rows(int64_t count) const { return span(wg_.rows, count, row_step_); }
   int64_t columns(int64_t count) const { return span(wg_.columns, count, column_step_); }
 
+  static bool is_inside(const AxisPlan& a) { return a.lowest() >= 0 && a.highest() + (a.count - 1) * a.stride < a.in; }
+
+  // Strided pointwise layers without padding: a strip's pixels are picked out of each channel, and turned over as one
+  // line. Rows may be as short as seven pixels.
+  void pack_picked(T* to, const Strip& strip, int64_t first_channel, int64_t channels) const {
+    const int64_t count = strip.pixels(), pitch = ceil_div(count, Vec<T>::lanes) * Vec<T>::lanes;
+    const int64_t h0 = strip.i * wg_.rows.stride + wg_.rows.lowest(),
+                  w0 = strip.j * wg_.columns.stride + wg_.columns.lowest();
+    Scratch<T> lines(channels * pitch);
+    for (int64_t c = 0; c < channels; ++c) {
+      T* line = lines.data() + c * pitch;
+      for (int64_t b = 0; b < strip.images; ++b)
+        for (int64_t i = 0; i < strip.rows; ++i, line += strip.columns)
+          copy_strided(line, wg_.x + wg_.x_strides(strip.n + b, first_channel + c, h0 + i * wg_.rows.stride, w0),
+                       column_step_ * wg_.x_strides.w, strip.columns);
+    }
+    transpose<T, T>(lines.data(), pitch, channels, count, to, element_, channels);
+  }
+
   // Columns of a row that lie in the input, by way of `lines` of `pitch` if they are some apart.
   void pack_inside(T* to, const In* from, int64_t count, int64_t channels, T* lines, int64_t pitch) const {
     const int64_t sw = wg_.x_strides.w, sc = wg_.x_strides.c, e = element_, step = column_step_ * sw;
@@ -246,7 +268,7 @@ class LeftSide {
   const WeightGradient<T, In>& wg_;
   const LeftTiles& tiles_;
   int64_t row_step_, column_step_;  // from one row or column to the next, in x
-  bool in_place_;
+  bool picks_, in_place_;
   int64_t element_, width_, image_, size_;
 };
 
