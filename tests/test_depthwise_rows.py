@@ -1,8 +1,8 @@
 """Depthwise planes of every width and height through the rows that take them: exact, on every instruction set.
 
 In place a plane is cut into blocks of rows and vectors that overlap at its ends, and masks cut off what a tap would
-read beyond a row. Which of the vectors need one depends on width, padding and dilation; here are all widths up to four
-vectors, results narrower and wider than the input, and more results than fit (padding='same' of an even sum).
+read beyond a row. Which of the vectors need one depends on width, padding and dilation; here are all widths up to two
+vectors and some beyond, results narrower and wider than the input, and more results than fit (asymmetric padding).
 """
 
 import pytest

@@ -12,6 +12,7 @@
 #pragma once
 #include <immintrin.h>
 
+#include "planes.h"
 #include "plans.h"
 
 namespace convx {
@@ -127,17 +128,6 @@ void line_dots_of(int64_t taps, const T* x, const T* y, T* totals, int64_t t0, c
   if constexpr (TAPS > 1) line_dots_of<T, TAPS - 1>(taps, x, y, totals, t0, lt);
 }
 
-// A plane of In as T: where it is, or converted into a buffer.
-template <class T, class In>
-const T* plane_as(const In* p, int64_t size, Buffer<T>& buffer) {
-  if constexpr (std::is_same_v<T, In>) {
-    return p;
-  } else {
-    for (int64_t i = 0; i < size; ++i) buffer[i] = T(p[i]);
-    return buffer.data();
-  }
-}
-
 template <class T, class In>
 bool convolve_lines(const Convolution<T, In>& cv) {
   const LineTaps<T> lt(cv.rows, cv.columns);
@@ -147,7 +137,7 @@ bool convolve_lines(const Convolution<T, In>& cv) {
     Buffer<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size), w(lt.taps);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / cv.G, g = i % cv.G;
-      const T* x = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), in_size, x_buffer);
+      const T* x = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), in_size, 1, in_size, x_buffer);
       for (int64_t k = 0; k < cv.outputs; ++k) {
         for (int64_t t = 0; t < lt.taps; ++t)
           w[t] = T(
@@ -179,8 +169,8 @@ bool weight_gradient_lines(const WeightGradient<T, In>& wg) {
       for (int64_t k = 0; k < wg.outputs; ++k) {
         std::memset(totals.data(), 0, lt.taps * Vec<T>::lanes * sizeof(T));
         for (int64_t n = 0; n < wg.N; ++n) {
-          const T* x = plane_as<T, In>(wg.x + wg.x_strides(n, g, 0, 0), in_size, x_buffer);
-          const T* y = plane_as<T, In>(wg.y + wg.y_strides(n, g * wg.outputs + k, 0, 0), lt.size, y_buffer);
+          const T* x = plane_as<T, In>(wg.x + wg.x_strides(n, g, 0, 0), in_size, 1, in_size, x_buffer);
+          const T* y = plane_as<T, In>(wg.y + wg.y_strides(n, g * wg.outputs + k, 0, 0), lt.size, 1, lt.size, y_buffer);
           for (int64_t t = 0; t < lt.taps; t += kDotTaps)
             line_dots_of<T, kDotTaps>(lt.taps - t, x, y, totals.data(), t, lt);
         }

@@ -18,6 +18,7 @@
 //
 //   with convx.algorithm("depthwise"): ...
 #pragma once
+#include "planes.h"
 #include "plans.h"
 
 namespace convx {
@@ -180,18 +181,6 @@ using ConvolvePlane = void (*)(const Plane<T>&, const RowVectors<T>&, const Axis
 template <class T>
 ConvolvePlane<T> convolve_plane_of(int64_t kernel) {
   return kernel == 3 ? convolve_plane<T, 3, 3> : convolve_plane<T, 5, 5>;
-}
-
-// A plane of In as T: where it is, or converted into a buffer, rows side by side.
-template <class T, class In>
-const T* plane_as(const In* p, int64_t pitch, int64_t rows, int64_t columns, Buffer<T>& buffer) {
-  if constexpr (std::is_same_v<T, In>) {
-    return p;
-  } else {
-    for (int64_t h = 0; h < rows; ++h)
-      for (int64_t w = 0; w < columns; ++w) buffer[h * columns + w] = T(p[h * pitch + w]);
-    return buffer.data();
-  }
 }
 
 template <class T, class In>

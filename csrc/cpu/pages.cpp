@@ -1,3 +1,4 @@
+// Asking Linux for huge pages; see pages.h.
 #include "pages.h"
 
 #include <cstdint>
