@@ -1,8 +1,8 @@
 """Builds convx._C: the CPU kernels always, the CUDA kernels where torch has CUDA and nvcc is found.
 
 CONVX_CUDA=0/1 overrides the second decision. Which GPU architectures are built follows TORCH_CUDA_ARCH_LIST, as in
-every torch extension. Nothing here sets a -std (torch's headers know theirs), -march=native or fast-math: one binary
-runs on every machine of its kind, and means IEEE arithmetic.
+every torch extension. Nothing here sets -march=native or fast-math: one binary runs on every machine of its kind, and
+means IEEE arithmetic. The CPU's sources are C++20, which torch asks for itself from 2.12 on.
 """
 
 import os
@@ -45,6 +45,17 @@ def decide_cuda() -> tuple[bool, str]:
     return True, f"torch has CUDA {torch.version.cuda} and nvcc is {nvcc}"
 
 
+def ask_for_wgmma() -> None:
+    """For a Hopper GPU that is here torch builds for 9.0, which lacks an instruction of that very GPU."""
+    import torch
+
+    if "TORCH_CUDA_ARCH_LIST" not in os.environ and torch.cuda.is_available():
+        found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        if (9, 0) in found:
+            archs = (f"{major}.{minor}" + "a" * ((major, minor) == (9, 0)) for major, minor in sorted(found))
+            os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(archs)
+
+
 def sources(*folders: str, suffixes: tuple[str, ...]) -> list[str]:
     found = (p for folder in folders for p in (ROOT / folder).glob("*") if p.suffix in suffixes)
     return sorted(str(p.relative_to(ROOT)) for p in found)
@@ -54,8 +65,9 @@ def extension():
     with_cuda, reason = decide_cuda()
     print(f"convx: building {'CPU and CUDA' if with_cuda else 'CPU only'} ({reason})", flush=True)
     files = sources("csrc", "csrc/cpu", suffixes=(".cpp",))
-    macros, flags = [], {"cxx": ["-O3", "-fopenmp", f"-idirafter{ROOT / 'csrc/absent'}", *WARNINGS]}
+    macros, flags = [], {"cxx": ["-std=c++20", "-O3", "-fopenmp", f"-idirafter{ROOT / 'csrc/absent'}", *WARNINGS]}
     if with_cuda:
+        ask_for_wgmma()
         files += sources("csrc/cuda", suffixes=(".cu", ".cpp"))
         archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "the GPUs of the machine that built it")
         macros = [("CONVX_WITH_CUDA", None), ("CONVX_CUDA_ARCHS", f'"{archs}"')]

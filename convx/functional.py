@@ -223,7 +223,12 @@ def conv2d(
             padding_mode=padding_mode,
         )
     input, weight, bias = _prepared("conv2d", input, weight, bias)
-    call = _whole_layer("conv2d") or _conv2d
+    call = _whole_layer("conv2d")
+    if call is None:
+        return _conv2d(input, weight, bias, stride, padding, dilation, groups, padding_mode=padding_mode)
+    # Pairs: the Dynamo of torch 2.11 has no ints for them in an operator's call.
+    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+    padding = padding if isinstance(padding, str) else pair(padding, "padding")
     return call(input, weight, bias, stride, padding, dilation, groups, padding_mode=padding_mode)
 
 
@@ -334,7 +339,12 @@ def conv_transpose2d(
             dilation,
         )
     input, weight, bias = _prepared("conv_transpose2d", input, weight, bias)
-    call = _whole_layer("conv_transpose2d") or _conv_transpose2d
+    call = _whole_layer("conv_transpose2d")
+    if call is None:
+        return _conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    caller = "conv_transpose2d"
+    stride, dilation = pair(stride, "stride", caller), pair(dilation, "dilation", caller)
+    padding, output_padding = pair(padding, "padding", caller), pair(output_padding, "output_padding", caller)
     return call(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 

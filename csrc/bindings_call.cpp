@@ -89,6 +89,16 @@ bool has_small_sizes(const Tensor& t) {
   return t.size(2) > 0 && t.size(2) < small && t.size(3) > 0 && t.size(3) < small;
 }
 
+// Whether torch was asked to pass over one call of __torch_function__; older versions can't be asked to.
+template <class State>
+auto passes_over_next(int) -> decltype(State::peek_skip_next()) {
+  return State::peek_skip_next();
+}
+template <class State>
+bool passes_over_next(...) {
+  return false;
+}
+
 // Plain tensors in a thread that nothing but autograd watches.
 bool read(PyObject* const* objects, Tensors& t) {
   if (!THPVariable_CheckExact(objects[0]) || !THPVariable_CheckExact(objects[1])) return false;
@@ -100,7 +110,7 @@ bool read(PyObject* const* objects, Tensors& t) {
     if (!fits(*t.bias, t.input)) return false;
   }
   return has_small_sizes(t.input) && has_small_sizes(t.weight) && !at::impl::torch_function_mode_enabled() &&
-         !at::impl::PythonTorchFunctionTLS::peek_skip_next() &&
+         !passes_over_next<at::impl::PythonTorchFunctionTLS>(0) &&
          !at::autocast::is_autocast_enabled(t.input.device().type()) && !at::tracer::impl::is_dispatch_enabled();
 }
 

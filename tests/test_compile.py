@@ -120,12 +120,19 @@ def test_transforms_inside_a_graph(name, function):
     """torch.func inside torch.compile: tangents most of all, which Dynamo drops where a Python Function makes them."""
     x, w = integers(2, 2, 3, 3).double(), integers(2, 2, 2, 2, seed=1).double()
 
-    def loss(x, w):
-        return function(x, w, stride=2, padding=1).pow(3).sum()
+    def transformed(function):
+        return TRANSFORMS[name](lambda x, w: function(x, w, stride=2, padding=1).pow(3).sum())
 
-    transformed = TRANSFORMS[name](loss)
-    expected, spec = torch.utils._pytree.tree_flatten(transformed(x, w))
-    got, got_spec = torch.utils._pytree.tree_flatten(compiled(transformed)[0](x, w))
+    expected, spec = torch.utils._pytree.tree_flatten(transformed(function)(x, w))
+    try:
+        got, got_spec = torch.utils._pytree.tree_flatten(compiled(transformed(function))[0](x, w))
+    except Exception:
+        torch._dynamo.reset()
+        try:
+            compiled(transformed(getattr(torch.nn.functional, function.__name__)))[0](x, w)
+        except Exception as error:  # jacfwd in torch 2.11
+            pytest.skip(f"torch {torch.__version__} can't compile this of its own: {str(error).splitlines()[0]}")
+        raise
     assert got_spec == spec
     assert_same(got, expected)
 

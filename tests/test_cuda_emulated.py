@@ -27,6 +27,7 @@ ALGORITHMS = [(p, a) for p, rows in emulator.algorithms().items() for a in rows]
 ONLY = {
     "scatter_atomic": (torch.float32, torch.float64),  # no atomic addition of 16 bits
     "tensorcore_split": (torch.float32,),
+    "tensorcore_wgmma": (torch.float16, torch.bfloat16),
 }
 
 
@@ -36,7 +37,7 @@ def dtypes_of(algorithm):
 
 # What multiplies whole tiles takes its time here: its dtypes are spread over the problems instead of each meeting all,
 # and problems of many small products are left out (test_cuda_tensorcore.py has more that fit it).
-TILED = ("tensorcore", "tensorcore_split")
+TILED = ("tensorcore", "tensorcore_split", "tensorcore_wgmma")
 
 
 def suits_tiles(p):
@@ -179,10 +180,11 @@ def test_skipped_taps_are_skipped(primitive, algorithm, dtype):
 def test_addresses_beyond_32_bits(primitive, algorithm):
     """Images more than 2^31 elements apart in memory; only the pages that are touched take any."""
     problem = Problem(2, 2, 5, 4, 3, 3, 2, (2, 1), (1, 0))
-    first, second, bias, expected = draw_integers(primitive, problem, torch.float32, bias="contiguous")
+    dtype = dtypes_of(algorithm)[0]
+    first, second, bias, expected = draw_integers(primitive, problem, dtype, bias="contiguous")
     far = 2**31 + 8
     try:
-        memory = [torch.empty(far + 64 * 1024 // 4, dtype=torch.float32) for _ in range(2)]
+        memory = [torch.empty(far + 64 * 1024 // 4, dtype=dtype) for _ in range(2)]
     except RuntimeError:
         pytest.skip("no 16 GiB of address space to be had")
     shape_1, shape_2, shape_out = problem.shapes(primitive)

@@ -23,6 +23,8 @@ KINDS = {
     "tf32": ("tensorcore", torch.float32),
     "split": ("tensorcore_split", torch.float32),
     "fp64": ("tensorcore", torch.float64),
+    "wgmma-fp16": ("tensorcore_wgmma", torch.float16),
+    "wgmma-bf16": ("tensorcore_wgmma", torch.bfloat16),
 }
 
 
@@ -39,6 +41,8 @@ TILES = {
     "128x128-turned": Problem(1, 130, 9, 15, 12, 1, 3, padding=(0, 1)),
     "128x64": Problem(3, 20, 7, 9, 24, 2, 3, (1, 2), (1, 1), (2, 1), G=2),
     "phases": Problem(2, 18, 13, 12, 10, 3, 4, (2, 3), (1, 2)),
+    "128x256": Problem(1, 12, 9, 15, 260, 3, 1, padding=(1, 0)),
+    "128x256-turned": Problem(1, 260, 9, 15, 12, 1, 3, padding=(0, 1)),
     "weights-128x128": Problem(1, 66, 5, 7, 70, 2, 1, stride=(1, 2)),
     "chunks": Problem(1, 32, 8, 8, 32, 3, 3, padding=(1, 1)),  # stored and read in place, if channels are together
     "pixels": Problem(2, 3, 8, 8, 11, 3, 3, padding=(1, 1)),  # stored in vectors of pixels, if those are
@@ -79,6 +83,11 @@ def test_every_shape_of_tile_is_launched():
                 rows,
                 columns,
             )
+    for columns in (64, 128, 256):
+        for dtype in ("4Half", "8BFloat16"):
+            assert any(f"WarpgroupINS_{dtype}E" in s and f"ShapeILi{columns}E" in s for s in launches.split()), columns
+    for kernel in ("convolve", "weight_gradient"):
+        assert any(kernel in s and "Warpgroup" in s for s in launches.split()), kernel
 
 
 SPLIT_PIXELS = Problem(3, 5, 12, 10, 7, 2, 1, padding=(1, 0))
@@ -264,19 +273,28 @@ def test_which_gpus_and_types_they_are_for():
         emulator.run_into(result, "forward", "tensorcore", first, second, None, problem)
 
 
-@pytest.mark.parametrize("primitive", ("forward", "grad_weight"))
-def test_every_barrier_and_wait_is_needed(primitive):
-    """Blocks with several tiles each, and 14 stages: around the ring of four buffers, and not to its end, so that the
-    next tile begins where this one's last stage is. The emulator sees a read
-    before its copy is waited for, and one that no barrier keeps from a write."""
-    problem = Problem(3, 48, 7, 8, 20, 3, 3, padding=(1, 1))
+NEEDED = {  # what the loop has of barriers, waits and fences
+    ("forward", "tensorcore"): 3,
+    ("grad_weight", "tensorcore"): 3,
+    ("forward", "tensorcore_wgmma"): 5,
+    ("grad_weight", "tensorcore_wgmma"): 5,
+}
+
+
+@pytest.mark.parametrize("primitive, algorithm", NEEDED)
+def test_every_barrier_and_wait_is_needed(primitive, algorithm):
+    """Blocks with several tiles each, and 14 stages: around the ring of four or six buffers, and not to its end, so
+    that the next tile begins where this one's last stage is. The emulator sees a read before its copy is waited for,
+    and one that no barrier keeps from a write."""
+    problem = Problem(6, 48, 7, 8, 20, 3, 3, padding=(1, 1))
     first, second, bias, expected = draw_integers(primitive, problem, torch.float16)
     emulator.places()
     emulator.configure(max_blocks=2)
-    assert_exact(emulator.call(primitive, "tensorcore", first, second, bias, problem), expected, problem)
-    places = emulator.places()
-    assert sum("tensorcore_pipeline" in place for place in places) == 3, places
+    assert_exact(emulator.call(primitive, algorithm, first, second, bias, problem), expected, problem)
+    places = [p for p in emulator.places() if p.startswith(("tensorcore_pipeline", "tensorcore_warpgroup"))]
+    assert len(places) == NEEDED[primitive, algorithm], places
+    reports = "without a barrier|nobody has written|anybody waited|several warps|without a fence|still at work"
     for place in places:
         emulator.configure(max_blocks=2, dropped=place)
-        with pytest.raises(RuntimeError, match=r"without a barrier|nobody has written|anybody waited|several warps"):
-            emulator.call(primitive, "tensorcore", first, second, bias, problem)
+        with pytest.raises(RuntimeError, match=reports):
+            emulator.call(primitive, algorithm, first, second, bias, problem)

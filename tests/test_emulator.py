@@ -42,6 +42,11 @@ MISTAKES = {
     "copy_from_too_far": "after the end of the operand",
     "matrix_without_a_barrier": RACE,
     "matrix_from_too_far": "after the end of shared memory",
+    "product_without_a_fence": "without a fence.proxy.async after it, at mistakes.cu:",
+    "product_without_a_barrier": RACE,
+    "product_never_waited_for": "ends while products of wgmma are still at work",
+    "product_of_what_is_overwritten": RACE,
+    "product_of_a_tile_out_of_place": "an operand does not begin at a multiple of 512 bytes",
 }
 
 

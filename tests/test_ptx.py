@@ -33,6 +33,12 @@ PRODUCTS = {
     "bf16-ldmatrix-trans": (5, (16, 16, 8), BF16),
     "tf32": (6, (16, 8, 8), FP32),
     "f64": (7, (8, 4, 8), FP64),
+    "fp16-wgmma-64": (14, (64, 16, 64), FP16),
+    "fp16-wgmma-128-across-along": (15, (64, 16, 128), FP16),
+    "fp16-wgmma-256-across": (16, (64, 16, 256), FP16),
+    "bf16-wgmma-64-across": (17, (64, 16, 64), BF16),
+    "bf16-wgmma-128-along-across": (18, (64, 16, 128), BF16),
+    "bf16-wgmma-256": (19, (64, 16, 256), BF16),
 }
 ROUNDING, COPIES, SHUFFLES, VOTES = 8, {4: 9, 8: 10, 16: 11}, 12, 13
 
@@ -40,6 +46,9 @@ ROUNDING, COPIES, SHUFFLES, VOTES = 8, {4: 9, 8: 10, 16: 11}, 12, 13
 def on_emulator(which, source, result, count=0):
     emulator.ptx_check(which, source, result, count)
     return result
+
+
+HOPPER = (9, 0)
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +62,9 @@ def hardware():
         pytest.skip(f"sm_{major}{minor} lacks these instructions")
     library = HERE.parent.parent / "build" / f"ptx_checks-{major}{minor}-{os.getpid()}.so"
     library.parent.mkdir(exist_ok=True)
-    command = [home / "bin" / "nvcc", "-std=c++17", "-O3", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler=-fPIC"]
+    arch = f"{major}{minor}" + "a" * ((major, minor) == HOPPER)  # the "a" for wgmma
+    command = [home / "bin" / "nvcc", "-std=c++17", "-O3", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
+    command += ["-shared", "-Xcompiler=-fPIC"]
     subprocess.run([*command, HERE / "ptx_checks.cu", "-o", library], check=True)
     return ctypes.CDLL(str(library))
 
@@ -84,6 +95,8 @@ def default_configuration():
 
 def product(run, name, a, b, d):
     """d + a @ b by the instruction. Of `a` and `b` the dtype is the instruction's, of `d` its accumulator's."""
+    if run is on_gpu and "wgmma" in name and torch.cuda.get_device_capability() != HOPPER:
+        pytest.skip("only a GPU of compute capability 9.0 has wgmma")
     return run(PRODUCTS[name][0], torch.cat([a.reshape(-1), b.reshape(-1)]), d.clone())
 
 

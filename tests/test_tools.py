@@ -218,8 +218,9 @@ def test_symbolic_trace(kind, pair, x):
 
 
 def trained_norm(channels, device):
-    """A batch norm in evaluation mode that isn't the identity; all powers of two, so that fusing is exact."""
-    norm = nn.BatchNorm2d(channels, eps=0.0).to(device).eval()
+    """A batch norm in evaluation mode that isn't the identity; all powers of two (eps is lost beside them), so that
+    fusing is exact."""
+    norm = nn.BatchNorm2d(channels, eps=1e-30).to(device).eval()
     steps = torch.arange(channels, device=device)
     with torch.no_grad():
         norm.running_mean.copy_(steps - 2.0)

@@ -1,26 +1,28 @@
 """Builds, links and imports the whole extension, CUDA and bindings included, on a machine that need not have a GPU.
 
-    python tools/cuda_build.py
+    python tools/cuda_build.py [--torch 2.11.0]
 
 Uses torch's CUDA build in an environment of its own, .venv-cuda/, and a copy of the sources inside it: neither the
 developer's environment nor the convx/_C of the working tree is touched. Then checks that all three operators have
 kernels for CPU, CUDA and Meta. The first call downloads some gigabytes; later ones compile what has changed.
+
+--torch builds against another torch than the one in requirements.txt, in .venv-cuda-VERSION/: the oldest that convx
+says it works with, say, or the one on the machine with the GPU.
 """
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from cuda_toolkit import cuda_home, cuda_version
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = ROOT / ".venv-cuda"
-PYTHON = ENVIRONMENT / "bin" / "python"
-TREE = ENVIRONMENT / "build"
 COPIED = ("csrc", "convx", "setup.py", "pyproject.toml")
 
 NEEDED = ("torch", "setuptools", "wheel", "ninja", "numpy")  # at the pins of requirements.txt
@@ -64,38 +66,59 @@ def toolkit() -> Path:
     return home
 
 
-def requirements() -> list[str]:
-    lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
-    wanted = [line for line in lines if line.partition("==")[0] in NEEDED]
-    # Three equals signs: "==" would also accept, and here and there prefer, a local version such as 2.13.0+cpu.
-    return [line.replace("==", "===", 1) if line.startswith("torch==") else line for line in wanted]
+@dataclass(frozen=True)
+class Environment:
+    """Where torch's CUDA build and the copied sources are; of the torch of requirements.txt or another one."""
+
+    torch: str | None
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / (f".venv-cuda-{self.torch}" if self.torch else ".venv-cuda")
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "build"
+
+    def requirements(self) -> list[str]:
+        lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] not in ("", "#")]
+        wanted = [line for line in lines if line.partition("==")[0] in NEEDED]
+        if self.torch:  # an older torch may refuse the newest of the others
+            wanted = [re.sub(r"==[^;#]*(.*)# at least ([\d.]+).*", r">=\2 \1", line) for line in wanted]
+            wanted = [f"torch=={self.torch}" if line.startswith("torch>=") else line for line in wanted]
+        # Three equals signs: "==" would also accept, and here and there prefer, a local version such as 2.13.0+cpu.
+        return [re.sub("^torch==", "torch===", line).partition("#")[0].strip() for line in wanted]
 
 
-def make_environment() -> None:
-    """Fills .venv-cuda/, once for each list of requirements."""
-    stamp = ENVIRONMENT / "installed.txt"
-    wanted = "\n".join(requirements()) + "\n"
-    if PYTHON.exists() and stamp.exists() and stamp.read_text() == wanted:
-        return step(f"{ENVIRONMENT.name}/ has what it needs")
+def make_environment(at: Environment) -> None:
+    """Fills the environment, once for each list of requirements."""
+    stamp = at.folder / "installed.txt"
+    wanted = "\n".join(at.requirements()) + "\n"
+    if at.python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return step(f"{at.folder.name}/ has what it needs")
     free = shutil.disk_usage(ROOT).free / 2**30
     if free < DISK_NEEDED_GB:
         sys.exit(f"cuda-build: {DISK_NEEDED_GB} GB of disk are needed for torch's CUDA build, {free:.1f} GB are free")
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], capture_output=True, text=True)
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", at.folder], capture_output=True, text=True)
     if made.returncode:
         sys.exit(f"cuda-build: {sys.executable} can't make an environment (apt install python3-venv)")
-    step(f"installing {', '.join(NEEDED)} into {ENVIRONMENT.name}/: about 5 GB")
-    ready = ENVIRONMENT / "requirements.txt"
+    step(f"installing {', '.join(NEEDED)} into {at.folder.name}/: about 5 GB")
+    ready = at.folder / "requirements.txt"
     ready.write_text(wanted)
-    run([PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-r", ready], "installing")
+    run([at.python, "-m", "pip", "install", "--disable-pip-version-check", "-r", ready], "installing")
     ready.rename(stamp)
 
 
-def match_versions(home: Path) -> None:
+def match_versions(at: Environment, home: Path) -> None:
     """nvcc and torch must be of one CUDA major, or torch's build refuses with a longer story."""
     ask = "import torch; print(torch.version.cuda)"
-    built = subprocess.run([PYTHON, "-c", ask], capture_output=True, text=True)
+    built = subprocess.run([at.python, "-c", ask], capture_output=True, text=True)
     if built.returncode:
-        sys.exit(f"cuda-build: torch does not import in {ENVIRONMENT.name}/: {built.stderr.strip()}")
+        sys.exit(f"cuda-build: torch does not import in {at.folder.name}/: {built.stderr.strip()}")
     torch_cuda, nvcc = built.stdout.strip(), cuda_version(home)
     if torch_cuda == "None":
         sys.exit("cuda-build: expected a CUDA build of torch from the package index, but got a CPU build")
@@ -106,8 +129,8 @@ def match_versions(home: Path) -> None:
     step(f"torch's CUDA {torch_cuda}, nvcc {nvcc} in {home}")
 
 
-def copy_sources() -> None:
-    """Mirrors the sources into TREE: files keep their times, so ninja compiles only what has changed."""
+def copy_sources(tree: Path) -> None:
+    """Mirrors the sources into tree: files keep their times, so ninja compiles only what has changed."""
     wanted = set()
     for name in COPIED:
         source = ROOT / name
@@ -115,24 +138,24 @@ def copy_sources() -> None:
         for file in files:
             if "__pycache__" in file.parts or file.suffix == ".so":
                 continue
-            target = TREE / file.relative_to(ROOT)
+            target = tree / file.relative_to(ROOT)
             wanted.add(target)
             if not target.exists() or target.stat().st_mtime_ns != file.stat().st_mtime_ns:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(file, target)
     for name in ("csrc", "convx"):
-        for file in (TREE / name).rglob("*"):
+        for file in (tree / name).rglob("*"):
             if file.is_file() and file not in wanted and file.suffix != ".so" and "__pycache__" not in file.parts:
                 file.unlink()
 
 
-def build(environment: dict[str, str]) -> None:
+def build(at: Environment, environment: dict[str, str]) -> None:
     """Runs setup.py and shows which file is being compiled; its commands, a screenful each, go to a log."""
     started = time.time()
-    log = TREE / "build.log"
-    command = [str(PYTHON), "setup.py", "-q", "build_ext", "--inplace"]
+    log = at.tree / "build.log"
+    command = [str(at.python), "setup.py", "-q", "build_ext", "--inplace"]
     setup = subprocess.Popen(
-        command, cwd=TREE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=at.tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     with log.open("w") as out:
         for line in setup.stdout:
@@ -148,17 +171,20 @@ def build(environment: dict[str, str]) -> None:
 
 
 def main() -> None:
+    options = argparse.ArgumentParser(description="Builds, links and imports the extension with CUDA; no GPU needed.")
+    options.add_argument("--torch", metavar="VERSION", help="another torch than the one in requirements.txt")
+    at = Environment(options.parse_args().torch)
     started = time.time()
     home = toolkit()
-    make_environment()
-    match_versions(home)
-    copy_sources()
+    make_environment(at)
+    match_versions(at, home)
+    copy_sources(at.tree)
     environment = dict(os.environ, CUDA_HOME=str(home), CONVX_CUDA="1", TORCH_CUDA_ARCH_LIST=ARCHITECTURES)
-    environment["PATH"] = f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"  # its ninja
+    environment["PATH"] = f"{at.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"  # its ninja
     environment.pop("PYTHONPATH", None)
     step(f"building for {ARCHITECTURES}")
-    build(environment)
-    run([PYTHON, "-c", CHECK], "importing and checking", cwd=TREE, env=environment)
+    build(at, environment)
+    run([at.python, "-c", CHECK], "importing and checking", cwd=at.tree, env=environment)
     step(f"all good after {time.time() - started:.0f} s")
 
 

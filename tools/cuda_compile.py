@@ -30,6 +30,8 @@ from cuda_toolkit import CUDA, ROOT, architectures, cuda_home, cuda_version, dis
 from machine_code import Code
 
 CACHE = ROOT / "build" / "cuda"
+# What a kernel may spill: before and after a main loop, where it costs next to nothing. In bytes stored and loaded.
+SPILLED_OUTSIDE_LOOPS = 128
 FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xptxas", "-v"]
 
 # What torch's own build writes into its headers; a CPU build leaves it out, and c10/cuda includes it.
@@ -150,15 +152,16 @@ def check_kernels(source: Path, kernels: list[Kernel] | CompileError, expected=(
     names = short_names([k.symbol for k in kernels])
     print(f"{len(set(names))} kernels")
     print_registers(kernels, names)
-    wrong = [
-        f"{n} for sm_{k.architecture} spills {k.spilled_bytes} bytes"
-        for k, n in zip(kernels, names, strict=True)
-        if k.spilled_bytes
-    ]
+    wrong = []
+    for k, n in zip(kernels, names, strict=True):
+        if k.spilled_bytes > (SPILLED_OUTSIDE_LOOPS if k.code else 0):
+            wrong.append(f"{n} for sm_{k.architecture} spills {k.spilled_bytes} bytes")
+        elif k.spilled_bytes:
+            print(f"  {n} for sm_{k.architecture} spills {k.spilled_bytes} bytes, outside of its main loops")
     for kernel, name in zip(kernels, names, strict=True):
         if kernel.code:
             wrong += machine_code.problems(name, kernel.architecture, kernel.code, expected)
-    print("\n".join(f"  {w}" for w in wrong) if wrong else "  no spills")
+    print("\n".join(f"  {w}" for w in wrong) if wrong else "  no spills in main loops")
     return not wrong
 
 

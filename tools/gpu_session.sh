@@ -3,11 +3,14 @@
 # builds for the GPU that is here, runs the tests that need one, the sanitizer, and the benchmark. Needs torch with
 # CUDA, nvcc, pytest and numpy, but no network.
 #
-#     OUT=results tools/gpu_session.sh [build] [tests] [sanitize] [bench]      (all by default)
+#     OUT=results tools/gpu_session.sh [build] [tests] [wgmma] [bench] [sanitize]      (all by default)
 #
 # $OUT gets session.log, what is printed here, and results.tar.gz, all logs and tables. MINUTES=9 is how long all of it
-# may take: tests end after a third of it each, and the benchmark fills what is left; of each class of layers it takes
-# every EVERY-th (4). Each part goes on whatever became of the one before, so that a failure does not cost the rest.
+# may take: tests end after a fifth of it each, the sanitizer after a sixth, and the benchmark fills what is left; of each
+# class of layers it takes every EVERY-th (4). Each part goes on whatever became of the one before, so that a failure does
+# not cost the rest. What was built stays, so a second call can go on, as in
+#
+#     OUT=results MINUTES=3 EVERY=3 tools/gpu_session.sh bench
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=$(mkdir -p "${OUT:-out}" && cd "${OUT:-out}" && pwd)
@@ -15,7 +18,7 @@ LOGS=$(mktemp -d)
 MINUTES=${MINUTES:-9}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
-[ $# -gt 0 ] || set -- build tests sanitize bench
+[ $# -gt 0 ] || set -- build tests wgmma bench sanitize
 exec > >(tee "$OUT/session.log") 2>&1
 failed=0
 
@@ -53,17 +56,26 @@ for step in "$@"; do
   case $step in
     build) CONVX_CUDA=1 part build "$(left)" "$PYTHON" setup.py -q build_ext --inplace ;;
     tests)
-      third=$((MINUTES * 20))
+      fifth=$((MINUTES * 12))
+      # Expected results are computed by the CPU, whose cores share the GPU.
+      $PYTHON -c 'import xdist' 2>/dev/null && parallel=(-n 8) || parallel=()
       # First what only a GPU can show; then the rest of the suite's CUDA cases, as far as the time goes.
-      part gpu_tests "$third" "$PYTHON" -m pytest -q --maxfail=20 tests/test_cuda_device.py tests/test_ptx.py
-      part exact_tests "$third" "$PYTHON" -m pytest -q --maxfail=20 -k cuda \
+      part gpu_tests "$fifth" "$PYTHON" -m pytest -q "${parallel[@]}" --maxfail=20 \
+        tests/test_cuda_device.py tests/test_ptx.py
+      part exact_tests "$fifth" "$PYTHON" -m pytest -q "${parallel[@]}" --maxfail=20 -k cuda \
         tests/test_exact.py tests/test_propagation.py tests/test_accuracy.py tests/test_determinism.py
       ;;
-    sanitize) part sanitize 100 "$PYTHON" tools/cuda_sanitize.py --tool memcheck --tool racecheck ;;
+    wgmma)  # beside the same rows of the benchmark below, where mma.sync has them
+      CONVX_ALGORITHM=tensorcore_wgmma part wgmma 45 "$PYTHON" -m benchmarks.run \
+        --device cuda --layout best --dtype float16 --seconds 0.02 --max-gflop 100 \
+        --classes dense 1x1 "transposed, dense" --every "${EVERY:-4}" --minutes 0.5
+      ;;
+    sanitize) part sanitize $((MINUTES * 10)) "$PYTHON" tools/cuda_sanitize.py --tool memcheck --tool racecheck ;;
     bench)
       kinds=("float16" "bfloat16" "float32 --tf32" "float32" "float64")
+      [[ " $* " == *" sanitize "* ]] && kept=$((MINUTES * 10)) || kept=0
       for i in "${!kinds[@]}"; do
-        share=$(($(left) / (${#kinds[@]} - i)))
+        share=$((($(left) - kept) / (${#kinds[@]} - i)))
         [ "$share" -gt 20 ] || break
         minutes=$(awk "BEGIN { print ($share - 15) / 60 }")
         # shellcheck disable=SC2086  # a kind is a dtype and perhaps an option
@@ -72,7 +84,7 @@ for step in "$@"; do
       done
       ;;
     *)
-      echo "gpu-session: expected build, tests, sanitize or bench, but got $step"
+      echo "gpu-session: expected build, tests, wgmma, bench or sanitize, but got $step"
       exit 2
       ;;
   esac

@@ -7,9 +7,9 @@ A kernel's file says which those are, in comments of one line each:
 NAME is a regular expression for whole names as `make cuda-compile` prints them, types included ("tile<Half, .*>").
 Each instruction is an opcode of NVIDIA's assembly language with the modifiers that it must have among others: LDG.128
 is a load of 16 bytes from global memory, whatever else it says about caches. LDG.128|LDGSTS.128 asks for one of the
-two. The instructions may follow an architecture from which on they are expected, as in "sm_90: ...". That main loops,
-the innermost ones that multiply and add, touch no local memory (spills, and arrays indexed by a variable) is asked of
-every kernel but those that say LOCAL.
+two. The instructions may follow an architecture from which on they are expected, as in "sm_80: ...", or the only one
+that has them, as in "sm_90a: ...". That main loops, the innermost ones that multiply and add, touch no local memory
+(spills, and arrays indexed by a variable) is asked of every kernel but those that say LOCAL.
 """
 
 import re
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 EXPECTATION = re.compile(
-    r"^// Machine code of (?P<name>\S.*?): (?:sm_(?P<oldest>\d+): )?(?P<instructions>[A-Z].*)$", re.M
+    r"^// Machine code of (?P<name>\S.*?): (?:sm_(?P<since>\d+a?): )?(?P<instructions>[A-Z].*)$", re.M
 )
 LOCAL, ALLOWED = ("LDL", "STL"), "LOCAL"
-MULTIPLY_ADDS = ("FFMA", "DFMA", "HFMA2", "HMMA", "DMMA", "IMMA")
+MULTIPLY_ADDS = ("FFMA", "DFMA", "HFMA2", "HMMA", "DMMA", "IMMA", "HGMMA")
 
 
 class Code(NamedTuple):
@@ -35,7 +35,7 @@ class Code(NamedTuple):
 class Expectation(NamedTuple):
     source: str
     name: str
-    oldest: int  # architecture, as in 80
+    since: str  # architecture, as in 80; with an a, as in 90a, no other; or empty
     alternatives: tuple[tuple[str, ...], ...]  # of each list, one
 
 
@@ -44,7 +44,7 @@ def expectations(folder: Path) -> list[Expectation]:
     for file in sorted(f for f in folder.iterdir() if f.suffix in (".cu", ".cuh", ".h")):
         for m in EXPECTATION.finditer(file.read_text()):
             wanted = tuple(tuple(w.strip().split("|")) for w in m["instructions"].rstrip(".").split(","))
-            found.append(Expectation(file.name, m["name"], int(m["oldest"] or 0), wanted))
+            found.append(Expectation(file.name, m["name"], m["since"] or "", wanted))
     return found
 
 
@@ -89,6 +89,13 @@ def count(instructions: dict[str, int], wanted: str) -> int:
     )
 
 
+def is_for(since: str, architecture: str) -> bool:
+    """Whether what is expected since one architecture is expected of another."""
+    if since.endswith("a"):
+        return architecture == since
+    return int(re.match(r"\d+", architecture)[0]) >= int(since or 0)
+
+
 def problems(name: str, architecture: str, code: Code, expected: list[Expectation]) -> list[str]:
     """What is not as it should be in one kernel's code."""
     found = []
@@ -97,9 +104,8 @@ def problems(name: str, architecture: str, code: Code, expected: list[Expectatio
     local = 0 if allowed else sum(count(code.in_main_loops, opcode) for opcode in LOCAL)
     if local:
         found.append(f"{name} for sm_{architecture} reads or writes local memory in a main loop ({local} instructions)")
-    number = int(re.match(r"\d+", architecture)[0])
     for e in mine:
-        if number < e.oldest:
+        if not is_for(e.since, architecture):
             continue
         for alternatives in e.alternatives:
             if alternatives != (ALLOWED,) and not any(count(code.everywhere, a) for a in alternatives):

@@ -1,5 +1,7 @@
 // The GPU's algorithms, best first. A new one is a NAME.cuh with its kernels, a NAME.cu with their launches, a
 // namespace in rows.h, and rows here.
+//
+// tensorcore_wgmma has only run on the emulator: it is to be forced until it has been measured on a GPU.
 #include "rows.h"
 #include "types.h"
 
@@ -12,6 +14,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        depthwise::forward_why_not, depthwise::preferred, depthwise::forward},
       {"few_channels", "the same for several outputs at once: small groups, first and last layers",
        few_channels::forward_why_not, few_channels::preferred, few_channels::forward},
+      {"tensorcore_wgmma", "16-bit numbers on a Hopper's tensor cores, by four warps at a time",
+       tensorcore::why_not_wgmma, only_when_forced, tensorcore::forward_wgmma},
       {"tensorcore", "a product of matrices on tensor cores", tensorcore::why_not, tensorcore::preferred,
        tensorcore::forward},
       {"tensorcore_split", "float32 on tensor cores, each number split into three", tensorcore::why_not_split,
@@ -25,6 +29,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        depthwise::grad_input_why_not, depthwise::preferred, depthwise::grad_input},
       {"few_channels", "the same for several inputs at once: small groups, first and last layers",
        few_channels::grad_input_why_not, few_channels::grad_input_preferred, few_channels::grad_input},
+      {"tensorcore_wgmma", "16-bit numbers on a Hopper's tensor cores, by four warps at a time",
+       tensorcore::why_not_wgmma, only_when_forced, tensorcore::grad_input_wgmma},
       {"tensorcore", "a product of matrices on tensor cores", tensorcore::why_not, tensorcore::preferred_for_grad_input,
        tensorcore::grad_input},
       {"tensorcore_split", "float32 on tensor cores, each number split into three", tensorcore::why_not_split,
@@ -43,6 +49,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        depthwise::grad_weight_why_not, depthwise::preferred, depthwise::grad_weight},
       {"few_channels", "the same for several outputs at once: small groups, first and last layers",
        few_channels::grad_weight_why_not, few_channels::preferred, few_channels::grad_weight},
+      {"tensorcore_wgmma", "16-bit numbers on a Hopper's tensor cores, by four warps at a time",
+       tensorcore::why_not_wgmma, only_when_forced, tensorcore::grad_weight_wgmma},
       {"tensorcore", "a product of matrices on tensor cores", tensorcore::why_not,
        tensorcore::preferred_for_grad_weight, tensorcore::grad_weight},
       {"tensorcore_split", "float32 on tensor cores, each number split into three", tensorcore::why_not_split,

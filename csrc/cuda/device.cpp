@@ -34,10 +34,13 @@ const Device& current_device() {
   std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
   if (found != known.end()) return found->second;
+  const int capability =
+      10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device);
   const Device d = {
-      10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device),
+      capability,
       attribute(cudaDevAttrMultiProcessorCount, device),
       size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
+      capability == 90 && std::string(CONVX_CUDA_ARCHS).find("9.0a") != std::string::npos,
   };
   return known.emplace(device, d).first->second;
 }

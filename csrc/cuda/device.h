@@ -9,6 +9,7 @@ struct Device {
   int capability;           // 10 * major + minor: 80, 90
   int multiprocessors;      // a grid wants a multiple of these
   size_t shared_per_block;  // the most dynamic shared memory a block may ask for, in bytes
+  bool has_wgmma;           // capability 9.0, and the kernels were built for 9.0a
 };
 
 // Read once for each GPU. The emulator of tests/emulator answers for itself.

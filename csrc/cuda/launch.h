@@ -49,10 +49,10 @@ void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, v
                              cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")");
 }
 
-// The block's shared memory, sized by Grid::shared_bytes, as an array of T.
+// The block's shared memory, sized by Grid::shared_bytes, as an array of T. Aligned as wgmma wants its tiles.
 template <class T>
 __device__ T* shared_memory() {
-  extern __shared__ __align__(16) unsigned char bytes[];
+  extern __shared__ __align__(1024) unsigned char bytes[];
   return reinterpret_cast<T*>(bytes);
 }
 

@@ -55,6 +55,7 @@ void grad_input(const ConvProblem&, const Operands&);
 namespace tensorcore {
 const char* why_not(const ConvProblem&, const Operands&);
 const char* why_not_split(const ConvProblem&, const Operands&);
+const char* why_not_wgmma(const ConvProblem&, const Operands&);
 bool preferred(const ConvProblem&, const Operands&);
 bool preferred_for_grad_weight(const ConvProblem&, const Operands&);
 bool preferred_for_grad_input(const ConvProblem&, const Operands&);
@@ -64,12 +65,16 @@ void grad_weight(const ConvProblem&, const Operands&);
 void forward_split(const ConvProblem&, const Operands&);
 void grad_input_split(const ConvProblem&, const Operands&);
 void grad_weight_split(const ConvProblem&, const Operands&);
+void forward_wgmma(const ConvProblem&, const Operands&);
+void grad_input_wgmma(const ConvProblem&, const Operands&);
+void grad_weight_wgmma(const ConvProblem&, const Operands&);
 
 // By the type that is multiplied; each in a file of its own.
 void run_16(Primitive, const ConvProblem&, const Operands&);
 void run_tf32(Primitive, const ConvProblem&, const Operands&);
 void run_split(Primitive, const ConvProblem&, const Operands&);
 void run_64(Primitive, const ConvProblem&, const Operands&);
+void run_wgmma(Primitive, const ConvProblem&, const Operands&);
 }  // namespace tensorcore
 
 }  // namespace cuda

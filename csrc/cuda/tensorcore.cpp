@@ -65,6 +65,12 @@ const char* why_not_split(const ConvProblem& pb, const Operands& o) {
   return o.dtype == DType::float32 ? why_not_at_all(pb, o) : "it is float32 that it splits";
 }
 
+const char* why_not_wgmma(const ConvProblem& pb, const Operands& o) {
+  if (o.dtype != DType::float16 && o.dtype != DType::bfloat16) return "it multiplies 16-bit numbers";
+  if (!current_device().has_wgmma) return "it needs a GPU of compute capability 9.0 and kernels built for 9.0a";
+  return why_not_at_all(pb, o);
+}
+
 bool preferred(const ConvProblem& pb, const Operands& o) {
   return preferred(pb, o, pb.channels_per_group(), pb.outputs_per_group());
 }
@@ -90,6 +96,10 @@ static void run(Primitive primitive, const ConvProblem& pb, const Operands& o) {
 void forward(const ConvProblem& pb, const Operands& o) { run(Primitive::forward, pb, o); }
 void grad_input(const ConvProblem& pb, const Operands& o) { run(Primitive::grad_input, pb, o); }
 void grad_weight(const ConvProblem& pb, const Operands& o) { run(Primitive::grad_weight, pb, o); }
+
+void forward_wgmma(const ConvProblem& pb, const Operands& o) { run_wgmma(Primitive::forward, pb, o); }
+void grad_input_wgmma(const ConvProblem& pb, const Operands& o) { run_wgmma(Primitive::grad_input, pb, o); }
+void grad_weight_wgmma(const ConvProblem& pb, const Operands& o) { run_wgmma(Primitive::grad_weight, pb, o); }
 
 void forward_split(const ConvProblem& pb, const Operands& o) { run_split(Primitive::forward, pb, o); }
 void grad_input_split(const ConvProblem& pb, const Operands& o) { run_split(Primitive::grad_input, pb, o); }

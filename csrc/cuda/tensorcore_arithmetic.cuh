@@ -6,6 +6,7 @@
 //   Tf32                             mma.m16n8k8 of float32 rounded to 11 significant bits; twice the time
 //   Split                            float32 as it should be, from bfloat16: below
 //   Double                           mma.m8n8k4 of float64, the rounding of fused multiply-adds
+//   Warpgroup<Half>, <BFloat16>      wgmma, on Hopper: tensorcore_warpgroup.cuh
 //
 // Split. A float32 has 24 significant bits, a bfloat16 eight and the same range of exponents: rounding, subtracting and
 // rounding again gives three bfloat16 whose sum is the float32 exactly. Of the nine products of two such sums, the six
@@ -79,6 +80,14 @@ __device__ inline void step_by_halves(FloatSums<Shape>& sums, const char* a_tile
   }
 }
 
+// Arithmetics whose products are done when step() returns: see multiply_tiles() for what others say here.
+struct AtOnce {
+  static constexpr int kInFlight = 0;
+  __device__ static void publish() {}
+  template <int kYoungest, class Shape, class Sums>
+  __device__ static void wait(Sums&) {}
+};
+
 // What arithmetics say of a finished sum, if it takes no more to finish it: only NaN is in doubt, and only where zeros
 // stood in for skipped taps.
 struct Plain {
@@ -94,7 +103,7 @@ struct Plain {
 };
 
 template <class T>
-struct Direct : Plain {
+struct Direct : Plain, AtOnce {
   using Element = T;
   using Sum = float;
   template <class Shape>
@@ -108,7 +117,7 @@ struct Direct : Plain {
   }
 };
 
-struct Tf32 : Plain {
+struct Tf32 : Plain, AtOnce {
   using Element = float;
   using Sum = float;
   template <class Shape>
@@ -122,7 +131,7 @@ struct Tf32 : Plain {
   }
 };
 
-struct Split {
+struct Split : AtOnce {
   using Element = float;
   using Sum = float;
   template <class Shape>
@@ -184,7 +193,7 @@ struct Split {
   }
 };
 
-struct Double : Plain {
+struct Double : Plain, AtOnce {
   using Element = double;
   using Sum = double;
 

@@ -73,15 +73,13 @@ __device__ void store_results(const Convolution<T>& cv, const TilePlace& place,
     else
       results[to] = T(sum);
   };
-  const auto bias = [&](int output) {
-    return cv.bias && output < cv.outputs ? Sum(cv.bias[(place.group * int64_t(cv.outputs) + output) * cv.bias_stride])
-                                          : Sum(0);
-  };
+  const int count = cv.outputs - first_output;  // of the lane's columns, those that exist
+  const T* const bias = cv.bias + (cv.bias ? (place.group * int64_t(cv.outputs) + first_output) * cv.bias_stride : 0);
 
   bool doubt = false;
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) {
-    const Sum b = bias(first_output + j);
+    const Sum b = cv.bias && j < count ? Sum(bias[j * cv.bias_stride]) : Sum(0);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       doubt = doubt || Arithmetic::is_doubtful(sums.at(i, j));
@@ -94,12 +92,13 @@ __device__ void store_results(const Convolution<T>& cv, const TilePlace& place,
     for (int i = 0; i < kRows; i += kPixels) {
       const Odometer at = place.result(row(i));
       if (at.high >= cv.N) break;
+      T* const to = results + offset(at, first_output);
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
-        if (first_output + j >= cv.outputs) break;
+        if (j >= count) break;
         Vector<T, kPixels> v;
         for (int e = 0; e < kPixels; ++e) v.v[e] = T(sums.at(i + e, j));
-        *reinterpret_cast<Vector<T, kPixels>*>(results + offset(at, first_output + j)) = v;
+        *reinterpret_cast<Vector<T, kPixels>*>(to + j * cv.output_strides.c) = v;
       }
     }
   } else {
@@ -111,14 +110,14 @@ __device__ void store_results(const Convolution<T>& cv, const TilePlace& place,
 #pragma unroll
       for (int j = 0; j < kColumns; j += kElements) {
         if (cv.stores_channels) {
-          if (first_output + j >= cv.outputs) break;
+          if (j >= count) break;
           Vector<T, kElements> v;
           for (int e = 0; e < kElements; ++e) v.v[e] = T(sums.at(i, j + e));
           *reinterpret_cast<Vector<T, kElements>*>(results + to + j) = v;
         } else {
 #pragma unroll
           for (int e = 0; e < kElements; ++e)
-            if (first_output + j + e < cv.outputs) store(to + (j + e) * cv.output_strides.c, sums.at(i, j + e));
+            if (j + e < count) store(to + (j + e) * cv.output_strides.c, sums.at(i, j + e));
         }
       }
     }
@@ -131,11 +130,12 @@ __device__ void store_results(const Convolution<T>& cv, const TilePlace& place,
     const bool skips = place.rows.mode == PaddingMode::zeros &&
                        (place.rows.reads_padding(at.middle) || place.columns.reads_padding(at.low));
     if (!skips && !Arithmetic::kDoubtsItself) continue;
-    for (int j = 0; j < kColumns && first_output + j < cv.outputs; ++j) {
+    for (int j = 0; j < kColumns && j < count; ++j) {
       const int64_t to = offset(at, first_output + j);
       const Sum stored = cv.stores_sums ? static_cast<const Sum*>(cv.output)[to] : Sum(results[to]);
       if (Arithmetic::is_doubtful(stored))
-        store(to, sum_of_taps<Sum>(cv, place, at, first_output + j) + bias(first_output + j));
+        store(to,
+              sum_of_taps<Sum>(cv, place, at, first_output + j) + (cv.bias ? Sum(bias[j * cv.bias_stride]) : Sum(0)));
     }
   }
 }
@@ -145,8 +145,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     convolve(Convolution<typename Arithmetic::Element> cv) {
   using T = typename Arithmetic::Element;
   using Loader = LoaderOf<T, Shape>;
-  const int64_t tiles = cv.phases * cv.row_tiles * cv.G * cv.column_tiles;
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+  for (int64_t tile = blockIdx.x; tile < cv.tiles; tile += gridDim.x) {
     // Blocks that run at the same time share rows: their part of the image stays in the L2 cache.
     const int64_t row_tile = tile / cv.column_tiles / cv.G % cv.row_tiles;
     const int phase = int(tile / cv.column_tiles / cv.G / cv.row_tiles);

@@ -1,5 +1,6 @@
 // How the tensor-core kernels are launched: what they are given (operands in place, or packed into the workspace), and
-// the shape of the tile. tensorcore_16.cu, _32.cu and _64.cu instantiate this for the types of their size.
+// the shape of the tile. tensorcore_16.cu, _32.cu and _64.cu instantiate this for the types of their size, and
+// tensorcore_wgmma.cu for products by warpgroups.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -7,6 +8,7 @@
 #include "device.h"
 #include "fold_padding.cuh"
 #include "pack.cuh"
+#include "tensorcore_warpgroup.cuh"
 #include "tensorcore_weight.cuh"
 
 namespace convx {
@@ -63,16 +65,32 @@ using LargeTile = Shape<128, 128, 64, sizeof(T) == 2 ? 64 : 32>;
 // Fragments of 32-bit numbers across the reduction are read word by word, and the addresses take registers too.
 template <class T>
 using LargeWeightTile = std::conditional_t<sizeof(T) == 4, Shape<128, 128, 32, 64>, LargeTile<T>>;
-template <class Arithmetic>
-using NarrowTile = Shape<128, 64, std::is_same_v<Arithmetic, Split> ? 32 : 64, 32>;
 using SmallTile = Shape<64, 64, 32, 32>;
+
+// Those that forward and grad_input choose from, and those of the weight gradient.
+template <class Arithmetic>
+struct Tiles {
+  using Large = LargeTile<typename Arithmetic::Element>;
+  using Narrow = Shape<128, 64, std::is_same_v<Arithmetic, Split> ? 32 : 64, 32>;
+  using Small = SmallTile;
+  using LargeWeight = LargeWeightTile<typename Arithmetic::Element>;
+  using SmallWeight = SmallTile;
+};
+template <class T>
+struct Tiles<Warpgroup<T>> {
+  using Large = WarpgroupShape<256>;
+  using Narrow = WarpgroupShape<128>;
+  using Small = WarpgroupShape<64>;
+  using LargeWeight = WarpgroupShape<128>;
+  using SmallWeight = WarpgroupShape<128>;
+};
 
 template <class Arithmetic, class Shape, class T>
 void launch_convolve(Convolution<T> cv, int64_t largest_phase, bool in_planes, const Operands& o) {
   cv.row_tiles = ceil_div(largest_phase, Shape::kRows);
   cv.column_tiles = int(ceil_div(cv.outputs, Shape::kColumns));
-  const Grid grid = {cv.phases * cv.row_tiles * cv.G * cv.column_tiles, dim3(Shape::kThreads),
-                     size_t(Shape::kSharedBytes)};
+  cv.tiles = cv.phases * cv.row_tiles * cv.G * cv.column_tiles;
+  const Grid grid = {cv.tiles, dim3(Shape::kThreads), size_t(Shape::kSharedBytes)};
   const auto kernel =
       in_planes ? convolve<Arithmetic, Shape, PixelsLoader> : convolve<Arithmetic, Shape, ChannelsLoader>;
   launch("convolve_tensorcore", kernel, grid, o.stream, cv);
@@ -127,18 +145,21 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
                      out_h * out_w % kElements == 0 && whole(s.n, pb.N) && whole(s.c, outputs * pb.G);
   cv.rows_apart = in_planes || !(cv.stores_channels || cv.stores_pixels);
 
-  // Smaller tiles where there are too few of the larger for all multiprocessors.
+  // Smaller tiles where there are too few of the larger for all multiprocessors, or too few outputs.
+  using Large = typename Tiles<Arithmetic>::Large;
+  using Narrow = typename Tiles<Arithmetic>::Narrow;
+  using Small = typename Tiles<Arithmetic>::Small;
   const int64_t largest_phase = pb.N * ceil_div(out_h, phases_down) * ceil_div(out_w, cv.phases_across);
   const auto fills = [&](int64_t rows, int64_t columns) {
     return cv.phases * cv.G * ceil_div(largest_phase, rows) * ceil_div(outputs, columns) >=
            current_device().multiprocessors;
   };
-  if (outputs > NarrowTile<Arithmetic>::kColumns && fills(128, 128))
-    launch_convolve<Arithmetic, LargeTile<T>>(cv, largest_phase, in_planes, o);
-  else if (fills(128, 64))
-    launch_convolve<Arithmetic, NarrowTile<Arithmetic>>(cv, largest_phase, in_planes, o);
+  if (outputs > Narrow::kColumns && fills(Large::kRows, Large::kColumns))
+    launch_convolve<Arithmetic, Large>(cv, largest_phase, in_planes, o);
+  else if ((outputs > Small::kColumns || Narrow::kColumns == Small::kColumns) && fills(Narrow::kRows, Narrow::kColumns))
+    launch_convolve<Arithmetic, Narrow>(cv, largest_phase, in_planes, o);
   else
-    launch_convolve<Arithmetic, SmallTile>(cv, largest_phase, in_planes, o);
+    launch_convolve<Arithmetic, Small>(cv, largest_phase, in_planes, o);
 }
 
 // grad_input of the other padding modes: of the padded image, in the workspace, and then folded.
@@ -194,9 +215,9 @@ void run_weight_gradient(const ConvProblem& pb, const Operands& o) {
   wg.N = pb.N, wg.G = int(pb.G), wg.inputs = int(Cg), wg.outputs = int(Kg);
   wg.rows = pb.rows(), wg.columns = pb.columns();
   if (Cg > SmallTile::kColumns && Kg > SmallTile::kRows)
-    launch_weight_gradient<Arithmetic, LargeWeightTile<T>>(wg, o);
+    launch_weight_gradient<Arithmetic, typename Tiles<Arithmetic>::LargeWeight>(wg, o);
   else
-    launch_weight_gradient<Arithmetic, SmallTile>(wg, o);
+    launch_weight_gradient<Arithmetic, typename Tiles<Arithmetic>::SmallWeight>(wg, o);
 }
 
 // The three primitives with one arithmetic.

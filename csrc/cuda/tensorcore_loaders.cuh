@@ -76,7 +76,7 @@ struct Convolution {
   int in_h, in_w;               // of the image that is read
   bool is_grad_input;
   int phases_across, phases;
-  int64_t row_tiles;  // of the largest phase
+  int64_t tiles, row_tiles;  // of all phases and groups; of the largest phase
   int column_tiles;
   // Which way results are stored in vectors, if any; or whether sums are stored as they are, for fold_padding.cuh.
   bool stores_channels, stores_pixels, stores_sums;

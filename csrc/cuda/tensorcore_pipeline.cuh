@@ -27,27 +27,39 @@ struct Odometer {
 
 // Adds the products of `steps` stages to `sums`. loader.load(a, b) begins to copy the next stage into a tile of A and
 // one of B; A and B are their layouts.
+//
+// An arithmetic may still be at work on kInFlight stages when step() returns; wait<kInFlight>() waits until it is no
+// more. Such a stage must not be overwritten, so copies run that much less ahead. publish() is what it takes, beside
+// the barrier, for the products to read what a thread has copied.
 template <class Arithmetic, class Shape, class A, class B, class Loader>
 __device__ void multiply_tiles(typename Arithmetic::template Sums<Shape>& sums, Loader& loader, int steps,
                                char* shared) {
-  constexpr int kBytes = A::kBytes + B::kBytes;
+  constexpr int kBytes = A::kBytes + B::kBytes, kStages = Shape::kStages, kInFlight = Arithmetic::kInFlight;
+  constexpr int kAhead = kStages - 1 - kInFlight;  // stages on their way while one is multiplied
   static_assert(kStages * kBytes == Shape::kSharedBytes, "the stages are all of the block's shared memory");
 #pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
+  for (int stage = 0; stage < kAhead; ++stage) {
     if (stage < steps) loader.load(shared + stage * kBytes, shared + stage * kBytes + A::kBytes);
     cp_async_commit();
   }
-  int read = 0, write = kStages - 1;
+  int read = 0, write = kAhead;
+  const auto load = [&](int step) {
+    if (step + kAhead < steps) loader.load(shared + write * kBytes, shared + write * kBytes + A::kBytes);
+    cp_async_commit();
+    if (++write == kStages) write = 0;
+  };
   for (int step = 0; step < steps; ++step) {
-    cp_async_wait<kStages - 2>();
+    cp_async_wait<kAhead - 1>();
+    Arithmetic::publish();
     // All threads' copies of this stage are there, and all have multiplied the one that is overwritten next.
     __syncthreads();
-    if (step + kStages - 1 < steps) loader.load(shared + write * kBytes, shared + write * kBytes + A::kBytes);
-    cp_async_commit();
+    if (kInFlight == 0) load(step);
     Arithmetic::template step<Shape, A, B>(sums, shared + read * kBytes, shared + read * kBytes + A::kBytes);
+    if (kInFlight > 0) load(step);  // while it multiplies
+    Arithmetic::template wait<kInFlight, Shape>(sums);
     if (++read == kStages) read = 0;
-    if (++write == kStages) write = 0;
   }
+  Arithmetic::template wait<0, Shape>(sums);
   __syncthreads();  // before the next tile's copies overwrite what others still multiply
 }
 

@@ -19,7 +19,6 @@ namespace tensorcore {
 constexpr int kChunk = 16;       // bytes
 constexpr int kStageBytes = 64;  // of the reduction, of each row
 constexpr int kChunks = kStageBytes / kChunk;
-constexpr int kStages = 4;  // of the pipeline: three on their way while one is multiplied
 
 // A block's tile of the result, and each warp's part of it.
 template <int kRows_, int kColumns_, int kWarpRows_, int kWarpColumns_>
@@ -29,6 +28,7 @@ struct Shape {
   static constexpr int kThreads = 32 * (kRows / kWarpRows) * kWarpsAcross;
   // Blocks of a multiprocessor at a time, by what registers and shared memory allow: eight warps, or twelve small ones.
   static constexpr int kBlocks = kRows * kColumns == 64 * 64 ? 3 : 256 / kThreads;
+  static constexpr int kStages = 4;  // of the pipeline: three on their way while one is multiplied
   static constexpr int kSharedBytes = kStages * (kRows + kColumns) * kStageBytes;
 
   // Where the running thread's warp begins.
@@ -66,17 +66,21 @@ struct AlongReduction {
 };
 
 // An operand whose rows are contiguous in memory: [number of the reduction][row]. The same fragments as above: for 16
-// bits ldmatrix transposes them, wider types are read one by one.
+// bits ldmatrix transposes them, wider types are read one by one. 16-bit numbers lie in blocks of 64 rows, as wgmma
+// wants them: [block][number of the reduction][128 bytes].
 template <int kRows, int kElementBytes>
 struct AcrossReduction {
   static constexpr int kBytes = kRows * kStageBytes;
-  static constexpr int kPitch = kRows * kElementBytes;  // at least 128 bytes, all banks once
+  static constexpr int kPitch = kElementBytes == 2 ? 128 : kRows * kElementBytes;  // all banks once, or more often
+  static constexpr int kBlockChunks = kPitch / kChunk, kBlockBytes = kStageBytes / kElementBytes * kPitch;
   __device__ static int swizzle(int k) {
     if (kElementBytes == 2) return k & 7;         // ldmatrix reads one chunk of eight neighbouring k
     if (kElementBytes == 4) return (k & 3) << 1;  // word by word: two chunks of four neighbouring k
     return ((k >> 1) & 3) << 1;                   // four rows of every other k, two at a time
   }
-  __device__ static int place(int k, int chunk) { return k * kPitch + (chunk ^ swizzle(k)) * kChunk; }
+  __device__ static int place(int k, int chunk) {
+    return chunk / kBlockChunks * kBlockBytes + k * kPitch + (chunk % kBlockChunks ^ swizzle(k)) * kChunk;
+  }
 
   __device__ static void load_a(uint32_t (&a)[4], const char* tile, int row, int half) {
     if constexpr (kElementBytes == 2) {

@@ -66,6 +66,7 @@ constexpr size_t kMostCells = 16 << 20;
 
 std::vector<Region> regions(1);  // the first is the block's shared memory
 uint32_t now = 1, launch_began = 0, block_began = 0, last_block_barrier = 0, last_warp_barrier[1024 / kWarp] = {};
+uint32_t last_async_fence[1024] = {};  // of each thread
 uint32_t block = 0;
 std::vector<std::string> places;  // those that are known by file and line
 constexpr uint32_t kKnownPlace = 0x80000000u;
@@ -228,6 +229,23 @@ void warp_barrier(int warp) { last_warp_barrier[warp] = ++now; }
 void access(int thread, const void* address, size_t bytes, Access kind, Place place) {
   if (hooks::present()) check_access(thread, static_cast<const char*>(address), bytes, kind, place_number(place));
 }
+
+void read_by_async_proxy(int thread, const void* address, size_t bytes, Place place) {
+  access(thread, address, bytes, Access::load, place);
+  const Region& r = regions[0];
+  const size_t offset = size_t(static_cast<const char*>(address) - r.begin);
+  if (!hooks::present()) return;
+  for (size_t i = offset >> r.shift; i <= (offset + bytes - 1) >> r.shift; ++i) {
+    const Cell& c = r.cells[i];
+    const int writer = c.writer & kThreadBits;
+    if (c.writer != kNobody && c.written >= block_began && last_async_fence[writer] <= c.written)
+      report(thread, bytes, Access::load, place_number(place),
+             "of shared memory by wgmma that thread " + std::to_string(writer) + " wrote, at " +
+                 place_text(c.write_place) + ", without a fence.proxy.async after it");
+  }
+}
+
+void fence_async(int thread) { last_async_fence[thread] = ++now; }
 
 }  // namespace checker
 

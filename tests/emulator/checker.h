@@ -29,5 +29,9 @@ enum class Access { load, store, atomic, copy_begins, copy_ends };
 // An access that `thread` of the block makes by other means than a plain load or store.
 void access(int thread, const void* address, size_t bytes, Access, Place);
 
+// A load from shared memory by wgmma: it sees only what was fenced by who wrote it.
+void read_by_async_proxy(int thread, const void* address, size_t bytes, Place);
+void fence_async(int thread);
+
 }  // namespace checker
 }  // namespace emulator

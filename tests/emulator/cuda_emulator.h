@@ -59,6 +59,9 @@ void copy_async(void* shared, const void* global, int bytes, bool valid, Place);
 void copy_async_commit();
 void copy_async_wait(int youngest, Place);
 
+// fence.proxy.async: what the thread has written to shared memory so far may be read by wgmma.
+void fence_async(Place);
+
 // Copies `bytes` from the value of lane `source` to `result`.
 void shuffle(const char* what, uint32_t mask, const void* value, void* result, size_t bytes, int source, Place);
 

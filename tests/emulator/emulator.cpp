@@ -15,6 +15,7 @@
 
 #include "checker.h"
 #include "fiber.h"
+#include "wgmma.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -64,13 +65,6 @@ constexpr uint32_t kAllLanes = 0xffffffffu;
 int alive[kMostThreads / kWarp], meeting[kMostThreads / kWarp];  // lanes of each warp: not finished; in State::in_warp
 std::set<std::string> places;
 std::vector<Launched> all_launched;
-
-// Notes that a thread came here; false if it is to go on as if nothing were.
-bool passes(Place place) {
-  static Place last = {nullptr, 0};
-  if (place.file != last.file || place.line != last.line) places.insert(text(last = place));
-  return settings.dropped.empty() || text(place) != settings.dropped;
-}
 
 void thread_main() {
   for (;;) {
@@ -125,6 +119,7 @@ void resume(int t) {
   if (!failure.empty()) throw std::runtime_error(failure);
   if (running->state == State::finished) {
     --alive[t / kWarp];
+    check_no_product_is_left(t);
     const int first = t / kWarp * kWarp;  // others of its warp may have waited for it to come or go
     for (int i = first; i < std::min(first + kWarp, thread_count); ++i)
       if (threads[i]->state == State::in_warp) complete(first, threads[i]->mask);
@@ -187,6 +182,7 @@ void run_block(std::vector<int64_t> order, std::mt19937_64& random) {
     alive[w] = std::max(0, std::min(kWarp, thread_count - w * kWarp));
     meeting[w] = 0;
   }
+  forget_products();
   for (int64_t i : order) {
     threads[i]->state = State::ready;
     threads[i]->copies.assign(1, {});
@@ -202,6 +198,12 @@ void run_block(std::vector<int64_t> order, std::mt19937_64& random) {
 }
 
 }  // namespace
+
+bool comes_to(Place place) {
+  static Place last = {nullptr, 0};
+  if (place.file != last.file || place.line != last.line) places.insert(text(last = place));
+  return settings.dropped.empty() || text(place) != settings.dropped;
+}
 
 std::string text(Place place) {
   const char* slash = strrchr(place.file, '/');
@@ -275,7 +277,7 @@ void* shared_memory() { return shared.get(); }
 int thread_of_block() { return running_index; }
 
 int barrier(bool vote, Place place) {
-  if (!passes(place)) return 0;
+  if (!comes_to(place)) return 0;
   running->state = State::at_barrier;
   running->place = place, running->vote = vote;
   running->fiber.switch_to(scheduler);
@@ -295,7 +297,7 @@ void together(const char* what, uint32_t mask, bool all, void* mine, WarpWork wo
 
 void warp_barrier(uint32_t mask, Place place) {
   static const auto note = [](void* const*) { checker::warp_barrier(running_index / kWarp); };
-  if (passes(place)) together("__syncwarp", mask, false, running, note, place);
+  if (comes_to(place)) together("__syncwarp", mask, false, running, note, place);
 }
 
 void shuffle(const char* what, uint32_t mask, const void* value, void* result, size_t bytes, int source, Place place) {
@@ -351,7 +353,7 @@ void copy_async(void* to, const void* from, int bytes, bool valid, Place place) 
 void copy_async_commit() { running->copies.emplace_back(); }
 
 void copy_async_wait(int youngest, Place place) {
-  if (!passes(place)) return;
+  if (!comes_to(place)) return;
   auto& groups = running->copies;
   while (int(groups.size()) - 1 > youngest) {
     for (const Copy& c : groups.front()) {
@@ -363,6 +365,10 @@ void copy_async_wait(int youngest, Place place) {
     }
     groups.erase(groups.begin());
   }
+}
+
+void fence_async(Place place) {
+  if (comes_to(place)) checker::fence_async(running_index);
 }
 
 std::vector<std::string> take_places() {

@@ -27,6 +27,9 @@ void launch(const char* name, const void* kernel, int64_t blocks, dim3 threads, 
 // Ends the launch, which throws this.
 [[noreturn]] void fail(const std::string& what);
 
+// Notes that a thread came here; false if it is to go on as if nothing were (see Settings::dropped).
+bool comes_to(Place);
+
 // The barriers and waits that threads have come to since the last call of this function, as in "scatter.cuh:93".
 std::vector<std::string> take_places();
 

@@ -94,7 +94,7 @@ int guarded(char* message, int64_t message_bytes, F&& f) {
 }  // namespace
 
 // The GPU that is pretended to be there: few multiprocessors, so that small problems are split over all of them.
-static cuda::Device device = {90, 4, 227 * 1024};
+static cuda::Device device = {90, 4, 227 * 1024, true};
 const cuda::Device& cuda::current_device() { return device; }
 
 extern "C" int ptx_check(int which, const void* from, void* to, int count);  // of ptx_checks.cu
@@ -116,7 +116,7 @@ void emulated_settings(int order, uint64_t seed, int64_t max_blocks, const char*
 
 // Another GPU to pretend.
 void emulated_device(int capability, int multiprocessors, int64_t shared_per_block) {
-  device = {capability, multiprocessors, size_t(shared_per_block)};
+  device = {capability, multiprocessors, size_t(shared_per_block), capability == 90};
 }
 
 // Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: of

@@ -1,10 +1,12 @@
 // Kernels with one mistake each, and the same without: tests/test_emulator.py sees that the emulator reports the first
-// and lets the second pass. Two blocks of 64 threads, 64 elements of shared memory, an operand and a result of 128.
+// and lets the second pass. Two blocks of 64 threads, 64 elements of shared memory (or as many as said), an operand and
+// a result of 128.
 #include <stdexcept>
 #include <string>
 
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/cuda/ptx.h"
+#include "../../csrc/cuda/ptx_wgmma.h"
 
 namespace convx {
 namespace cuda {
@@ -244,6 +246,81 @@ void matrix_from_too_far(bool mistake, const float* in, float* out) {
   out[me.i] = __uint_as_float(r[0]);
 }
 
+// Half a warpgroup multiplies: 64 rows of 64 bytes each for both operands.
+constexpr int kOperand = 64 * 64 / int(sizeof(float)), kOperands = 2 * kOperand;
+
+struct Product {
+  float sums[32] = {};
+
+  void begin(const float* shared) {
+    wgmma_fence(sums);
+    wgmma_m64k16<64, false, false>(sums, wgmma_operand(shared), wgmma_operand(shared + kOperand), Half{});
+    wgmma_commit();
+  }
+};
+
+void fill_operands(const Thread& me, const float* in) {
+  for (int i = me.t; i < kOperands; i += kThreads) me.shared[i] = in[me.i];
+}
+
+void product_without_a_fence(bool mistake, const float* in, float* out) {
+  const Thread me;
+  fill_operands(me, in);
+  if (!mistake) fence_proxy_async();
+  __syncthreads();
+  Product product;
+  product.begin(me.shared);
+  wgmma_wait<0>(product.sums);
+  out[me.i] = product.sums[0];
+}
+
+void product_without_a_barrier(bool mistake, const float* in, float* out) {
+  const Thread me;
+  fill_operands(me, in);
+  fence_proxy_async();
+  if (!mistake) __syncthreads();
+  Product product;
+  product.begin(me.shared);
+  wgmma_wait<0>(product.sums);
+  out[me.i] = product.sums[0];
+}
+
+void product_never_waited_for(bool mistake, const float* in, float* out) {
+  const Thread me;
+  fill_operands(me, in);
+  fence_proxy_async();
+  __syncthreads();
+  Product product;
+  product.begin(me.shared);
+  if (!mistake) wgmma_wait<0>(product.sums);
+  out[me.i] = product.sums[0];
+}
+
+void product_of_what_is_overwritten(bool mistake, const float* in, float* out) {
+  const Thread me;
+  fill_operands(me, in);
+  fence_proxy_async();
+  __syncthreads();
+  Product product;
+  product.begin(me.shared);
+  if (!mistake) wgmma_wait<0>(product.sums);
+  __syncthreads();
+  fill_operands(me, in);
+  if (mistake) wgmma_wait<0>(product.sums);
+  out[me.i] = product.sums[0];
+}
+
+void product_of_a_tile_out_of_place(bool mistake, const float* in, float* out) {
+  const Thread me;
+  fill_operands(me, in);
+  fence_proxy_async();
+  __syncthreads();
+  Product product;
+  product.begin(me.shared + (mistake ? 16 : 0));
+  wgmma_wait<0>(product.sums);
+  out[me.i] = product.sums[0];
+}
+
 // These two only AddressSanitizer and UndefinedBehaviorSanitizer see: what is a thread's own is not watched.
 void own_array_too_far(bool mistake, const float* in, float* out) {
   const Thread me;
@@ -260,6 +337,7 @@ void shift_too_far(bool mistake, const float* in, float* out) {
 struct Mistake {
   const char* name;
   void (*kernel)(bool, const float*, float*);
+  int shared = kThreads;  // elements
 };
 
 #define MISTAKE(name) {#name, name}
@@ -294,6 +372,11 @@ const Mistake mistakes[] = {
     MISTAKE(copy_from_too_far),
     MISTAKE(matrix_without_a_barrier),
     MISTAKE(matrix_from_too_far),
+    {"product_without_a_fence", product_without_a_fence, kOperands},
+    {"product_without_a_barrier", product_without_a_barrier, kOperands},
+    {"product_never_waited_for", product_never_waited_for, kOperands},
+    {"product_of_what_is_overwritten", product_of_what_is_overwritten, kOperands},
+    {"product_of_a_tile_out_of_place", product_of_a_tile_out_of_place, kOperands},
     MISTAKE(own_array_too_far),
     MISTAKE(shift_too_far),
 };
@@ -303,7 +386,7 @@ const Mistake mistakes[] = {
 void run_mistake(const char* name, bool mistake, const float* in, float* out) {
   for (const Mistake& m : mistakes)
     if (m.name == std::string(name))
-      return launch(name, m.kernel, Grid{kBlocks, dim3(kThreads), kThreads * sizeof(float)}, nullptr, mistake, in, out);
+      return launch(name, m.kernel, Grid{kBlocks, dim3(kThreads), m.shared * sizeof(float)}, nullptr, mistake, in, out);
   throw std::runtime_error("mistakes.cu has no such kernel");
 }
 

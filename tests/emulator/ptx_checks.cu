@@ -1,9 +1,10 @@
-// Kernels of a warp or two that do one instruction each, of csrc/cuda/ptx.h or of CUDA's own that lanes do together, on
-// plain matrices in memory: for tests/test_ptx.py, on the emulator and, compiled by nvcc, on a GPU. The lanes are
-// written down here once more, from the PTX manual, so that what is tested is the twins and not only that they agree
-// with themselves.
+// Kernels of a few warps that do one instruction each, of csrc/cuda/ptx.h, ptx_wgmma.h or of CUDA's own that lanes do
+// together, on plain matrices in memory: for tests/test_ptx.py, on the emulator and, compiled by nvcc, on a GPU. The
+// lanes are written down here once more, from the PTX manual, so that what is tested is the twins and not only that
+// they agree with themselves.
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/cuda/ptx.h"
+#include "../../csrc/cuda/ptx_wgmma.h"
 
 namespace convx {
 namespace cuda {
@@ -75,6 +76,43 @@ __global__ void product_f64(const double* a, const double* b, double* d) {
   double fd[2] = {d[g * 8 + t * 2], d[g * 8 + t * 2 + 1]};
   mma_m8n8k4_f64(fd, a[g * 4 + t], b[t * 8 + g]);
   d[g * 8 + t * 2] = fd[0], d[g * 8 + t * 2 + 1] = fd[1];
+}
+
+// d[64][N] += a[64][16] * b[16][N], by a warpgroup, from tiles in shared memory that have a reduction of 32, of which
+// the first or the second half holds the operands and the other NaN: rows of 64 bytes or, across, lines of 64 rows
+// each.
+template <bool kAcross>
+__device__ int place_in_tile(int row, int k) {
+  return kAcross ? row / 64 * 2048 + k * 64 + (row % 64 / 8 ^ k % 8) * 8 + row % 8
+                 : row * 32 + (k / 8 ^ row / 2 % 4) * 8 + k % 8;
+}
+template <bool kAcross>
+__device__ uint64_t operand_of(const uint16_t* tile, int half) {
+  return kAcross ? wgmma_operand_across(tile + half * 16 * 64, 64 * 64) : wgmma_operand(tile + half * 16);
+}
+template <class T, int N, int kHalf, bool kAcrossA, bool kAcrossB>
+__global__ void product_by_wgmma(const uint16_t* a, const uint16_t* b, float* d) {
+  uint16_t* const tile_of_a = shared_memory<uint16_t>();
+  uint16_t* const tile_of_b = tile_of_a + 64 * 32;
+  const int thread = int(threadIdx.x), warp = thread >> 5, g = thread % 32 >> 2, t = thread & 3;
+  for (int i = thread; i < (64 + N) * 32; i += 128) {
+    const int row = i / 32, k = i % 32 - 16 * kHalf;
+    const bool inside = k >= 0 && k < 16;
+    if (row < 64)
+      tile_of_a[place_in_tile<kAcrossA>(row, i % 32)] = inside ? a[row * 16 + k] : 0x7fff;
+    else
+      tile_of_b[place_in_tile<kAcrossB>(row - 64, i % 32)] = inside ? b[k * N + row - 64] : 0x7fff;
+  }
+  fence_proxy_async();
+  __syncthreads();
+  float sums[N / 2];
+  for (int i = 0; i < N / 2; ++i) sums[i] = d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2];
+  wgmma_fence(sums);
+  wgmma_m64k16<N, kAcrossA, kAcrossB>(sums, operand_of<kAcrossA>(tile_of_a, kHalf),
+                                      operand_of<kAcrossB>(tile_of_b, kHalf), T{});
+  wgmma_commit();
+  wgmma_wait<0>(sums);
+  for (int i = 0; i < N / 2; ++i) d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2] = sums[i];
 }
 
 __global__ void rounding_to_tf32(const float* from, uint32_t* to, int count) {
@@ -150,6 +188,10 @@ extern "C" int ptx_check(int which, const void* from, void* to, int count) {
     launch("copy_in_stages", kernel, Grid{1, dim3(32), size_t(96 * piece)}, nullptr, bytes,
            static_cast<unsigned char*>(to), count);
   };
+  const auto by_wgmma = [&](auto* kernel, int columns) {
+    launch("product_by_wgmma", kernel, Grid{1, dim3(128), size_t(64 + columns) * 64}, nullptr, words, words + 64 * 16,
+           d);
+  };
   switch (which) {
     case 0: product(product_by_elements<Half>); break;
     case 1: product(product_by_elements<BFloat16>); break;
@@ -168,6 +210,12 @@ extern "C" int ptx_check(int which, const void* from, void* to, int count) {
       launch("votes_of_a_block", votes_of_a_block, Grid{1, dim3(64)}, nullptr, static_cast<const int*>(from),
              static_cast<int*>(to));
       break;
+    case 14: by_wgmma(product_by_wgmma<Half, 64, 0, false, false>, 64); break;
+    case 15: by_wgmma(product_by_wgmma<Half, 128, 1, true, false>, 128); break;
+    case 16: by_wgmma(product_by_wgmma<Half, 256, 0, true, true>, 256); break;
+    case 17: by_wgmma(product_by_wgmma<BFloat16, 64, 1, true, true>, 64); break;
+    case 18: by_wgmma(product_by_wgmma<BFloat16, 128, 0, false, true>, 128); break;
+    case 19: by_wgmma(product_by_wgmma<BFloat16, 256, 1, false, false>, 256); break;
     default: return 1;
   }
   return 0;
