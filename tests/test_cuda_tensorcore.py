@@ -41,6 +41,8 @@ TILES = {
     "128x128-turned": Problem(1, 130, 9, 15, 12, 1, 3, padding=(0, 1)),
     "128x64": Problem(3, 20, 7, 9, 24, 2, 3, (1, 2), (1, 1), (2, 1), G=2),
     "phases": Problem(2, 18, 13, 12, 10, 3, 4, (2, 3), (1, 2)),
+    "256x128": Problem(2, 60, 9, 15, 70, 3, 3, padding=(1, 0)),
+    "256x128-turned": Problem(2, 70, 9, 15, 60, 3, 3, padding=(0, 1)),
     "128x256": Problem(1, 12, 9, 15, 260, 3, 1, padding=(1, 0)),
     "128x256-turned": Problem(1, 260, 9, 15, 12, 1, 3, padding=(0, 1)),
     "weights-128x128": Problem(1, 66, 5, 7, 70, 2, 1, stride=(1, 2)),
@@ -83,6 +85,8 @@ def test_every_shape_of_tile_is_launched():
                 rows,
                 columns,
             )
+    for dtype in ("4Half", "8BFloat16"):
+        assert any(f"DirectINS_{dtype}E" in s and "Li256ELi128E" in s for s in launches.split()), dtype
     for columns in (64, 128, 256):
         for dtype in ("4Half", "8BFloat16"):
             assert any(f"WarpgroupINS_{dtype}E" in s and f"ShapeILi{columns}E" in s for s in launches.split()), columns

@@ -60,6 +60,11 @@ bool has_whole_planes(const View& v, int64_t N, int64_t C, int64_t H, int64_t W)
 
 // The shapes of tiles. Warps of 64 x 64 read the least from shared memory for what they multiply; only 16-bit types,
 // whose fragments are the smallest, leave them the registers for that.
+//
+// A stage of a 128 x 128 tile brings 16 KiB from L2 for 2^19 multiply-adds. By mma.sync a Hopper's multiprocessor makes
+// them in some 400 cycles if numbers have 16 bits, and L2 gives it about 28 bytes a cycle when all of them ask: 570
+// cycles. With 256 x 128, 24 KiB for twice as many, the two are even. An A100 multiplies half as fast, and its L2 gives
+// as much.
 template <class T>
 using LargeTile = Shape<128, 128, 64, sizeof(T) == 2 ? 64 : 32>;
 // Fragments of 32-bit numbers across the reduction are read word by word, and the addresses take registers too.
@@ -71,6 +76,7 @@ using SmallTile = Shape<64, 64, 32, 32>;
 template <class Arithmetic>
 struct Tiles {
   using Large = LargeTile<typename Arithmetic::Element>;
+  using Largest = std::conditional_t<sizeof(typename Arithmetic::Element) == 2, Shape<256, 128, 64, 64>, Large>;
   using Narrow = Shape<128, 64, std::is_same_v<Arithmetic, Split> ? 32 : 64, 32>;
   using Small = SmallTile;
   using LargeWeight = LargeWeightTile<typename Arithmetic::Element>;
@@ -79,6 +85,7 @@ struct Tiles {
 template <class T>
 struct Tiles<Warpgroup<T>> {
   using Large = WarpgroupShape<256>;
+  using Largest = Large;
   using Narrow = WarpgroupShape<128>;
   using Small = WarpgroupShape<64>;
   using LargeWeight = WarpgroupShape<128>;
@@ -145,7 +152,10 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
                      out_h * out_w % kElements == 0 && whole(s.n, pb.N) && whole(s.c, outputs * pb.G);
   cv.rows_apart = in_planes || !(cv.stores_channels || cv.stores_pixels);
 
-  // Smaller tiles where there are too few of the larger for all multiprocessors, or too few outputs.
+  // Smaller tiles where there are too few of the larger for all multiprocessors, or too few outputs. The largest has a
+  // multiprocessor to itself, so nothing is multiplied while it begins and ends: it takes many stages to be worth it.
+  constexpr int64_t kManyStages = 16;
+  using Largest = typename Tiles<Arithmetic>::Largest;
   using Large = typename Tiles<Arithmetic>::Large;
   using Narrow = typename Tiles<Arithmetic>::Narrow;
   using Small = typename Tiles<Arithmetic>::Small;
@@ -154,7 +164,11 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
     return cv.phases * cv.G * ceil_div(largest_phase, rows) * ceil_div(outputs, columns) >=
            current_device().multiprocessors;
   };
-  if (outputs > Narrow::kColumns && fills(Large::kRows, Large::kColumns))
+  const int64_t stages = ceil_div(pb.R * pb.S * cv.inputs / cv.phases, kStageBytes / int64_t(sizeof(T)));
+  if (!std::is_same_v<Largest, Large> && outputs > Narrow::kColumns && stages >= kManyStages &&
+      fills(Largest::kRows, Largest::kColumns))
+    launch_convolve<Arithmetic, Largest>(cv, largest_phase, in_planes, o);
+  else if (outputs > Narrow::kColumns && fills(Large::kRows, Large::kColumns))
     launch_convolve<Arithmetic, Large>(cv, largest_phase, in_planes, o);
   else if ((outputs > Small::kColumns || Narrow::kColumns == Small::kColumns) && fills(Narrow::kRows, Narrow::kColumns))
     launch_convolve<Arithmetic, Narrow>(cv, largest_phase, in_planes, o);

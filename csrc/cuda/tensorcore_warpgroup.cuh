@@ -4,8 +4,9 @@
 // need no ldmatrix, so a block's tile may be 128 x 256, and a product goes on while the next stages are asked for.
 //
 // Limit: 990 TFLOP/s on an H100, 512 cycles for a stage of 128 x 256 x 32. For it 24 KiB come from L2, 48 bytes a cycle
-// and multiprocessor; L2 gives some 40 to all of them, so about 80 % of that rate. A tile of 128 x 128 asks for 64
-// bytes. Expected: 500 to 650 TFLOP/s on layers of 256 channels or more. Unmeasured: it has run on the emulator only.
+// and multiprocessor, where L2 gives some 28 when all ask at once: 58 % of that rate, 570 TFLOP/s. (Libraries that
+// reach 800 let two multiprocessors share what they read, by the bulk tensor copies' multicast: the step after this
+// one.) Expected: 450 to 550 on layers of 256 channels or more. Unmeasured: it has run on the emulator only.
 //
 // Machine code of convolve<Warpgroup<.*: sm_90a: HGMMA, LDGSTS.128
 // Machine code of weight_gradient<Warpgroup<.*: sm_90a: HGMMA, LDGSTS.128
