@@ -4,6 +4,8 @@ A wrong kernel can be very fast. How precise a right one is, is the tests' quest
 own at the same elements, or 8 units in the last place of the largest output, whichever is more.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -25,18 +27,22 @@ def _readers(position: int, kernel: int, stride: int, padding: int, dilation: in
     return [(r, p) for r, (p, rest) in taps if rest == 0 and 0 <= p < size]
 
 
+def _at(t: Tensor, rows: Iterable[int], columns: Iterable[int]) -> Tensor:
+    """t[..., rows, columns], every pair of them, in float64."""
+    rows, columns = (torch.tensor(i, device=t.device) for i in (rows, columns))
+    return t[..., rows[:, None], columns].double()
+
+
 def _window(taps_h, taps_w, t: Tensor, filters: Tensor) -> float:
     """Sum of t[:, h, w] * filters[:, r, s] over all channels and pairs of taps."""
     if not taps_h or not taps_w:
         return 0.0
     (r, h), (s, w) = zip(*taps_h, strict=True), zip(*taps_w, strict=True)
-    rows, columns = torch.tensor(h)[:, None], torch.tensor(w)
-    taps = filters[:, torch.tensor(r)[:, None], torch.tensor(s)]
-    return float((t[:, rows, columns].double() * taps.double()).sum())
+    return float((_at(t, h, w) * _at(filters, r, s)).sum())
 
 
 def element(shape: Shape, primitive: str, o: Operands, index: tuple[int, int, int, int]) -> float:
-    """One element of a primitive's result, as csrc/problem.h defines it; `o` on the CPU."""
+    """One element of a primitive's result, as csrc/problem.h defines it."""
     a, b, i, j = index
     Cg, Kg = shape.C // shape.G, shape.K // shape.G
     axes = list(zip((shape.R, shape.S), shape.stride, shape.padding, shape.dilation, strict=True))
@@ -59,9 +65,7 @@ def element(shape: Shape, primitive: str, o: Operands, index: tuple[int, int, in
     if not spans[0] or not spans[1]:
         return 0.0
     (p, h), (q, w) = zip(*spans[0], strict=True), zip(*spans[1], strict=True)
-    y = o.y[:, a][:, torch.tensor(p)[:, None], torch.tensor(q)]
-    x = o.x[:, channel][:, torch.tensor(h)[:, None], torch.tensor(w)]
-    return float((y.double() * x.double()).sum())
+    return float((_at(o.y[:, a], p, q) * _at(o.x[:, channel], h, w)).sum())
 
 
 def errors(
@@ -70,17 +74,16 @@ def errors(
     """The largest sampled error of convx and of torch, relative to the largest output, and whether convx is right."""
     if ours.shape != theirs.shape:
         raise RuntimeError(f"expected a result of torch's shape {tuple(theirs.shape)}, but got {tuple(ours.shape)}")
-    on_cpu = Operands(*(t.cpu() for t in operands))
     generator = torch.Generator().manual_seed(1)
     indices = torch.stack([torch.randint(n, (SAMPLES,), generator=generator) for n in ours.shape], 1)
     primitive = primitive_of(shape, computation)
-    values = [element(shape, primitive, on_cpu, tuple(i)) for i in indices.tolist()]
+    values = [element(shape, primitive, operands, tuple(i)) for i in indices.tolist()]
     expected = torch.tensor(values, dtype=torch.float64)
     # The smaller of both sides' largest outputs, so that garbage on one side can't hide itself as its own scale.
     scale = min(float(t.abs().nan_to_num(nan=torch.inf).max()) for t in (ours, theirs))
     scale = scale if 0 < scale < torch.inf else float(expected.abs().max())
-    at = tuple(indices.unbind(1))
-    error, torch_error = (float((t.cpu()[at].double() - expected).abs().max()) / scale for t in (ours, theirs))
+    at = tuple(indices.to(ours.device).unbind(1))
+    error, torch_error = (float((t[at].double().cpu() - expected).abs().max()) / scale for t in (ours, theirs))
     unit = torch.finfo(ours.dtype).eps
     bound = 8 * unit
     if torch_error <= 64 * unit:  # beyond that torch itself is wrong here, and no measure

@@ -3,14 +3,14 @@
 # builds for the GPU that is here, runs the tests that need one, the sanitizer, and the benchmark. Needs torch with
 # CUDA, nvcc, pytest and numpy, but no network.
 #
-#     OUT=results tools/gpu_session.sh [build] [tests] [wgmma] [bench] [sanitize]      (all by default)
+#     OUT=results tools/gpu_session.sh [build] [tests] [wgmma] [bench] [sanitize]      (the first four by default)
 #
 # $OUT gets session.log, what is printed here, and results.tar.gz, all logs and tables. MINUTES=9 is how long all of it
-# may take: tests end after a fifth of it each, the sanitizer after a sixth, and the benchmark fills what is left; of each
-# class of layers it takes every EVERY-th (4). Each part goes on whatever became of the one before, so that a failure does
-# not cost the rest. What was built stays, so a second call can go on, as in
+# may take: tests end after a seventh of it each, the sanitizer after a third, and the benchmark fills what is left; of
+# each class of layers it takes every EVERY-th (4). Each part goes on whatever became of the one before, so that a failure
+# does not cost the rest. What was built stays, so a second call can go on:
 #
-#     OUT=results MINUTES=3 EVERY=3 tools/gpu_session.sh bench
+#     OUT=results MINUTES=3 EVERY=3 tools/gpu_session.sh sanitize bench
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=$(mkdir -p "${OUT:-out}" && cd "${OUT:-out}" && pwd)
@@ -18,7 +18,7 @@ LOGS=$(mktemp -d)
 MINUTES=${MINUTES:-9}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
-[ $# -gt 0 ] || set -- build tests wgmma bench sanitize
+[ $# -gt 0 ] || set -- build tests wgmma bench
 exec > >(tee "$OUT/session.log") 2>&1
 failed=0
 
@@ -56,13 +56,14 @@ for step in "$@"; do
   case $step in
     build) CONVX_CUDA=1 part build "$(left)" "$PYTHON" setup.py -q build_ext --inplace ;;
     tests)
-      fifth=$((MINUTES * 12))
+      share=$((MINUTES * 60 / 7))
       # Expected results are computed by the CPU, whose cores share the GPU.
       $PYTHON -c 'import xdist' 2>/dev/null && parallel=(-n 8) || parallel=()
-      # First what only a GPU can show; then the rest of the suite's CUDA cases, as far as the time goes.
-      part gpu_tests "$fifth" "$PYTHON" -m pytest -q "${parallel[@]}" --maxfail=20 \
+      # First what only a GPU can show; then the rest of the suite's CUDA cases, as far as the time goes. Each of the
+      # first two files compiles something once, for one process.
+      part gpu_tests "$share" "$PYTHON" -m pytest -q "${parallel[@]}" "${parallel[@]:+--dist=loadfile}" --maxfail=20 \
         tests/test_cuda_device.py tests/test_ptx.py
-      part exact_tests "$fifth" "$PYTHON" -m pytest -q "${parallel[@]}" --maxfail=20 -k cuda \
+      part exact_tests "$share" "$PYTHON" -m pytest -q "${parallel[@]}" --maxfail=20 -k cuda \
         tests/test_exact.py tests/test_propagation.py tests/test_accuracy.py tests/test_determinism.py
       ;;
     wgmma)  # beside the same rows of the benchmark below, where mma.sync has them
@@ -70,12 +71,11 @@ for step in "$@"; do
         --device cuda --layout best --dtype float16 --seconds 0.02 --max-gflop 100 \
         --classes dense 1x1 "transposed, dense" --every "${EVERY:-4}" --minutes 0.5
       ;;
-    sanitize) part sanitize $((MINUTES * 10)) "$PYTHON" tools/cuda_sanitize.py --tool memcheck --tool racecheck ;;
+    sanitize) part sanitize $((MINUTES * 20)) "$PYTHON" tools/cuda_sanitize.py --tool memcheck --tool racecheck ;;
     bench)
       kinds=("float16" "bfloat16" "float32 --tf32" "float32" "float64")
-      [[ " $* " == *" sanitize "* ]] && kept=$((MINUTES * 10)) || kept=0
       for i in "${!kinds[@]}"; do
-        share=$((($(left) - kept) / (${#kinds[@]} - i)))
+        share=$(($(left) / (${#kinds[@]} - i)))
         [ "$share" -gt 20 ] || break
         minutes=$(awk "BEGIN { print ($share - 15) / 60 }")
         # shellcheck disable=SC2086  # a kind is a dtype and perhaps an option
