@@ -108,7 +108,8 @@ def shares(row: dict, dtype: str, best: dict[str, float]) -> dict[str, float]:
 
 def rows_of(options: argparse.Namespace, best: dict[str, float] | None) -> Iterator[dict]:
     started = time.perf_counter()
-    for shape in every(options.every, load(options.classes, options.shapes)):
+    shapes = every(options.every, load(options.classes, options.shapes))
+    for shape in in_rotation(shapes) if options.minutes < float("inf") else shapes:
         if time.perf_counter() - started > options.minutes * 60:
             print(f"stopped after {options.minutes:g} minutes, before {shape.name}")
             return
@@ -124,6 +125,12 @@ def every(n: int, shapes: Iterable[Shape]) -> Iterator[Shape]:
     """Of each class the first, and every n-th after it."""
     for _, mine in itertools.groupby(shapes, key=lambda shape: shape.class_name):
         yield from itertools.islice(mine, 0, None, n)
+
+
+def in_rotation(shapes: Iterable[Shape]) -> Iterator[Shape]:
+    """The first of each class, then the second of each: so that none is left out when time runs out."""
+    classes = [list(mine) for _, mine in itertools.groupby(shapes, key=lambda shape: shape.class_name)]
+    return (shape for one_of_each in itertools.zip_longest(*classes) for shape in one_of_each if shape is not None)
 
 
 def parse() -> argparse.Namespace:
@@ -146,7 +153,12 @@ def parse() -> argparse.Namespace:
     )
     add("--layout", choices=(*LAYOUTS, "best"), default="contiguous", help="best: each side in its better one")
     add("--every", type=int, default=1, metavar="N", help="only every N-th shape of each class")
-    add("--minutes", type=float, default=float("inf"), help="begin no more layers after so many minutes")
+    add(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="begin no more layers after so many minutes; classes take turns then",
+    )
     add("--tf32", action="store_true", help="on a GPU: both sides may use TF32 for float32")
     add("--save", action="store_true", help="keep the rows in benchmarks/results/")
     return parsed(options)

@@ -52,6 +52,14 @@ def test_every_other_shape():
     assert some == [shapes[0], *shapes[first::5]]
 
 
+def test_in_rotation_each_class_comes_early():
+    shapes = list(load())
+    turned = list(run.in_rotation(shapes))
+    assert sorted(s.name for s in turned) == sorted(s.name for s in shapes)
+    classes = list(dict.fromkeys(s.class_name for s in shapes))
+    assert [s.class_name for s in turned[: len(classes)]] == classes
+
+
 def test_calls_take_turns():
     called = []
     in_turns = gpu.in_turns([lambda i=i: called.append(i) for i in range(3)])
