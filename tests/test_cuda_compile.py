@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(1024, 2) spilling(float* p, int n) {
 # The third indexes an array of its own by a variable.
 LOADS = """
 // Machine code of wide: LDG.128, STG.128
+// Machine code of wide: sm_80a: HGMMA
 // Machine code of narrow<float>: LDG.128|LDGSTS.128, STG
 // Machine code of narrow<float>: sm_90: HMMA.16816
 __global__ void wide(const float4* from, float4* to) { to[threadIdx.x] = from[threadIdx.x]; }
@@ -88,6 +89,11 @@ def test_broken_promises_are_reported(own_cache, tmp_path, capsys):
     assert cuda_compile.check_expectations(compiled, expected)
     assert not cuda_compile.check_expectations(compiled, [*expected, expected[0]._replace(name="wide<.*>")])
     assert "expects machine code of wide<.*>, and there is no such kernel" in capsys.readouterr().out
+
+
+def test_for_which_architectures_something_is_expected():
+    every, from_90, only_90a = ([machine_code.is_for(s, a) for a in ("80", "90a", "100")] for s in ("", "90", "90a"))
+    assert every == [True, True, True] and from_90 == [False, True, True] and only_90a == [False, True, False]
 
 
 def test_names_of_kernels():

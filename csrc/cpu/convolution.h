@@ -30,22 +30,16 @@ struct Convolution {
 
   int64_t taps() const { return int64_t(rows.taps) * columns.taps; }
 
-  // 1x1 with stride 1: pixel for pixel.
-  bool is_pointwise() const {
-    return taps() == 1 && rows.stride == 1 && columns.stride == 1 && rows.offset[0] == 0 && columns.offset[0] == 0 &&
-           rows.count == rows.in && columns.count == columns.in;
-  }
+  bool is_pointwise() const { return is_pixel_for_pixel(rows, columns); }
   // Such a layer can take its input from where it is: pixels are neighbours there already.
   bool reads_in_place() const {
     return std::is_same_v<T, In> && is_pointwise() && in_strides.w == 1 && inputs * in_strides.c < INT32_MAX;
   }
   // And its planes are lines, if they are contiguous.
   void flatten() {
-    if (!is_pointwise() || rows.out_step != 1 || columns.out_step != 1 || in_strides.h != columns.in * in_strides.w ||
-        out_strides.h != columns.in * out_strides.w)
-      return;
-    columns.in = columns.count = rows.count * columns.count;
-    rows.in = rows.count = 1;
+    if (is_pointwise() && rows.out_step == 1 && columns.out_step == 1 && in_strides.h == columns.in * in_strides.w &&
+        out_strides.h == columns.in * out_strides.w)
+      make_one_row(rows, columns);
   }
 
   // Whether each filter is a line in memory (and not one element of it beside those of other outputs).

@@ -43,6 +43,20 @@ struct AxisPlan {
   }
 };
 
+// 1x1 with stride 1, pixel for pixel.
+inline bool is_pixel_for_pixel(const AxisPlan& rows, const AxisPlan& columns) {
+  const auto one = [](const AxisPlan& a) {
+    return a.taps == 1 && a.stride == 1 && a.offset[0] == 0 && a.count == a.in;
+  };
+  return one(rows) && one(columns);
+}
+
+// Its planes as one row, where all operands have them as lines in memory.
+inline void make_one_row(AxisPlan& rows, AxisPlan& columns) {
+  columns.in = columns.count = rows.count * columns.count;
+  rows.in = rows.count = 1;
+}
+
 // The phases of one axis that some tap reads, and the place of each tap in them.
 struct Phases {
   int count = 0;
@@ -133,9 +147,10 @@ inline void copy_strided(T* to, const In* from, int64_t step, int64_t count) {
 struct InsideRun {
   int64_t v0, first, last;
   InsideRun() = default;
-  InsideRun(const AxisPlan& c, int64_t v0, int64_t width) : v0(v0) {
-    first = smaller(v0 >= 0 ? 0 : ceil_div(-v0, c.stride), width);
-    last = larger(first, v0 >= c.in ? first : smaller((c.in - 1 - v0) / c.stride + 1, width));
+  InsideRun(const AxisPlan& c, int64_t v0, int64_t width) : InsideRun(c, v0, width, c.stride) {}
+  InsideRun(const AxisPlan& c, int64_t v0, int64_t width, int64_t step) : v0(v0) {  // columns v0 + x * step
+    first = smaller(v0 >= 0 ? 0 : ceil_div(-v0, step), width);
+    last = larger(first, v0 >= c.in ? first : smaller((c.in - 1 - v0) / step + 1, width));
   }
 };
 

@@ -33,17 +33,12 @@ struct WeightGradient {
     return columns.taps > 1 && columns.highest() - columns.lowest() + 1 == columns.taps;
   }
 
-  // 1x1 with stride 1, pixel for pixel: planes that are lines in memory are taken as such.
-  bool is_pointwise() const {
-    return taps() == 1 && rows.stride == 1 && columns.stride == 1 && rows.offset[0] == 0 && columns.offset[0] == 0 &&
-           rows.count == rows.in && columns.count == columns.in;
-  }
+  bool is_pointwise() const { return is_pixel_for_pixel(rows, columns); }
   bool is_flat() const { return is_pointwise() && rows.count == 1; }
+  // Pointwise planes that are lines in memory are taken as such.
   void flatten() {
     const int64_t W = columns.in;
-    if (!is_pointwise() || x_strides.h != W * x_strides.w || y_strides.h != W * y_strides.w) return;
-    columns.in = columns.count = rows.count * W;
-    rows.in = rows.count = 1;
+    if (is_pointwise() && x_strides.h == W * x_strides.w && y_strides.h == W * y_strides.w) make_one_row(rows, columns);
   }
 
   // Seen from x: the same sums with the operands' parts exchanged, the taps mirrored. For stride 1 and one group.
@@ -194,8 +189,8 @@ class LeftSide {
     const int64_t channels = tiles_.across_taps ? wg_.inputs : tiles_.size(tile);
     if (picks_) return pack_picked(to, strip, g * wg_.inputs + c0, channels);
     const int64_t v0 = strip.j * wg_.columns.stride + wg_.columns.lowest(), width = columns(strip.columns);
-    const int64_t first = smaller(v0 < 0 ? ceil_div(-v0, column_step_) : 0, width);
-    const int64_t last = larger(first, smaller(ceil_div(larger(0, wg_.columns.in - v0), column_step_), width));
+    const InsideRun inside(wg_.columns, v0, width, column_step_);
+    const int64_t first = inside.first, last = inside.last;
     constexpr int64_t L = Vec<T>::lanes;
     const int64_t pitch = ceil_div(last - first, L) * L;
     Scratch<T> line_of_each(column_step_ > 1 ? channels * pitch : 0);
