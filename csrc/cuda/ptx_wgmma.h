@@ -56,20 +56,21 @@ __device__ inline void wgmma_wait(float (&d)[kCount]) {
   if (N == 0) pin(d);
 }
 
-#define CONVX_D32                                                                                                  \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, "                                                                                                          \
-  "%25, %26, %27, %28, %29, %30, %31"
-#define CONVX_D64                                                                                                    \
-  CONVX_D32                                                                                                          \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
-  "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define CONVX_D128                                                                                                     \
-  CONVX_D64                                                                                                            \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, "   \
-  "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, "   \
-  "%107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, " \
-  "%126, %127"
+// clang-format off
+#define CONVX_D32                                                                    \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"             \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define CONVX_D64                                                                    \
+  CONVX_D32                                                                          \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define CONVX_D128                                                                                   \
+  CONVX_D64                                                                                          \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"                 \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"                 \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"     \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+// clang-format on
 #define CONVX_SUMS8(i)                                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
@@ -88,9 +89,9 @@ __device__ inline void wgmma_wait(float (&d)[kCount]) {
     CONVX_WGMMA(256, types, CONVX_D128, "%128, %129, 1, 1, 1, %130, %131", CONVX_SUMS32(0), CONVX_SUMS32(32), \
                 CONVX_SUMS32(64), CONVX_SUMS32(96))
 
-// wgmma.mma_async.m64nNk16: d += a * b, a is 64 x 16, b 16 x N, both as wgmma_operand describes them. Warp w of the
-// four has rows 16w..16w+15; with g = lane / 4 and t = lane % 4 a lane holds in d[4j], d[4j+1] (16w+g, 8j+2t..8j+2t+1)
-// and in d[4j+2], d[4j+3] the same of row 16w+g+8.
+// wgmma.mma_async.m64nNk16: d += a * b, a is 64 x 16, b 16 x N, each as wgmma_operand describes it or, across the
+// reduction, wgmma_operand_across. Warp w of the four has rows 16w..16w+15; with g = lane / 4 and t = lane % 4 a lane
+// holds in d[4j], d[4j+1] (16w+g, 8j+2t..8j+2t+1) and in d[4j+2], d[4j+3] the same of row 16w+g+8.
 template <int N, bool kAcrossA, bool kAcrossB>
 __device__ inline void wgmma_m64k16(float (&d)[N / 2], uint64_t a, uint64_t b, Half) {
   static_assert(N == 64 || N == 128 || N == 256, "what is written out here");

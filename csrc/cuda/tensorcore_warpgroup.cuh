@@ -80,8 +80,12 @@ struct Warpgroup : Plain {
 
  private:
   template <class Shape>
-  __device__ static float (&registers(Sums<Shape>& sums))
-      [Shape::kColumns / 2] { return reinterpret_cast<float (&)[Shape::kColumns / 2]>(sums.d); }
+  using Registers = float[Shape::kColumns / 2];  // a lane's sums, as wgmma wants them
+
+  template <class Shape>
+  __device__ static Registers<Shape>& registers(Sums<Shape>& sums) {
+    return reinterpret_cast<Registers<Shape>&>(sums.d);
+  }
 };
 
 }  // namespace tensorcore
