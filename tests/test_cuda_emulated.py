@@ -200,6 +200,20 @@ def test_addresses_beyond_32_bits(primitive, algorithm):
     assert_exact(actual, expected, problem)
 
 
+def test_the_summary_has_all_that_ran_and_no_more():
+    first, second, bias = draw_reals("forward", REAL, torch.float32)
+    emulator.call("forward", "reference", first, second, bias, REAL)
+    before = emulator.summary()
+    assert "CUDA kernels that ran" in before
+    emulator.launched(forget=True)
+    emulator.configure(dry=True)
+    emulator.call("forward", "direct", first, second, bias, REAL)
+    assert emulator.summary() == before
+    emulator.configure()
+    emulator.call("forward", "reference", first, second, bias, REAL)
+    assert emulator.summary() != before
+
+
 def test_the_reference_is_last_and_the_choice_is_a_row():
     for primitive, rows in emulator.algorithms().items():
         assert list(rows)[-1] == "reference"

@@ -217,13 +217,13 @@ static std::string symbol_at(const void* function) {
 }
 
 static void note_launch(const void* function, int64_t blocks, int threads, size_t shared_bytes) {
-  static std::map<std::tuple<const void*, int, size_t>, size_t> known;
+  static std::map<std::tuple<const void*, int, size_t, bool>, size_t> known;
   if (all_launched.empty()) known.clear();
-  const auto key = std::make_tuple(function, threads, shared_bytes);
+  const auto key = std::make_tuple(function, threads, shared_bytes, settings.dry);
   const auto found = known.find(key);
   if (found == known.end()) {
     known[key] = all_launched.size();
-    all_launched.push_back({symbol_at(function), threads, shared_bytes, 1, blocks});
+    all_launched.push_back({symbol_at(function), threads, shared_bytes, 1, blocks, settings.dry});
   } else {
     Launched& l = all_launched[found->second];
     ++l.launches;

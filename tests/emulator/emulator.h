@@ -39,6 +39,7 @@ struct Launched {
   int threads;
   size_t shared_bytes;
   int64_t launches, most_blocks;
+  bool dry;  // only noted
 };
 const std::vector<Launched>& launched();
 void forget_launches();

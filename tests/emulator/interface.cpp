@@ -147,13 +147,13 @@ void emulated_places(char* text, int64_t text_bytes) {
   strncpy(text, s.c_str(), text_bytes - 1);
 }
 
-// "symbol<tab>threads<tab>shared bytes<tab>launches<tab>most blocks<newline>" for each kernel with each size of blocks,
-// since the last call with `forget`. Returns the text's length; more than text_bytes - 1 is cut off.
+// "symbol<tab>threads<tab>shared bytes<tab>launches<tab>most blocks<tab>dry<newline>" for each kernel with each size of
+// blocks, since the last call with `forget`. Returns the text's length; more than text_bytes - 1 is cut off.
 int64_t emulated_launches(char* text, int64_t text_bytes, int forget) {
   std::string s;
   for (const emulator::Launched& l : emulator::launched())
     s += l.symbol + '\t' + std::to_string(l.threads) + '\t' + std::to_string(l.shared_bytes) + '\t' +
-         std::to_string(l.launches) + '\t' + std::to_string(l.most_blocks) + '\n';
+         std::to_string(l.launches) + '\t' + std::to_string(l.most_blocks) + '\t' + (l.dry ? "1" : "0") + '\n';
   strncpy(text, s.c_str(), size_t(text_bytes) - 1);
   if (forget) emulator::forget_launches();
   return int64_t(s.size());

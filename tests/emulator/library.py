@@ -69,6 +69,10 @@ class Launched(NamedTuple):
     shared_bytes: int
     launches: int
     most_blocks: int
+    dry: int  # 1: the launches were only noted
+
+
+_forgotten: list[Launched] = []  # for summary(), which has all
 
 
 def launched(forget: bool = False) -> list[Launched]:
@@ -78,7 +82,10 @@ def launched(forget: bool = False) -> list[Launched]:
     text = ctypes.create_string_buffer(size + 1)
     library().emulated_launches(text, ctypes.c_int64(size + 1), int(forget))
     lines = (line.split("\t") for line in text.value.decode().splitlines())
-    return [Launched(symbol, *map(int, numbers)) for symbol, *numbers in lines]
+    rows = [Launched(symbol, *map(int, numbers)) for symbol, *numbers in lines]
+    if forget:
+        _forgotten.extend(rows)
+    return rows
 
 
 def with_lines(message: str) -> str:
@@ -103,7 +110,7 @@ def summary() -> str:
     """Which of the CUDA kernels have run so far, in one line; nothing if none has."""
     if not library.cache_info().currsize:
         return ""
-    kernels = [row for row in launched() if row.symbol]
+    kernels = [row for row in (*_forgotten, *launched()) if row.symbol and not row.dry]
     instances = short_names(sorted({row.symbol for row in kernels}))
     names = {instance.partition("<")[0] for instance in instances}
     launches = sum(row.launches for row in kernels)
