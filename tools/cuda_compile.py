@@ -3,10 +3,11 @@ the machine code.
 
     python tools/cuda_compile.py [--arch 80 --arch 90a]
 
-Prints the registers of each kernel. Fails if one spills them to memory, or uses memory of its own in a main loop: such
-a kernel has outgrown its tile, and is slow in a way that no test of its results can show. Fails if an instruction is
-missing that the kernel's file promises (machine_code.py). The binding is compiled only as far as its syntax and types,
-against whatever torch runs this script, a CPU build of it included. Without nvcc there is nothing to do but say so.
+Prints the registers of each kernel. Fails if one spills many of them to memory, or uses memory of its own in a main
+loop: such a kernel has outgrown its tile, and is slow in a way that no test of its results can show. Fails if an
+instruction is missing that the kernel's file promises (machine_code.py). The binding is compiled only as far as its
+syntax and types, against whatever torch runs this script, a CPU build of it included. Without nvcc there is nothing to
+do but say so.
 What is compiled is remembered in build/cuda/ until its sources change.
 """
 

@@ -6,6 +6,8 @@
 // Where there is no nvcc the twins of tests/emulator/ptx_wgmma_twins.h stand in. Compiled for other architectures than
 // sm_90a a product ends the kernel with an error; the lists never choose such a kernel there.
 #pragma once
+#include <type_traits>
+
 #include "ptx.h"
 
 #ifndef __CUDACC__
@@ -92,20 +94,16 @@ __device__ inline void wgmma_wait(float (&d)[kCount]) {
 // wgmma.mma_async.m64nNk16: d += a * b, a is 64 x 16, b 16 x N, each as wgmma_operand describes it or, across the
 // reduction, wgmma_operand_across. Warp w of the four has rows 16w..16w+15; with g = lane / 4 and t = lane % 4 a lane
 // holds in d[4j], d[4j+1] (16w+g, 8j+2t..8j+2t+1) and in d[4j+2], d[4j+3] the same of row 16w+g+8.
-template <int N, bool kAcrossA, bool kAcrossB>
-__device__ inline void wgmma_m64k16(float (&d)[N / 2], uint64_t a, uint64_t b, Half) {
+template <int N, bool kAcrossA, bool kAcrossB, class T>
+__device__ inline void wgmma_m64k16(float (&d)[N / 2], uint64_t a, uint64_t b, T) {
   static_assert(N == 64 || N == 128 || N == 256, "what is written out here");
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  CONVX_WGMMA_OF_ANY_WIDTH("f16.f16");
-#else
-  __trap();
-#endif
-}
-template <int N, bool kAcrossA, bool kAcrossB>
-__device__ inline void wgmma_m64k16(float (&d)[N / 2], uint64_t a, uint64_t b, BFloat16) {
-  static_assert(N == 64 || N == 128 || N == 256, "what is written out here");
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  CONVX_WGMMA_OF_ANY_WIDTH("bf16.bf16");
+  if constexpr (std::is_same_v<T, Half>) {
+    CONVX_WGMMA_OF_ANY_WIDTH("f16.f16");
+  } else {
+    static_assert(std::is_same_v<T, BFloat16>, "the types that are written out here");
+    CONVX_WGMMA_OF_ANY_WIDTH("bf16.bf16");
+  }
 #else
   __trap();
 #endif

@@ -263,6 +263,12 @@ void fill_operands(const Thread& me, const float* in) {
   for (int i = me.t; i < kOperands; i += kThreads) me.shared[i] = in[me.i];
 }
 
+void publish_operands(const Thread& me, const float* in) {
+  fill_operands(me, in);
+  fence_proxy_async();
+  __syncthreads();
+}
+
 void product_without_a_fence(bool mistake, const float* in, float* out) {
   const Thread me;
   fill_operands(me, in);
@@ -287,9 +293,7 @@ void product_without_a_barrier(bool mistake, const float* in, float* out) {
 
 void product_never_waited_for(bool mistake, const float* in, float* out) {
   const Thread me;
-  fill_operands(me, in);
-  fence_proxy_async();
-  __syncthreads();
+  publish_operands(me, in);
   Product product;
   product.begin(me.shared);
   if (!mistake) wgmma_wait<0>(product.sums);
@@ -298,9 +302,7 @@ void product_never_waited_for(bool mistake, const float* in, float* out) {
 
 void product_of_what_is_overwritten(bool mistake, const float* in, float* out) {
   const Thread me;
-  fill_operands(me, in);
-  fence_proxy_async();
-  __syncthreads();
+  publish_operands(me, in);
   Product product;
   product.begin(me.shared);
   if (!mistake) wgmma_wait<0>(product.sums);
@@ -312,9 +314,7 @@ void product_of_what_is_overwritten(bool mistake, const float* in, float* out) {
 
 void product_of_a_tile_out_of_place(bool mistake, const float* in, float* out) {
   const Thread me;
-  fill_operands(me, in);
-  fence_proxy_async();
-  __syncthreads();
+  publish_operands(me, in);
   Product product;
   product.begin(me.shared + (mistake ? 16 : 0));
   wgmma_wait<0>(product.sums);
