@@ -46,18 +46,23 @@ def _known(primitive: str) -> list[str]:
     return list(dict.fromkeys(a.name for device in ("cpu", "cuda") for a in algorithms(primitive, device)))
 
 
+def _is_known(name: str, primitive: str) -> bool:
+    """Whether it, or what it leaves out, is a row of some device. The reference can't be left out: it is the last."""
+    return name.removeprefix("-") in _known(primitive) and name != "-reference"
+
+
 def _choices(name: str | None, by_primitive: dict[str, str]) -> dict[str, str]:
     """What to force for each primitive; raises ValueError for names that nothing answers to."""
     chosen: dict[str, str] = {}
     if name is not None:
-        chosen = {p: name for p in PRIMITIVES if name in _known(p)}
+        chosen = {p: name for p in PRIMITIVES if _is_known(name, p)}
         if not chosen:
             every = sorted({n for p in PRIMITIVES for n in _known(p)})
             raise ValueError(f"expected an algorithm, one of {', '.join(every)}, but got {name!r}")
     for primitive, wanted in by_primitive.items():
         if primitive not in PRIMITIVES:
             raise ValueError(f"expected a primitive, one of {', '.join(PRIMITIVES)}, but got {primitive!r}")
-        if wanted not in _known(primitive):
+        if not _is_known(wanted, primitive):
             raise ValueError(
                 f"expected an algorithm for {primitive}, one of {', '.join(_known(primitive))}, but got {wanted!r}"
             )
@@ -70,6 +75,9 @@ class algorithm(ContextDecorator):
 
     A name alone holds for every primitive that has it; the others keep choosing. ``algorithm(grad_input="scatter")``
     forces one primitive only. A forced algorithm that can't do a problem raises RuntimeError with the reason.
+
+    A minus before the name leaves that algorithm out of the choice and forces none: ``convx.algorithm("-winograd")``
+    for 3x3 layers by the definition's own sums. Any but the reference can be left out.
 
     Raises:
         ValueError: a name that no primitive has, or that the given primitive lacks.
@@ -91,7 +99,7 @@ class algorithm(ContextDecorator):
 
 
 def _force_from_environment() -> None:
-    """CONVX_ALGORITHM=scatter, or for each primitive: CONVX_ALGORITHM=grad_input:scatter,forward:reference."""
+    """CONVX_ALGORITHM=scatter or -winograd, or for each primitive: grad_input:scatter,forward:reference."""
     text = os.environ.get("CONVX_ALGORITHM", "").strip()
     if not text:
         return

@@ -30,7 +30,8 @@ inline bool always(const ConvProblem&, const Operands&) { return true; }
 inline bool only_when_forced(const ConvProblem&, const Operands&) { return false; }
 
 // The row to run. `forced` is a name, or empty for the automatic choice; a name that this list lacks leaves the choice
-// automatic (a name may belong to one primitive only). Throws std::runtime_error if a forced row can't do the problem.
+// automatic (a name may belong to one primitive only), and "-name" leaves that row out of it. Throws std::runtime_error
+// if a forced row can't do the problem.
 const Algorithm& select(const AlgorithmList&, Primitive, const ConvProblem&, const Operands&,
                         const std::string& forced);
 

@@ -33,10 +33,11 @@ def choices(device: str, primitive: str) -> list[tuple[str, str | None]]:
 
 @contextmanager
 def forced(primitive: str, algorithm: str, isa: str | None = None):
+    """An empty name leaves the choice free."""
     if isa is not None:
         convx._C.force_cpu_isa(isa)
     try:
-        with convx.algorithm(**{primitive: algorithm}):
+        with convx.algorithm(**({primitive: algorithm} if algorithm else {})):
             yield
     finally:
         if isa is not None:

@@ -63,6 +63,7 @@ constexpr Engine::Primitives in_place() {
 
 extern const Engine engine;
 const Engine engine = {primitives<AcrossChannels>(),
+                       primitives<AcrossPatches>(),
                        {forward_any<AcrossPanels>, grad_input_any<AcrossPanels>, nullptr},
                        primitives<AcrossPixels>(),
                        primitives<AcrossGroups>(),

@@ -42,6 +42,18 @@ void grad_weight_outer_product(const ConvProblem& pb, const Operands& o) {
   if (!current_engine().outer_product.grad_weight(pb, o)) grad_weight_reference(pb, o);
 }
 
+void forward_winograd(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().winograd.forward(pb, o)) forward_reference(pb, o);
+}
+
+void grad_input_winograd(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().winograd.grad_input(pb, o)) grad_input_reference(pb, o);
+}
+
+void grad_weight_winograd(const ConvProblem& pb, const Operands& o) {
+  if (!current_engine().winograd.grad_weight(pb, o)) grad_weight_reference(pb, o);
+}
+
 void forward_amx(const ConvProblem& pb, const Operands& o) {
   current_matrix_engine()->forward(pb, o, forward_outer_product);
 }
@@ -101,6 +113,12 @@ void grad_weight_in_place(const ConvProblem& pb, const Operands& o) {
 const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
   if (o.dtype == DType::int64) return "it computes in floating point";
   return nullptr;
+}
+
+const char* why_not_winograd(const ConvProblem& pb, const Operands& o) {
+  if (pb.R != 3 || pb.S != 3 || pb.is_dilated() || !pb.is_unit_stride())
+    return "it is for kernels of 3x3, not dilated, at stride 1";
+  return why_not_engine(pb, o);
 }
 
 // What a piece of one row of results reads must fit the packed tile; for grad_weight, of 32 channels.
@@ -260,6 +278,17 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
                    multiply_adds);
 }
 
+// Both sides' transforms must meet enough of the other side, and patches of 2 x 2 must not be mostly edge: 49 results
+// of 7 x 7 take 16 patches. Transformed weights are written and read from memory once per call, for one image if it
+// comes to that: of 196 results on (14 x 14) their products make up for it. (Measured on AVX2; of one image only, as a
+// sample's result must not depend on the others.)
+constexpr int64_t kWorthTransformedWeights = 180;
+bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, int64_t fewest) {
+  const double patches = double(ceil_div(rows, 2)) * double(ceil_div(columns, 2));
+  return pb.channels_per_group() >= 16 && pb.outputs_per_group() >= 16 && rows * columns >= fewest &&
+         rows * columns >= 0.8 * 4 * patches;
+}
+
 // Not of the batch: what a sample's result is must not depend on the others.
 double of_one_image(const ConvProblem& pb) { return pb.multiply_adds() / double(pb.N > 1 ? pb.N : 1); }
 
@@ -283,6 +312,16 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
   return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
+
+bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
+  return suits_winograd(pb, pb.P, pb.Q, kWorthTransformedWeights);
+}
+
+bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
+  return suits_winograd(pb, pb.H, pb.W, kWorthTransformedWeights);
+}
+
+bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.P, pb.Q, 64); }
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }

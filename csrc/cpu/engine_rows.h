@@ -9,6 +9,9 @@ namespace cpu {
 void forward_outer_product(const ConvProblem&, const Operands&);
 void grad_input_outer_product(const ConvProblem&, const Operands&);
 void grad_weight_outer_product(const ConvProblem&, const Operands&);
+void forward_winograd(const ConvProblem&, const Operands&);
+void grad_input_winograd(const ConvProblem&, const Operands&);
+void grad_weight_winograd(const ConvProblem&, const Operands&);
 void forward_amx(const ConvProblem&, const Operands&);
 void grad_input_amx(const ConvProblem&, const Operands&);
 void grad_weight_amx(const ConvProblem&, const Operands&);
@@ -25,6 +28,7 @@ void grad_input_in_place(const ConvProblem&, const Operands&);
 void grad_weight_in_place(const ConvProblem&, const Operands&);
 
 const char* why_not_engine(const ConvProblem&, const Operands&);
+const char* why_not_winograd(const ConvProblem&, const Operands&);
 const char* why_not_amx_forward(const ConvProblem&, const Operands&);
 const char* why_not_amx_grad_input(const ConvProblem&, const Operands&);
 const char* why_not_amx_grad_weight(const ConvProblem&, const Operands&);
@@ -37,6 +41,9 @@ const char* why_not_in_place_grad_weight(const ConvProblem&, const Operands&);
 bool many_groups(const ConvProblem&, const Operands&);
 bool better_in_place(const ConvProblem&, const Operands&);
 bool better_in_place_grad_weight(const ConvProblem&, const Operands&);
+bool suits_winograd_forward(const ConvProblem&, const Operands&);
+bool suits_winograd_grad_input(const ConvProblem&, const Operands&);
+bool suits_winograd_grad_weight(const ConvProblem&, const Operands&);
 bool suits_amx_forward(const ConvProblem&, const Operands&);
 bool suits_amx_grad_input(const ConvProblem&, const Operands&);
 bool suits_amx_grad_weight(const ConvProblem&, const Operands&);

@@ -10,6 +10,7 @@
 #include "panels.h"
 #include "pixels.h"
 #include "pixels_weight.h"
+#include "winograd_weight.h"
 
 namespace convx {
 namespace cpu {
@@ -76,6 +77,17 @@ struct AcrossPixels {
   template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {
     return weight_gradient_pixels(wg);
+  }
+};
+
+struct AcrossPatches {
+  template <class T, class In>
+  static bool convolve(Convolution<T, In>& cv) {
+    return convolve_winograd(cv);
+  }
+  template <class T, class In>
+  static bool weight_gradient(const WeightGradient<T, In>& wg) {
+    return weight_gradient_winograd(wg);
   }
 };
 

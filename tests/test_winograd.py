@@ -1,0 +1,177 @@
+"""Winograd's kernels: patches of every size of plane and block exactly, and what must not go through patches.
+
+A patch of 2 x 2 results mixes 4 x 4 inputs. So an infinity, or a number so large that a transformed one overflows,
+would reach results that don't read it: such an image is computed by another kernel, and only that image.
+"""
+
+import numpy as np
+import pytest
+import torch
+from choices import call, forced, instruction_sets
+from conftest import PRIMITIVES
+from exact import assert_exact, draw_integers, judge, numpy_of
+from problems import Problem
+
+import convx
+
+CASES = {
+    "one-patch": Problem(1, 1, 2, 2, 1, 3, 3, padding=(1, 1)),
+    "one-result": Problem(2, 3, 3, 3, 5, 3, 3),
+    "odd": Problem(2, 9, 7, 5, 11, 3, 3, padding=(1, 1)),
+    "padding-of-rows": Problem(2, 5, 6, 9, 8, 3, 3, padding=(2, 0)),
+    "padding-of-columns": Problem(1, 4, 9, 4, 17, 3, 3, padding=(0, 2)),
+    "more-padding-than-taps": Problem(2, 3, 6, 5, 9, 3, 3, padding=(4, 3)),
+    "same-on-one-side": Problem(2, 3, 8, 9, 4, 3, 3, padding=(0, 1), P=8, Q=10),
+    "unread": Problem(2, 3, 1, 6, 4, 3, 3, padding=(1, 1)),  # of the filter's rows only one meets the input
+    "long-rows": Problem(1, 3, 5, 701, 18, 3, 3, padding=(1, 1)),  # blocks are parts of a row
+    "many-rows": Problem(1, 40, 61, 23, 17, 3, 3, padding=(1, 1)),
+    "many-images": Problem(19, 6, 8, 10, 7, 3, 3, padding=(1, 1)),  # strips are several images
+    "many-channels": Problem(1, 300, 9, 8, 40, 3, 3, padding=(1, 1)),
+    "many-outputs": Problem(2, 7, 12, 11, 150, 3, 3, padding=(1, 1)),
+    "groups": Problem(2, 12, 13, 9, 54, 3, 3, padding=(1, 1), G=3),
+    "reflect": Problem(2, 5, 7, 8, 6, 3, 3, padding=(2, 1), mode="reflect"),
+    "replicate": Problem(2, 5, 6, 7, 6, 3, 3, padding=(1, 3), mode="replicate"),
+    "circular": Problem(1, 9, 8, 5, 6, 3, 3, padding=(2, 2), mode="circular"),
+}
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SETS = instruction_sets("winograd")
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+@pytest.mark.parametrize("case", CASES)
+def test_every_plane(case, primitive, dtype, layout, isa):
+    problem = CASES[case]
+    first, second, bias, expected = draw_integers(primitive, problem, dtype, "cpu", (layout, layout), "contiguous")
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)  # conftest.py sets it back
+        with forced(primitive, "winograd", isa):
+            actual = call(primitive, first, second, bias, problem, layout == "channels_last")
+        assert_exact(actual, expected, f"{threads} threads on {isa}: {problem}")
+
+
+PLANES = Problem(3, 17, 11, 14, 19, 3, 3, padding=(1, 1))
+
+
+def random_operands(primitive, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(s, generator=generator).to(dtype) for s in PLANES.shapes(primitive)[:2]]
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("value", (float("inf"), float("nan"), 3e38, -3e38), ids=str)
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+def test_only_the_image_that_has_it_goes_elsewhere(primitive, value, isa):
+    """Its results are those of outer_product, bit for bit, and the other images' are as if it were not there."""
+    first, second = random_operands(primitive)
+    with forced(primitive, "winograd", isa):
+        without = call(primitive, first, second, None, PLANES)
+    first[1, 3, 5, 6] = value
+    with forced(primitive, "winograd", isa):
+        actual = call(primitive, first, second, None, PLANES)
+    with forced(primitive, "outer_product", isa):
+        expected = call(primitive, first, second, None, PLANES)
+    torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(actual[[0, 2]], without[[0, 2]])
+    with np.errstate(invalid="ignore"):
+        exact = judge(primitive, *map(numpy_of, (first, second)), None, PLANES)
+    reads_it = ~np.isfinite(exact) | (abs(exact) > 1e30)
+    assert 0 < reads_it.sum() == 9 * exact.shape[1]
+    assert (abs(numpy_of(actual))[~reads_it] < 1e3).all()
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("value", (float("inf"), float("nan"), 3e38), ids=str)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+@pytest.mark.parametrize("where", (0, 1))
+def test_weights_and_gradients_with_it_go_elsewhere(where, primitive, value, isa):
+    operands = random_operands(primitive)
+    operands[where].view(-1)[7] = value
+    with forced(primitive, "winograd", isa):
+        actual = call(primitive, *operands, None, PLANES)
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact = judge(primitive, *map(numpy_of, operands), None, PLANES)
+        rounded = exact.astype(np.float32)
+    assert np.array_equal(np.isnan(numpy_of(actual)), np.isnan(rounded))
+    assert np.array_equal(np.isinf(numpy_of(actual)), np.isinf(rounded))
+    small = abs(exact) < 1e3
+    assert small.any() and (abs(numpy_of(actual)[small] - exact[small]) < 1e-4).all()
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("scales", ((1e-30, 1e30), (1e30, 1e-30), (1e-40, 1e30), (2.0**-140, 1.0)), ids=str)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_small_and_large_operands(primitive, scales, isa):
+    """Transforms only add, so that small numbers lose nothing, subnormal ones neither, unless the result is one."""
+    operands = [t * scale for t, scale in zip(random_operands(primitive), scales, strict=True)]
+    exact = judge(primitive, *map(numpy_of, operands), None, PLANES)
+    error = {}
+    for algorithm in ("winograd", "outer_product"):
+        with forced(primitive, algorithm, isa):
+            actual = numpy_of(call(primitive, *operands, None, PLANES))
+        assert np.isfinite(actual).all() and (actual != 0).any()
+        error[algorithm] = np.linalg.norm(actual - exact) / np.linalg.norm(exact)
+    assert error["winograd"] <= 2 * error["outer_product"]
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+@pytest.mark.parametrize("channels", (16, 64, 256))
+def test_error_in_norm_is_torchs_at_most_by_a_third(primitive, channels):
+    """Where it is the default. Forward's and the weight gradient's are below torch's; grad_input's chains of 64 outputs
+    and less are short in torch too."""
+    problem = Problem(2, channels, 28, 28, channels, 3, 3, padding=(1, 1))
+    generator = torch.Generator().manual_seed(0)
+    x, w, y = (torch.randn(s, generator=generator) for s in (problem.x_shape, problem.w_shape, problem.y_shape))
+    backward = torch.ops.aten.convolution_backward
+
+    def torchs(x, w, y):
+        if primitive == "forward":
+            return torch.conv2d(x, w, padding=1)
+        mask = [primitive == "grad_input", primitive == "grad_weight", False]
+        return backward(y, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)[mask.index(True)]
+
+    operands = {"forward": (x, w), "grad_input": (y, w), "grad_weight": (x, y)}[primitive]
+    exact = torchs(x.double(), w.double(), y.double())
+    with convx.algorithm(**{primitive: "winograd"}):
+        ours = (call(primitive, *operands, None, problem).double() - exact).norm()
+    limit = 4 / 3 if primitive == "grad_input" else 1
+    assert ours <= limit * (torchs(x, w, y).double() - exact).norm()
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_is_the_default_for_3x3_and_can_be_left_out(primitive, isa):
+    problem = Problem(2, 32, 16, 16, 32, 3, 3, padding=(1, 1))
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(s, generator=generator) for s in problem.shapes(primitive)[:2])
+    results = {}
+    for name in ("", "winograd", "-winograd", "outer_product"):
+        with forced(primitive, name, isa):
+            results[name] = call(primitive, first, second, None, problem)
+    assert torch.equal(results[""], results["winograd"])
+    assert torch.equal(results["-winograd"], results["outer_product"])
+    assert not torch.equal(results["winograd"], results["outer_product"])
+
+
+@pytest.mark.parametrize("by_primitive", (False, True))
+def test_the_reference_cannot_be_left_out(by_primitive):
+    with pytest.raises(ValueError, match="expected an algorithm"):
+        convx.algorithm(forward="-reference") if by_primitive else convx.algorithm("-reference")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    (
+        Problem(1, 4, 9, 9, 4, 3, 3, stride=(1, 2)),
+        Problem(1, 4, 9, 9, 4, 3, 3, dilation=(2, 1)),
+        Problem(1, 4, 9, 9, 4, 3, 5),
+    ),
+    ids=str,
+)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_refuses_other_kernels(primitive, problem):
+    first, second = (torch.zeros(s) for s in problem.shapes(primitive)[:2])
+    with forced(primitive, "winograd"), pytest.raises(RuntimeError, match="kernels of 3x3, not dilated, at stride 1"):
+        call(primitive, first, second, None, problem)
