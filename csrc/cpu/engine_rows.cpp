@@ -279,14 +279,12 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
 }
 
 // Both sides' transforms must meet enough of the other side, and patches of 2 x 2 must not be mostly edge: 49 results
-// of 7 x 7 take 16 patches. Transformed weights are written and read from memory once per call, for one image if it
-// comes to that: of 196 results on (14 x 14) their products make up for it. (Measured on AVX2; of one image only, as a
-// sample's result must not depend on the others.)
-constexpr int64_t kWorthTransformedWeights = 180;
-bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, int64_t fewest) {
+// of 7 x 7 take 16 patches, which is just worth it. (Measured on AVX2. Nothing here depends on the batch, as a sample's
+// result must not.)
+bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns) {
   const double patches = double(ceil_div(rows, 2)) * double(ceil_div(columns, 2));
-  return pb.channels_per_group() >= 16 && pb.outputs_per_group() >= 16 && rows * columns >= fewest &&
-         rows * columns >= 0.8 * 4 * patches;
+  return pb.channels_per_group() >= 16 && pb.outputs_per_group() >= 16 && rows * columns >= 36 &&
+         rows * columns >= 0.75 * 4 * patches;
 }
 
 // Not of the batch: what a sample's result is must not depend on the others.
@@ -313,15 +311,11 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
-bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
-  return suits_winograd(pb, pb.P, pb.Q, kWorthTransformedWeights);
-}
+bool suits_winograd_forward(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.P, pb.Q); }
 
-bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
-  return suits_winograd(pb, pb.H, pb.W, kWorthTransformedWeights);
-}
+bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.H, pb.W); }
 
-bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.P, pb.Q, 64); }
+bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.P, pb.Q); }
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }

@@ -28,6 +28,7 @@ class WinogradGradientSums {
         columns_(patches_of(wg.columns)),
         strips_(wg.N, rows_, columns_, kPatches),
         most_(strips_.images * strips_.rows * strips_.columns),
+        strips_of_sum_(strips_.count > 8 ? int64_t(std::sqrt(double(strips_.count))) : strips_.count),
         shape_(wg.rows, wg.columns, kResults * strips_.rows, kResults * strips_.columns),
         blocks_(ceil_div(wg.outputs, kWidth)),
         tiles_(ceil_div(wg.inputs, CONVX_MAX_M)),
@@ -60,14 +61,16 @@ class WinogradGradientSums {
 
   // The cheapest division of blocks of outputs and tiles of channels among so many threads, in cycles a patch.
   void divide(int64_t threads) {
+    const auto steps_up = [](int64_t n) { return n + larger(1, n / 4); };
     double least = 0;
-    for (int64_t b = 1; b <= blocks_; ++b)
-      for (int64_t u = 1; u <= tiles_ && wg_.G * b * u <= larger(1, 16 * threads); ++u) {
+    for (int64_t b = 1; b <= blocks_; b = steps_up(b))
+      for (int64_t u = 1; u <= tiles_; u = steps_up(u)) {
         const double outputs = double(ceil_div(blocks_, b)) * kWidth,
                      channels = double(ceil_div(tiles_, u)) * smaller(CONVX_MAX_M, wg_.inputs);
         const bool fits = kPoints * outputs * channels * sizeof(T) <= kSumsBytes;
         const double item =
             kPoints * outputs * channels / (2 * L) * (fits ? 1 : 1.5) + channels * 40 / L + outputs * 60 / L;
+        // threads help one another with the last items
         const double time = (double(ceil_div(wg_.G * b * u, threads)) + 0.1) * item;
         if (least == 0 || time < least) least = time, block_parts_ = b, tile_parts_ = u;
       }
@@ -81,7 +84,9 @@ class WinogradGradientSums {
     const int64_t c0 = first_[tile0], channels = first_[tile1] - c0, blocks = kb1 - kb0;
     const int64_t v_pitch = odd_lines<T>(channels * pitch_), y_pitch = odd_lines<T>(most_ * kWidth),
                   m_pitch = odd_lines<T>(channels * kWidth);
-    Scratch<T> v(kPoints * v_pitch), y(blocks * kPoints * y_pitch), m(blocks * kPoints * m_pitch);
+    const int64_t sums = blocks * kPoints * m_pitch;
+    Scratch<T> v(kPoints * v_pitch), y(blocks * kPoints * y_pitch), m(sums);
+    Scratch<T> total(strips_of_sum_ < strips_.count ? sums : 0);
     Scratch<T> tile(kTogether * shape_.plane + 2 * L + 2), pixels(kResults * kResults * strips_.columns * kWidth);
     Greatest<T> x_greatest, y_greatest;
     for (int64_t s = 0; s < strips_.count; ++s) {
@@ -92,11 +97,14 @@ class WinogradGradientSums {
       for (int p = 0; p < kPoints; ++p)
         for (int64_t kb = 0; kb < blocks; ++kb)
           add_products(m.data() + (kb * kPoints + p) * m_pitch, v.data() + p * v_pitch,
-                       y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), tile0, tile1, s == 0);
+                       y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), tile0, tile1, s % strips_of_sum_ == 0);
+      if (strips_of_sum_ < strips_.count && ((s + 1) % strips_of_sum_ == 0 || s + 1 == strips_.count))
+        add_sums(total.data(), m.data(), sums, s < strips_of_sum_);
     }
     if (!stays_finite<T>(x_greatest.exponent(), y_greatest.exponent(), wg_.N * rows_ * columns_)) return false;
     for (int64_t kb = 0; kb < blocks; ++kb)
-      write(m.data() + kb * kPoints * m_pitch, m_pitch, g, kb0 + kb, c0, channels);
+      write((strips_of_sum_ < strips_.count ? total : m).data() + kb * kPoints * m_pitch, m_pitch, g, kb0 + kb, c0,
+            channels);
     return true;
   }
 
@@ -180,7 +188,8 @@ class WinogradGradientSums {
   const WeightGradient<T, In>& wg_;
   const int64_t rows_, columns_;  // of patches
   const Strips strips_;
-  const int64_t most_;  // patches of a strip
+  const int64_t most_;           // patches of a strip
+  const int64_t strips_of_sum_;  // summed before they are added to the total: by the shape, whatever the threads
   const TileShape shape_;
   const int64_t blocks_, tiles_, pitch_;
   int64_t block_parts_ = 1, tile_parts_ = 1;
