@@ -115,7 +115,21 @@ const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
   return nullptr;
 }
 
-const char* why_not_winograd(const ConvProblem& pb, const Operands& o) {
+const char* why_not_winograd_forward(const ConvProblem& pb, const Operands& o) {
+  for (const Axis& a : {pb.rows(), pb.columns()})
+    if (a.kernel < 2 || a.kernel > 3 || a.stride != 1 || a.dilation != 1)
+      return "it is for kernels of 2 or 3 taps along each axis, not dilated, at stride 1";
+  return why_not_engine(pb, o);
+}
+
+const char* why_not_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
+  for (const Axis& a : {pb.rows(), pb.columns()})
+    if (a.kernel < 2 * a.stride || a.kernel > 3 * a.stride || a.dilation != 1)
+      return "it is for kernels of 2 to 3 times the stride along each axis, not dilated";
+  return why_not_engine(pb, o);
+}
+
+const char* why_not_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
   if (pb.R != 3 || pb.S != 3 || pb.is_dilated() || !pb.is_unit_stride())
     return "it is for kernels of 3x3, not dilated, at stride 1";
   return why_not_engine(pb, o);
@@ -278,13 +292,13 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
                    multiply_adds);
 }
 
-// Both sides' transforms must meet enough of the other side, and patches of 2 x 2 must not be mostly edge: 49 results
-// of 7 x 7 take 16 patches, which is just worth it. (Measured on AVX2. Nothing here depends on the batch, as a sample's
+// Both sides' transforms must meet enough of the other side, and patches must not be mostly edge: 49 results of 7 x 7
+// take 16 patches of 2 x 2, which is just worth it. (Measured on AVX2. Nothing here depends on the batch, as a sample's
 // result must not.)
-bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns) {
-  const double patches = double(ceil_div(rows, 2)) * double(ceil_div(columns, 2));
+bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, int64_t taps_h, int64_t taps_w) {
+  const auto covered = [](int64_t count, int64_t taps) { return ceil_div(count, 5 - taps) * (5 - taps); };
   return pb.channels_per_group() >= 16 && pb.outputs_per_group() >= 16 && rows * columns >= 36 &&
-         rows * columns >= 0.75 * 4 * patches;
+         double(rows * columns) >= 0.75 * double(covered(rows, taps_h) * covered(columns, taps_w));
 }
 
 // Not of the batch: what a sample's result is must not depend on the others.
@@ -311,11 +325,18 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
-bool suits_winograd_forward(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.P, pb.Q); }
+bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
+  return suits_winograd(pb, pb.P, pb.Q, pb.R, pb.S);
+}
 
-bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.H, pb.W); }
+bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
+  return suits_winograd(pb, ceil_div(pb.H, pb.stride_h), ceil_div(pb.W, pb.stride_w), ceil_div(pb.R, pb.stride_h),
+                        ceil_div(pb.S, pb.stride_w));
+}
 
-bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands&) { return suits_winograd(pb, pb.P, pb.Q); }
+bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands&) {
+  return suits_winograd(pb, pb.P, pb.Q, pb.R, pb.S);
+}
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }

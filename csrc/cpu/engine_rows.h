@@ -28,7 +28,9 @@ void grad_input_in_place(const ConvProblem&, const Operands&);
 void grad_weight_in_place(const ConvProblem&, const Operands&);
 
 const char* why_not_engine(const ConvProblem&, const Operands&);
-const char* why_not_winograd(const ConvProblem&, const Operands&);
+const char* why_not_winograd_forward(const ConvProblem&, const Operands&);
+const char* why_not_winograd_grad_input(const ConvProblem&, const Operands&);
+const char* why_not_winograd_grad_weight(const ConvProblem&, const Operands&);
 const char* why_not_amx_forward(const ConvProblem&, const Operands&);
 const char* why_not_amx_grad_input(const ConvProblem&, const Operands&);
 const char* why_not_amx_grad_weight(const ConvProblem&, const Operands&);

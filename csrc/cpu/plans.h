@@ -10,6 +10,7 @@
 #include "panels.h"
 #include "pixels.h"
 #include "pixels_weight.h"
+#include "winograd.h"
 #include "winograd_weight.h"
 
 namespace convx {

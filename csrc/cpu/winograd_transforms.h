@@ -1,15 +1,16 @@
-// The transforms of Winograd's minimal filtering F(2x2, 3x3): 2 x 2 results of a 3 x 3 filter from 16 products instead
-// of 36 (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, arXiv:1509.09308, section 4.1).
-// Along one axis, with d the four inputs that two neighbouring results read and g the filter,
+// The transforms of Winograd's minimal filtering (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
+// 2016, arXiv:1509.09308, section 4). Along one axis, four inputs d, and a and b of two and three elements: the six
+// products a_i * b_j * d_(i + j) are summed by four,
 //
-//   y = A' [(G g) * (B' d)],   B' d = (d0 - d2, d1 + d2, d2 - d1, d1 - d3)
-//                              G g  = (2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2) / 2
-//                              A' m = (m0 + m1 + m2, m1 - m2 - m3)
+//   sum over i, j of a_i b_j d_(i+j) = sum over p of (A a)_p (B b)_p (D d)_p
 //
-// and in two dimensions each is applied to columns, then to rows. Only additions, and one factor of 1/4 in all: it is
-// left to the end, so that integers stay integers and small weights stay what they are.
+//   A a = (a0, a0 + a1, a0 - a1, -a1)   B b = (2 b0, b0 + b1 + b2, b0 - b1 + b2, 2 b2) / 2
+//   D d = (d0 - d2, d1 + d2, d2 - d1, d1 - d3)
 //
-// The same trilinear form in y, g and d gives the gradient of the filter: G' [(A y) * (B' d)].
+// If b is a filter of three taps, the derivative by a gives two results of a convolution, F(2, 3); if a is a filter of
+// two taps, the derivative by b gives three, F(3, 2); and the derivative by the filter is the filter's gradient. In two
+// dimensions each is applied to columns, then to rows: 16 products for 36. Only additions, and a factor of 1/4 in all:
+// it is left to the end, so that integers stay integers and small numbers lose nothing.
 #pragma once
 #include "vec.h"
 
@@ -17,96 +18,71 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-constexpr int kPatch = 4;                 // inputs along an axis that a patch of results reads
-constexpr int kPoints = kPatch * kPatch;  // products for a patch of results
-constexpr int kResults = 2;               // along an axis
+constexpr int kPatch = 4;                 // inputs along an axis
+constexpr int kPoints = kPatch * kPatch;  // products for a patch
 
-// v = B' d
+// Results along an axis for a filter of so many taps.
+constexpr int results_of(int taps) { return kPatch + 1 - taps; }
+
+// D d
 template <class V>
-__attribute__((always_inline)) inline void transform_line(const V (&d)[kPatch], V (&v)[kPatch]) {
-  v[0] = d[0] - d[2];
-  v[1] = d[1] + d[2];
-  v[2] = d[2] - d[1];
-  v[3] = d[1] - d[3];
+__attribute__((always_inline)) inline void spread(const V (&d)[4], V (&to)[4]) {
+  to[0] = d[0] - d[2], to[1] = d[1] + d[2], to[2] = d[2] - d[1], to[3] = d[1] - d[3];
+}
+// A a
+template <class V>
+__attribute__((always_inline)) inline void spread(const V (&a)[2], V (&to)[4]) {
+  to[0] = a[0], to[1] = a[0] + a[1], to[2] = a[0] - a[1], to[3] = -a[1];
+}
+// 2 B b
+template <class V>
+__attribute__((always_inline)) inline void spread(const V (&b)[3], V (&to)[4]) {
+  const V ends = b[0] + b[2];
+  to[0] = b[0] + b[0], to[1] = ends + b[1], to[2] = ends - b[1], to[3] = b[2] + b[2];
+}
+// A' m
+template <class V>
+__attribute__((always_inline)) inline void gather(const V (&m)[4], V (&to)[2]) {
+  to[0] = m[0] + m[1] + m[2], to[1] = m[1] - m[2] - m[3];
+}
+// 2 B' m
+template <class V>
+__attribute__((always_inline)) inline void gather(const V (&m)[4], V (&to)[3]) {
+  const V middle = m[1] + m[2];
+  to[0] = m[0] + m[0] + middle, to[1] = m[1] - m[2], to[2] = m[3] + m[3] + middle;
 }
 
-// u = 4 G g G'
-template <class V>
-__attribute__((always_inline)) inline void transform_filter(const V (&g)[3][3], V (&u)[kPatch][kPatch]) {
-  V t[kPatch][3];
-#pragma GCC unroll 3
-  for (int j = 0; j < 3; ++j) {
-    const V ends = g[0][j] + g[2][j];
-    t[0][j] = g[0][j] + g[0][j];
-    t[1][j] = ends + g[1][j];
-    t[2][j] = ends - g[1][j];
-    t[3][j] = g[2][j] + g[2][j];
+// Columns, then rows. A filter of R x S taps is spread, results of it are gathered, or the other way round.
+template <class V, int R, int S>
+__attribute__((always_inline)) inline void spread(const V (&from)[R][S], V (&to)[kPatch][kPatch]) {
+  V t[kPatch][S];
+#pragma GCC unroll 4
+  for (int j = 0; j < S; ++j) {
+    V column[R], out[kPatch];
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i) column[i] = from[i][j];
+    spread(column, out);
+#pragma GCC unroll 4
+    for (int i = 0; i < kPatch; ++i) t[i][j] = out[i];
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < kPatch; ++i) {
-    const V ends = t[i][0] + t[i][2];
-    u[i][0] = t[i][0] + t[i][0];
-    u[i][1] = ends + t[i][1];
-    u[i][2] = ends - t[i][1];
-    u[i][3] = t[i][2] + t[i][2];
-  }
+  for (int i = 0; i < kPatch; ++i) spread(t[i], to[i]);
 }
 
-// y = A' m A, four times as large
-template <class V>
-__attribute__((always_inline)) inline void transform_output(const V (&m)[kPatch][kPatch], V (&y)[kResults][kResults]) {
-  V t[kResults][kPatch];
-#pragma GCC unroll 4
-  for (int j = 0; j < kPatch; ++j) {
-    t[0][j] = m[0][j] + m[1][j] + m[2][j];
-    t[1][j] = m[1][j] - m[2][j] - m[3][j];
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < kResults; ++i) {
-    y[i][0] = t[i][0] + t[i][1] + t[i][2];
-    y[i][1] = t[i][1] - t[i][2] - t[i][3];
-  }
-}
-
-// A y A'
-template <class V>
-__attribute__((always_inline)) inline void transform_gradient(const V (&y)[kResults][kResults],
-                                                              V (&m)[kPatch][kPatch]) {
-  V t[kPatch][kResults];
-#pragma GCC unroll 2
-  for (int j = 0; j < kResults; ++j) {
-    t[0][j] = y[0][j];
-    t[1][j] = y[0][j] + y[1][j];
-    t[2][j] = y[0][j] - y[1][j];
-    t[3][j] = -y[1][j];
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kPatch; ++i) {
-    m[i][0] = t[i][0];
-    m[i][1] = t[i][0] + t[i][1];
-    m[i][2] = t[i][0] - t[i][1];
-    m[i][3] = -t[i][1];
-  }
-}
-
-// g = G' m G, four times as large
-template <class V>
-__attribute__((always_inline)) inline void transform_filter_gradient(const V (&m)[kPatch][kPatch], V (&g)[3][3]) {
-  V t[3][kPatch];
+template <class V, int R, int S>
+__attribute__((always_inline)) inline void gather(const V (&from)[kPatch][kPatch], V (&to)[R][S]) {
+  V t[R][kPatch];
 #pragma GCC unroll 4
   for (int j = 0; j < kPatch; ++j) {
-    const V middle = m[1][j] + m[2][j];
-    t[0][j] = m[0][j] + m[0][j] + middle;
-    t[1][j] = m[1][j] - m[2][j];
-    t[2][j] = m[3][j] + m[3][j] + middle;
+    V column[kPatch], out[R];
+#pragma GCC unroll 4
+    for (int i = 0; i < kPatch; ++i) column[i] = from[i][j];
+    gather(column, out);
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i) t[i][j] = out[i];
   }
-#pragma GCC unroll 3
-  for (int i = 0; i < 3; ++i) {
-    const V middle = t[i][1] + t[i][2];
-    g[i][0] = t[i][0] + t[i][0] + middle;
-    g[i][1] = t[i][1] - t[i][2];
-    g[i][2] = t[i][3] + t[i][3] + middle;
-  }
+#pragma GCC unroll 4
+  for (int i = 0; i < R; ++i) gather(t[i], to[i]);
 }
 
 }  // namespace CONVX_ISA

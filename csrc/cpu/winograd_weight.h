@@ -13,7 +13,7 @@
 // each part of the outputs, Y about 60 a patch and output in each part of the channels.
 #pragma once
 #include "outer_product_weight.h"
-#include "winograd.h"
+#include "winograd_tile.h"
 
 namespace convx {
 namespace cpu {
@@ -54,6 +54,7 @@ class WinogradGradientSums {
 
  private:
   static constexpr int64_t L = Vec<T>::lanes, kWidth = NV * L;
+  static constexpr int kResults = results_of(3);
   static constexpr int64_t kPatches = 96;           // of a strip
   static constexpr int64_t kSumsBytes = 512 << 10;  // of M, in L2 or L3
   static constexpr int64_t kTogether = 8;           // channels of a tile
@@ -87,7 +88,7 @@ class WinogradGradientSums {
     const int64_t sums = blocks * kPoints * m_pitch;
     Scratch<T> v(kPoints * v_pitch), y(blocks * kPoints * y_pitch), m(sums);
     Scratch<T> total(strips_of_sum_ < strips_.count ? sums : 0);
-    Scratch<T> tile(kTogether * shape_.plane + 2 * L + 2), pixels(kResults * kResults * strips_.columns * kWidth);
+    Scratch<T> tile(kTogether * shape_.plane + kBeyondTile<T>), pixels(kResults * kResults * strips_.columns * kWidth);
     Greatest<T> x_greatest, y_greatest;
     for (int64_t s = 0; s < strips_.count; ++s) {
       const Strip strip = strips_[s];
@@ -116,8 +117,8 @@ class WinogradGradientSums {
         pack_tile<T, In>(tile, shape_, wg_.rows, wg_.columns, kResults * strip.i, kResults * strip.rows,
                          kResults * strip.j, kResults * strip.columns,
                          wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0 + c, 0, 0), wg_.x_strides, count);
-        add_tile(greatest, tile, shape_, count, strip.rows, strip.columns);
-        transform_tile(tile, shape_, count, strip.rows, strip.columns, v + c * pitch_ + b * strip.rows * strip.columns,
+        add_tile(greatest, tile, shape_, count, kResults * strip.rows + 2, kResults * strip.columns + 2);
+        transform_tile<T, kResults, kResults>(tile, shape_, count, strip.rows, strip.columns, v + c * pitch_ + b * strip.rows * strip.columns,
                        pitch_, v_pitch);
       }
   }
@@ -144,7 +145,7 @@ class WinogradGradientSums {
             for (int e = 0; e < kResults * kResults; ++e)
               in[e / kResults][e % kResults] =
                   load(pixels + e / kResults * line + (kResults * j + e % kResults) * kWidth + o);
-            transform_gradient(in, out);
+            spread(in, out);
 #pragma GCC unroll 16
             for (int p = 0; p < kPoints; ++p) store(y + p * y_pitch + o, out[p / kPatch][p % kPatch]);
           }
@@ -170,7 +171,7 @@ class WinogradGradientSums {
       for (int64_t o = 0; o < kWidth; o += L) {
         V sums[kPatch][kPatch], filter[3][3];
         for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * m_pitch + c * kWidth + o);
-        transform_filter_gradient(sums, filter);
+        gather(sums, filter);
         for (int64_t r = 0; r < 3; ++r)
           for (int64_t s = 0; s < 3; ++s)
             store(filters.data() + (lines ? 9 * c + 3 * r + s : (3 * r + s) * channels + c) * kWidth + o,
@@ -197,13 +198,13 @@ class WinogradGradientSums {
   Scratch<int64_t> first_;  // channel of a tile
 };
 
-// What is not Winograd's goes to outer_product_weight.h.
+// What is not Winograd's goes to outer_product_weight.h, and what is too large or not finite.
 template <class T, class In>
 bool weight_gradient_winograd(const WeightGradient<T, In>& wg) {
+  const auto is_winograds = [](const AxisPlan& a) { return a.taps == 3 && has_patches(a); };
   if (is_winograds(wg.rows) && is_winograds(wg.columns)) {
-    if (wg.outputs <= Vec<T>::lanes ? WinogradGradientSums<T, In, 1>(wg).run()
-                                    : WinogradGradientSums<T, In, 2>(wg).run())
-      return true;
+    const bool one_vector = wg.outputs <= Vec<T>::lanes;
+    if (one_vector ? WinogradGradientSums<T, In, 1>(wg).run() : WinogradGradientSums<T, In, 2>(wg).run()) return true;
   }
   return weight_gradient(wg);
 }
