@@ -33,6 +33,28 @@ CASES = {
     "replicate": Problem(2, 5, 6, 7, 6, 3, 3, padding=(1, 3), mode="replicate"),
     "circular": Problem(1, 9, 8, 5, 6, 3, 3, padding=(2, 2), mode="circular"),
 }
+# By filters of two taps, forward and grad_input.
+TAPS = {
+    "2x2": Problem(2, 17, 11, 9, 19, 2, 2),
+    "2x3": Problem(1, 6, 8, 13, 18, 2, 3, padding=(1, 2)),
+    "3x2": Problem(3, 5, 13, 40, 9, 3, 2, padding=(2, 0)),
+    "2x2-reflect": Problem(2, 5, 7, 8, 6, 2, 2, padding=(1, 1), mode="reflect"),
+}
+# grad_input only: a phase of the stride has two or three taps along each axis.
+STRIDES = {
+    "4x4": Problem(2, 17, 16, 22, 19, 4, 4, (2, 2), (1, 1)),
+    "4x4-unpadded": Problem(1, 9, 12, 14, 35, 4, 4, (2, 2)),
+    "4x4-many-channels": Problem(3, 40, 14, 10, 70, 4, 4, (2, 2), (1, 1), G=2),
+    "4x4-wide": Problem(1, 5, 10, 402, 18, 4, 4, (2, 2), (2, 1)),
+    "4x4-output-padding": Problem(2, 3, 17, 13, 6, 4, 4, (2, 2), (1, 0)),
+    "4x4-few": Problem(2, 3, 2, 4, 6, 4, 4, (2, 2), (1, 1)),
+    "4x4-circular": Problem(2, 3, 10, 12, 6, 4, 4, (2, 2), (1, 1), mode="circular"),
+    "5x5": Problem(2, 7, 15, 18, 9, 5, 5, (2, 2), (2, 2)),  # phases of 3x3, 3x2, 2x3 and 2x2
+    "6x6": Problem(1, 6, 20, 13, 17, 6, 6, (2, 2), (2, 2)),
+    "rows-only": Problem(2, 9, 13, 12, 7, 5, 3, (2, 1), (2, 1)),
+    "columns-only": Problem(2, 9, 13, 12, 7, 2, 4, (1, 2), (1, 1)),
+    "8x8": Problem(1, 5, 32, 36, 6, 8, 8, (4, 4), (2, 2)),  # sixteen phases, one by one
+}
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SETS = instruction_sets("winograd")
 
@@ -40,10 +62,13 @@ SETS = instruction_sets("winograd")
 @pytest.mark.parametrize("isa", SETS)
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
-@pytest.mark.parametrize("primitive", PRIMITIVES)
-@pytest.mark.parametrize("case", CASES)
-def test_every_plane(case, primitive, dtype, layout, isa):
-    problem = CASES[case]
+@pytest.mark.parametrize(
+    "primitive, problem",
+    [pytest.param(p, q, id=f"{p}-{name}") for p in PRIMITIVES for name, q in CASES.items()]
+    + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_input") for name, q in TAPS.items()]
+    + [pytest.param("grad_input", q, id=f"grad_input-{name}") for name, q in STRIDES.items()],
+)
+def test_every_plane(primitive, problem, dtype, layout, isa):
     first, second, bias, expected = draw_integers(primitive, problem, dtype, "cpu", (layout, layout), "contiguous")
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)  # conftest.py sets it back
@@ -53,32 +78,35 @@ def test_every_plane(case, primitive, dtype, layout, isa):
 
 
 PLANES = Problem(3, 17, 11, 14, 19, 3, 3, padding=(1, 1))
+UPSAMPLING = Problem(3, 17, 22, 28, 19, 4, 4, (2, 2), (1, 1))
 
 
-def random_operands(primitive, dtype=torch.float32):
+def random_operands(primitive, problem=PLANES):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(s, generator=generator).to(dtype) for s in PLANES.shapes(primitive)[:2]]
+    return [torch.randn(s, generator=generator) for s in problem.shapes(primitive)[:2]]
 
 
 @pytest.mark.parametrize("isa", SETS)
 @pytest.mark.parametrize("value", (float("inf"), float("nan"), 3e38, -3e38), ids=str)
-@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
-def test_only_the_image_that_has_it_goes_elsewhere(primitive, value, isa):
+@pytest.mark.parametrize(
+    "primitive, problem", (("forward", PLANES), ("grad_input", PLANES), ("grad_input", UPSAMPLING)), ids=str
+)
+def test_only_the_image_that_has_it_goes_elsewhere(primitive, problem, value, isa):
     """Its results are those of outer_product, bit for bit, and the other images' are as if it were not there."""
-    first, second = random_operands(primitive)
+    first, second = random_operands(primitive, problem)
     with forced(primitive, "winograd", isa):
-        without = call(primitive, first, second, None, PLANES)
+        without = call(primitive, first, second, None, problem)
     first[1, 3, 5, 6] = value
     with forced(primitive, "winograd", isa):
-        actual = call(primitive, first, second, None, PLANES)
+        actual = call(primitive, first, second, None, problem)
     with forced(primitive, "outer_product", isa):
-        expected = call(primitive, first, second, None, PLANES)
+        expected = call(primitive, first, second, None, problem)
     torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=0, equal_nan=True)
     assert torch.equal(actual[[0, 2]], without[[0, 2]])
     with np.errstate(invalid="ignore"):
-        exact = judge(primitive, *map(numpy_of, (first, second)), None, PLANES)
+        exact = judge(primitive, *map(numpy_of, (first, second)), None, problem)
     reads_it = ~np.isfinite(exact) | (abs(exact) > 1e30)
-    assert 0 < reads_it.sum() == 9 * exact.shape[1]
+    assert 0 < reads_it.sum() == problem.R * problem.S * exact.shape[1]
     assert (abs(numpy_of(actual))[~reads_it] < 1e3).all()
 
 
@@ -116,12 +144,13 @@ def test_small_and_large_operands(primitive, scales, isa):
     assert error["winograd"] <= 2 * error["outer_product"]
 
 
-@pytest.mark.parametrize("primitive", PRIMITIVES)
+@pytest.mark.parametrize("plane", (7, 28))
 @pytest.mark.parametrize("channels", (16, 64, 256))
-def test_error_in_norm_is_torchs_at_most_by_a_third(primitive, channels):
-    """Where it is the default. Forward's and the weight gradient's are below torch's; grad_input's chains of 64 outputs
-    and less are short in torch too."""
-    problem = Problem(2, channels, 28, 28, channels, 3, 3, padding=(1, 1))
+@pytest.mark.parametrize("primitive, limit", (("forward", 1.1), ("grad_input", 2), ("grad_weight", 1.5)))
+def test_error_in_norm_is_about_torchs(primitive, limit, channels, plane):
+    """Where it is the default: mostly below torch's. The exceptions are small layers: grad_input's chains of 64 outputs
+    and less are short in torch too, and so are weight gradients of 49 pixels."""
+    problem = Problem(2, channels, plane, plane, channels, 3, 3, padding=(1, 1))
     generator = torch.Generator().manual_seed(0)
     x, w, y = (torch.randn(s, generator=generator) for s in (problem.x_shape, problem.w_shape, problem.y_shape))
     backward = torch.ops.aten.convolution_backward
@@ -136,7 +165,6 @@ def test_error_in_norm_is_torchs_at_most_by_a_third(primitive, channels):
     exact = torchs(x.double(), w.double(), y.double())
     with convx.algorithm(**{primitive: "winograd"}):
         ours = (call(primitive, *operands, None, problem).double() - exact).norm()
-    limit = 4 / 3 if primitive == "grad_input" else 1
     assert ours <= limit * (torchs(x, w, y).double() - exact).norm()
 
 
@@ -167,11 +195,12 @@ def test_the_reference_cannot_be_left_out(by_primitive):
         Problem(1, 4, 9, 9, 4, 3, 3, stride=(1, 2)),
         Problem(1, 4, 9, 9, 4, 3, 3, dilation=(2, 1)),
         Problem(1, 4, 9, 9, 4, 3, 5),
+        Problem(1, 4, 9, 9, 4, 1, 2),
     ),
     ids=str,
 )
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_refuses_other_kernels(primitive, problem):
     first, second = (torch.zeros(s) for s in problem.shapes(primitive)[:2])
-    with forced(primitive, "winograd"), pytest.raises(RuntimeError, match="kernels of 3x3, not dilated, at stride 1"):
+    with forced(primitive, "winograd"), pytest.raises(RuntimeError, match="it is for kernels of"):
         call(primitive, first, second, None, problem)

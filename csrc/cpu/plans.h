@@ -83,8 +83,8 @@ struct AcrossPixels {
 
 struct AcrossPatches {
   template <class T, class In>
-  static bool convolve(Convolution<T, In>& cv) {
-    return convolve_winograd(cv);
+  static bool convolve_all(Convolution<T, In>* cv, int64_t count) {
+    return convolve_all_winograd(cv, count);
   }
   template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {

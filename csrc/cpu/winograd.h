@@ -1,5 +1,7 @@
 // forward and grad_input of 3x3 filters at stride 1 by Winograd's F(2x2, 3x3): 16 products for four results instead of
-// 36, so past the FMA roof of a convolution by its definition. The transforms and their source: winograd_transforms.h.
+// 36, so past the FMA roof of a convolution by its definition. 2x2 filters are F(3x3, 2x2), for nine results. Such are
+// the four phases of a transposed 4x4 filter of stride 2: all read the same patches. The transforms and their source:
+// winograd_transforms.h.
 //
 // A block of results (some rows of patches of one image) goes through three steps:
 //   V[point][channel][patch]   the input's patches, transformed: vectors across patches
@@ -28,53 +30,101 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// The weights of channels [c0, c1) for `wide` outputs from `first` on, transformed: [point][channel][wide], `pitch`
-// elements from point to point. Returns the exponent of the largest.
+// The weights of `count` phases, channels [c0, c1) and `wide` outputs from `first` on, transformed: [phase][point]
+// [channel][wide], `pitch` elements from point to point. Returns the exponent of the largest.
 template <int R, int S, class T, class In>
-int transform_weights(const Convolution<T, In>& cv, int64_t g, int64_t first, int64_t wide, int64_t c0, int64_t c1,
-                      T* to, int64_t pitch) {
-  constexpr int64_t L = Vec<T>::lanes, kTogether = 16;  // channels
-  constexpr int64_t taps = R * S;
-  int64_t place[taps];  // of a step's tap in the filter
-  for (int64_t t = 0; t < taps; ++t)
-    place[t] = (cv.rows.offset[t / S] - cv.rows.lowest()) / cv.rows.stride * S +
-               (cv.columns.offset[t % S] - cv.columns.lowest()) / cv.columns.stride;
-  Scratch<T> plain(kTogether * taps * wide);
+int transform_weights(const Convolution<T, In>* phases, int64_t count, int64_t g, int64_t first, int64_t wide,
+                      int64_t c0, int64_t c1, T* to, int64_t pitch) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const Convolution<T, In>& cv = phases[0];
+  // Of several phases, each has every stride-th tap of a filter, so whole filters are turned over for all.
+  const bool together = count > 1 && cv.filters_are_lines();
+  const int64_t taps = together ? cv.filter_size : R * S, outs = smaller(wide, cv.outputs - first);
+  Scratch<T> plain(taps * wide);
   Greatest<T> greatest;
-  for (; c0 < c1; c0 += kTogether) {
-    const int64_t channels = smaller(kTogether, c1 - c0);
-    pack_weights(plain.data(), cv, g, first, wide, c0 * taps, (c0 + channels) * taps);
-    greatest.add(plain.data(), channels * taps * wide);
-    for (const T* from = plain.data(); from < plain.data() + channels * taps * wide; from += taps * wide, to += wide)
+  for (int64_t c = c0; c < c1; ++c, to += wide)
+    for (int64_t j = 0; j < count; ++j) {
+      const AxisPlan &rows = phases[j].rows, &columns = phases[j].columns;
+      if (!together)
+        pack_weights(plain.data(), phases[j], g, first, wide, c * taps, (c + 1) * taps);
+      else if (j == 0)
+        transpose<T, In>(cv.weight + g * cv.weight_group + first * cv.weight_output + c * cv.weight_input,
+                         cv.weight_output, outs, taps, plain.data(), wide, wide);
+      if (!together || j == 0) greatest.add(plain.data(), taps * wide);
+      const T* from[R][S];
+      for (int r = 0; r < R; ++r)
+        for (int s = 0; s < S; ++s)
+          from[(rows.offset[r] - rows.lowest()) / rows.stride]
+              [(columns.offset[s] - columns.lowest()) / columns.stride] =
+                  plain.data() +
+                  (together ? rows.index[r] * cv.weight_r + columns.index[s] * cv.weight_s : r * S + s) * wide;
       for (int64_t o = 0; o < wide; o += L) {
         typename Vec<T>::type filter[R][S], u[kPatch][kPatch];
-        for (int64_t t = 0; t < taps; ++t) (&filter[0][0])[place[t]] = load(from + t * wide + o);
+#pragma GCC unroll 9
+        for (int t = 0; t < R * S; ++t) filter[t / S][t % S] = load(from[t / S][t % S] + o);
         spread(filter, u);
 #pragma GCC unroll 16
-        for (int p = 0; p < kPoints; ++p) store(to + p * pitch + o, u[p / kPatch][p % kPatch]);
+        for (int p = 0; p < kPoints; ++p) store(to + (j * kPoints + p) * pitch + o, u[p / kPatch][p % kPatch]);
       }
-  }
+    }
   return greatest.exponent();
 }
 
-// How the patches of a convolution are cut into blocks, and its outputs into vectors.
+// Where results of patches lie along an axis: result q of all patches' in turn at begin + q * step, if that is inside
+// [first, end). The phases of a stride have their results between one another, `together` of them.
+struct PatchAxis {
+  int64_t begin, step, together, first, end, patches;
+
+  // Of `count` plans, one of which begins first, for `results` of each in a patch.
+  template <class Plans>
+  PatchAxis(int64_t count, int64_t lowest, int results, Plans&& plans) {
+    const AxisPlan& any = plans(0);
+    together = count > 1 ? any.out_step : 1, step = any.out_step / together;
+    begin = first = any.first_out, end = 0, patches = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      const AxisPlan& a = plans(j);
+      begin = smaller(begin, a.first_out - a.out_step * shift(a, lowest));
+      first = smaller(first, a.first_out), end = larger(end, a.first_out + (a.count - 1) * a.out_step + 1);
+      patches = larger(patches, ceil_div(a.count + shift(a, lowest), results));
+    }
+  }
+  // How many results of a plan would come before its first one in the patches that begin first.
+  static int64_t shift(const AxisPlan& a, int64_t lowest) { return (a.lowest() - lowest) / a.stride; }
+  // Of a plan's first result among those of all.
+  int64_t place(const AxisPlan& a, int64_t lowest) const {
+    return together == 1 ? 0 : a.first_out - a.out_step * shift(a, lowest) - begin;
+  }
+  // Those of results q0, q0 + 1, ... that are inside.
+  int64_t first_inside(int64_t q0) const { return larger(0, ceil_div(first - begin, step) - q0); }
+  int64_t last_inside(int64_t q0, int64_t count) const { return smaller(count, ceil_div(end - begin, step) - q0); }
+};
+
+// How the patches of a convolution are cut into blocks, and its outputs into vectors. Phases of a stride are
+// convolutions of the same patches.
 template <int R, int S, class T, class In>
 class PatchBlocks {
  public:
   static constexpr int kRows = results_of(R), kColumns = results_of(S);  // of a patch's results
   static constexpr int64_t L = Vec<T>::lanes;
-  const Convolution<T, In>& cv;
+  const Convolution<T, In>* const phases;
+  const int64_t count;
+  const Convolution<T, In>& cv;  // the phase whose patches begin first
+  const PatchAxis down, across;
   const int64_t width, kbs;     // of a block of outputs, and how many
   const int64_t columns, rows;  // of a block of patches
 
-  explicit PatchBlocks(const Convolution<T, In>& cv)
-      : cv(cv),
+  PatchBlocks(const Convolution<T, In>* phases, int64_t count)
+      : phases(phases),
+        count(count),
+        cv(first_of(phases, count)),
+        down(count, cv.rows.lowest(), kRows, [&](int64_t j) -> const AxisPlan& { return phases[j].rows; }),
+        across(count, cv.columns.lowest(), kColumns, [&](int64_t j) -> const AxisPlan& { return phases[j].columns; }),
         width(cv.outputs <= L ? L : 2 * L),
         kbs(ceil_div(cv.outputs, width)),
-        columns(ceil_div(across(), ceil_div(across(), most()))),
-        rows(ceil_div(down(), ceil_div(down(), larger(1, smaller(down(), most() / columns))))),
+        columns(ceil_div(across.patches, ceil_div(across.patches, most()))),
+        rows(ceil_div(down.patches, ceil_div(down.patches, larger(1, smaller(down.patches, most() / columns))))),
         shape_(cv.rows, cv.columns, kRows * rows, kColumns * columns) {
-    patches_.N = cv.N, patches_.G = cv.G, patches_.rows.count = down(), patches_.columns.count = across();
+    patches_.N = cv.N, patches_.G = cv.G, patches_.rows.count = down.patches, patches_.columns.count = across.patches;
   }
 
   Places places(int64_t wanted) const { return {patches_, rows, columns, wanted, kbs}; }
@@ -82,13 +132,22 @@ class PatchBlocks {
   int64_t width_of(int64_t kb) const { return cv.outputs - kb * width <= L ? L : width; }
   // Elements of one block: of the transformed input, of the products, and of what else its steps take.
   int64_t v_size() const { return kPoints * v_pitch(patches()); }
-  int64_t m_size() const { return kPoints * m_pitch(patches()); }
+  int64_t m_size() const { return count * kPoints * m_pitch(patches()); }
   int64_t tile_size() const { return kTogether * shape_.plane + kBeyondTile<T>; }
-  int64_t results_size() const { return (kRows * kColumns * columns + L) * width; }
+  int64_t results_size() const { return (kRows * down.together * kColumns * across.together * columns + L) * width; }
+
+  // Few patches in all: their transformed weights would go to memory and come back only once or twice, if they were
+  // all transformed first. (Measured on AVX2: either way takes as long where patches are half as many as outputs, or a
+  // bit more.)
+  bool suits_by_outputs() const {
+    constexpr int64_t kBytes = 8 << 20;  // of V
+    const int64_t all = cv.N * down.patches * across.patches;
+    return 2 * all <= count * cv.outputs + 64 && all * kPoints * cv.G * cv.inputs * int64_t(sizeof(T)) <= kBytes;
+  }
 
   // V of one block; returns the exponent of the largest input.
   int transform(const Place& at, T* v, T* tile) const {
-    const int64_t count = at.ni * at.nj;
+    const int64_t patches = at.ni * at.nj;
     Greatest<T> greatest;
     for (int64_t c = 0; c < cv.inputs; c += kTogether) {
       const int64_t channels = smaller(kTogether, cv.inputs - c);
@@ -96,7 +155,8 @@ class PatchBlocks {
                        kColumns * at.nj, cv.in + cv.in_strides(at.n, at.g * cv.inputs + c, 0, 0), cv.in_strides,
                        channels);
       add_tile(greatest, tile, shape_, channels, kRows * at.ni + R - 1, kColumns * at.nj + S - 1);
-      transform_tile<T, kRows, kColumns>(tile, shape_, channels, at.ni, at.nj, v + c * count, count, v_pitch(count));
+      transform_tile<T, kRows, kColumns>(tile, shape_, channels, at.ni, at.nj, v + c * patches, patches,
+                                         v_pitch(patches));
     }
     return greatest.exponent();
   }
@@ -104,52 +164,80 @@ class PatchBlocks {
   // M of one block for `wide` outputs: the products of channels [c0, c1), whose weights are u, are added if c0 > 0.
   void multiply(const Place& at, const T* v, const T* u, int64_t u_pitch, int64_t wide, int64_t c0, int64_t c1,
                 T* m) const {
-    const int64_t count = at.ni * at.nj, pieces = ceil_div(count, CONVX_MAX_M);
+    const int64_t patches = at.ni * at.nj, pieces = ceil_div(patches, CONVX_MAX_M);
     int32_t a_k[kShortChain<T>];
-    for (int64_t c = 0; c < kShortChain<T>; ++c) a_k[c] = int32_t(c * count);
-    for (int point = 0; point < kPoints; ++point, v += v_pitch(count), m += m_pitch(count), u += u_pitch)
+    for (int64_t c = 0; c < kShortChain<T>; ++c) a_k[c] = int32_t(c * patches);
+    for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch)
       for (int64_t c = c0; c < c1; c += kShortChain<T>)
         for (int64_t piece = 0; piece < pieces; ++piece) {
-          const int64_t t0 = count * piece / pieces, t1 = count * (piece + 1) / pieces;
+          const int64_t t0 = patches * piece / pieces, t1 = patches * (piece + 1) / pieces;
           const OuterProduct<T> kernel =
               wide == L ? outer_product_of<T, 1>(1, int(t1 - t0)) : outer_product_of<T, 2>(1, int(t1 - t0));
-          kernel(v + c * count + t0, 0, a_k, u + (c - c0) * wide, smaller(kShortChain<T>, c1 - c), m + t0 * wide, 0,
-                 c ? nullptr : kZeros<T>);
+          kernel(v + point % kPoints * v_pitch(patches) + c * patches + t0, 0, a_k, u + (c - c0) * wide,
+                 smaller(kShortChain<T>, c1 - c), m + t0 * wide, 0, c ? nullptr : kZeros<T>);
         }
   }
 
   // The results of one block for block kb of the outputs.
   void finish(const Place& at, int64_t kb, const T* m, const T* bias, T* results) const {
-    const int64_t wide = width_of(kb), count = smaller(wide, cv.outputs - kb * width), line = kColumns * at.nj * wide;
-    const int64_t pitch = m_pitch(at.ni * at.nj),
-                  pixels = smaller(kColumns * at.nj, cv.columns.count - kColumns * at.j0);
+    const int64_t wide = width_of(kb), outs = smaller(wide, cv.outputs - kb * width);
+    const int64_t lines = kRows * down.together, in_line = kColumns * across.together * at.nj;
+    const int64_t q0 = at.j0 * kColumns * across.together, x0 = across.first_inside(q0),
+                  x1 = across.last_inside(q0, in_line);
     for (int64_t i = 0; i < at.ni; ++i) {
-      for (int64_t j = 0; j < at.nj; ++j, m += wide)
-        for (int64_t o = 0; o < wide; o += L) {
-          typename Vec<T>::type sums[kPatch][kPatch], y[kRows][kColumns];
-#pragma GCC unroll 16
-          for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * pitch + o);
-          gather(sums, y);
-#pragma GCC unroll 9
-          for (int e = 0; e < kRows * kColumns; ++e)
-            store(results + e / kColumns * line + (kColumns * j + e % kColumns) * wide + o,
-                  y[e / kColumns][e % kColumns] * T(0.25) + load(bias + o));
-        }
-      for (int64_t a = 0, row = kRows * (at.i0 + i); a < kRows && row < cv.rows.count; ++a, ++row)
-        store_results(cv, results + a * line, pixels, wide, at.n, at.g, kb * width, count, row, kColumns * at.j0);
+      for (int64_t j = 0; j < count; ++j)
+        gather_line(phases[j], at.nj, wide, m + j * kPoints * m_pitch(at.ni * at.nj) + i * at.nj * wide,
+                    m_pitch(at.ni * at.nj), bias, results, in_line * wide);
+      for (int64_t line = 0; line < lines; ++line) {
+        const int64_t row = down.begin + ((at.i0 + i) * lines + line) * down.step;
+        if (row < down.first || row >= down.end || x0 >= x1) continue;
+        store_pixels<T, In>(
+            results + (line * in_line + x0) * wide, x1 - x0, wide, outs,
+            cv.out + cv.out_strides(at.n, at.g * cv.outputs + kb * width, row, across.begin + (q0 + x0) * across.step),
+            cv.out_strides.c, cv.out_strides.w * across.step);
+      }
     }
   }
 
  private:
   static constexpr int64_t kTogether = 8;  // channels of a tile
-  int64_t down() const { return patches_of(cv.rows); }
-  int64_t across() const { return patches_of(cv.columns); }
+
+  static const Convolution<T, In>& first_of(const Convolution<T, In>* phases, int64_t count) {
+    const Convolution<T, In>* first = phases;
+    for (int64_t j = 1; j < count; ++j)
+      if (phases[j].rows.lowest() <= first->rows.lowest() && phases[j].columns.lowest() <= first->columns.lowest())
+        first = phases + j;
+    return *first;
+  }
   int64_t most() const {
     constexpr int64_t kBytes = 320 << 10, kFewest = 40;  // of V; weights that meet fewer patches are read too often
     return larger(kFewest, kBytes / (kPoints * cv.inputs * int64_t(sizeof(T))));
   }
-  int64_t v_pitch(int64_t count) const { return odd_lines<T>(cv.inputs * count + L); }
-  int64_t m_pitch(int64_t count) const { return odd_lines<T>(count * width); }
+  int64_t v_pitch(int64_t patches) const { return odd_lines<T>(cv.inputs * patches + L); }
+  int64_t m_pitch(int64_t patches) const { return odd_lines<T>(patches * width); }
+
+  // One phase's results of a row of patches, at their places between those of the others.
+  void gather_line(const Convolution<T, In>& phase, int64_t patches, int64_t wide, const T* m, int64_t pitch,
+                   const T* bias, T* results, int64_t line) const {
+    T* to[kRows];
+    for (int r = 0; r < kRows; ++r)
+      to[r] = results + (r * down.together + down.place(phase.rows, cv.rows.lowest())) * line +
+              across.place(phase.columns, cv.columns.lowest()) * wide;
+    const int64_t step = across.together * wide;
+    for (int64_t t = 0; t < patches; ++t, m += wide) {
+      for (int64_t o = 0; o < wide; o += L) {
+        typename Vec<T>::type sums[kPatch][kPatch], y[kRows][kColumns];
+#pragma GCC unroll 16
+        for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * pitch + o);
+        gather(sums, y);
+#pragma GCC unroll 3
+        for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 3
+          for (int s = 0; s < kColumns; ++s) store(to[r] + s * step + o, y[r][s] * T(0.25) + load(bias + o));
+      }
+      for (int r = 0; r < kRows; ++r) to[r] += kColumns * step;
+    }
+  }
 
   Convolution<T, In> patches_;  // for their places
   const TileShape shape_;
@@ -159,18 +247,19 @@ class PatchBlocks {
 template <int R, int S, class T, class In>
 void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponents, int* w_exponents) {
   const Convolution<T, In>& cv = blocks.cv;
-  const int64_t kbs = blocks.kbs, width = blocks.width, u_pitch = odd_lines<T>(cv.inputs * width);
-  Scratch<T> u(cv.G * kbs * kPoints * u_pitch), bias(cv.G * kbs * width);
-  parallel_for(cv.G * kbs, grain_for(10. * cv.inputs * width), [&](int64_t begin, int64_t end) {
+  const int64_t kbs = blocks.kbs, width = blocks.width, u_pitch = odd_lines<T>(cv.inputs * width),
+                u_size = blocks.count * kPoints * u_pitch;
+  Scratch<T> u(cv.G * kbs * u_size), bias(cv.G * kbs * width);
+  parallel_for(cv.G * kbs, grain_for(10. * blocks.count * cv.inputs * width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t g = i / kbs, kb = i % kbs;
-      w_exponents[i] = transform_weights<R, S>(cv, g, kb * width, blocks.width_of(kb), 0, cv.inputs,
-                                         u.data() + i * kPoints * u_pitch, u_pitch);
+      w_exponents[i] = transform_weights<R, S>(blocks.phases, blocks.count, g, kb * width, blocks.width_of(kb), 0,
+                                               cv.inputs, u.data() + i * u_size, u_pitch);
       pack_bias(bias.data() + i * width, cv, g, kb * width, width);
     }
   });
   const Places places = blocks.places(8 * thread_count());
-  const double work = double(blocks.patches()) * kPoints * cv.inputs * cv.outputs / places.parts / 16;
+  const double work = double(blocks.patches()) * blocks.count * kPoints * cv.inputs * cv.outputs / places.parts / 16;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> v(blocks.v_size()), m(blocks.m_size()), tile(blocks.tile_size()), results(blocks.results_size());
     int64_t packed = -1;
@@ -183,8 +272,7 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
       packed = at.index;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
         const int64_t i = at.g * kbs + kb;
-        blocks.multiply(at, v.data(), u.data() + i * kPoints * u_pitch, u_pitch, blocks.width_of(kb), 0, cv.inputs,
-                        m.data());
+        blocks.multiply(at, v.data(), u.data() + i * u_size, u_pitch, blocks.width_of(kb), 0, cv.inputs, m.data());
         blocks.finish(at, kb, m.data(), bias.data() + i * width, results.data());
       }
     }
@@ -194,9 +282,9 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
 // Block by block of the outputs: their weights are transformed in cache, and all patches, transformed before, pass by.
 template <int R, int S, class T, class In>
 void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponents, int* w_exponents) {
-  constexpr int64_t kChannels = 128;  // whose weights are in cache at a time
   const Convolution<T, In>& cv = blocks.cv;
-  const int64_t kbs = blocks.kbs, width = blocks.width, u_pitch = odd_lines<T>(smaller(kChannels, cv.inputs) * width);
+  const int64_t together = 128 / blocks.count;  // channels whose weights are in cache at a time
+  const int64_t kbs = blocks.kbs, width = blocks.width, u_pitch = odd_lines<T>(smaller(together, cv.inputs) * width);
   const Places places = blocks.places(1);
   Scratch<T> v(places.count * blocks.v_size());
   parallel_for(places.count, grain_for(10. * cv.inputs * blocks.patches()), [&](int64_t begin, int64_t end) {
@@ -205,10 +293,10 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
       x_exponents[i] = blocks.transform(places[i], v.data() + i * blocks.v_size(), tile.data());
   });
   const int64_t in_group = places.count / cv.N / cv.G;  // blocks of one image and group
-  const double work = double(cv.N) * in_group * blocks.patches() * kPoints * cv.inputs * width / 16;
+  const double work = double(cv.N) * in_group * blocks.patches() * blocks.count * kPoints * cv.inputs * width / 16;
   parallel_for_balanced(cv.G * kbs, grain_for(work), [&](int64_t begin, int64_t end) {
-    Scratch<T> u(kPoints * u_pitch), m(cv.N * in_group * blocks.m_size()), results(blocks.results_size());
-    Scratch<T> bias(width);
+    Scratch<T> u(blocks.count * kPoints * u_pitch), m(cv.N * in_group * blocks.m_size());
+    Scratch<T> results(blocks.results_size()), bias(width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t g = item / kbs, kb = item % kbs, wide = blocks.width_of(kb);
       const auto each_block = [&](auto&& f) {
@@ -219,9 +307,10 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
           }
       };
       w_exponents[item] = Greatest<T>().exponent();
-      for (int64_t c0 = 0; c0 < cv.inputs; c0 += kChannels) {
-        const int64_t c1 = smaller(cv.inputs, c0 + kChannels);
-        const int exponent = transform_weights<R, S>(cv, g, kb * width, wide, c0, c1, u.data(), u_pitch);
+      for (int64_t c0 = 0; c0 < cv.inputs; c0 += together) {
+        const int64_t c1 = smaller(cv.inputs, c0 + together);
+        const int exponent =
+            transform_weights<R, S>(blocks.phases, blocks.count, g, kb * width, wide, c0, c1, u.data(), u_pitch);
         if (exponent > w_exponents[item]) w_exponents[item] = exponent;
         each_block([&](const Place& at, const T* block, T* sums) {
           blocks.multiply(at, block, u.data(), u_pitch, wide, c0, c1, sums);
@@ -234,41 +323,54 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
   });
 }
 
-// Few patches in all: by patches, the transformed weights would go to memory and come back only once or twice.
-// (Measured on AVX2: either way takes as long where patches are half as many as outputs, or a bit more.)
-template <class T, class In>
-bool suits_by_outputs(const Convolution<T, In>& cv) {
-  constexpr int64_t kBytes = 8 << 20;  // of V
-  const int64_t patches = cv.N * patches_of(cv.rows) * patches_of(cv.columns);
-  return 2 * patches <= cv.outputs + 64 && patches * kPoints * cv.G * cv.inputs * int64_t(sizeof(T)) <= kBytes;
-}
-
 // Image by image, what is too large or not finite goes to outer_product.h: an image's result must not depend on the
 // others. False, with the result unfinished, if a weight is not finite.
 template <int R, int S, class T, class In>
-bool convolve_patches(Convolution<T, In>& cv) {
-  const PatchBlocks<R, S, T, In> blocks(cv);
-  const int64_t N = cv.N, places = blocks.places(1).count, in_image = places / N;
-  Buffer<int> x_exponents(places), w_exponents(cv.G * blocks.kbs);
-  if (suits_by_outputs(cv))
+bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
+  const PatchBlocks<R, S, T, In> blocks(phases, count);
+  const int64_t N = phases->N, places = blocks.places(1).count, in_image = places / N, parts = phases->G * blocks.kbs;
+  Buffer<int> x_exponents(places), w_exponents(parts);
+  if (blocks.suits_by_outputs())
     convolve_by_outputs(blocks, x_exponents.data(), w_exponents.data());
   else
     convolve_by_patches(blocks, x_exponents.data(), w_exponents.data());
-  const int weight = greatest_of(w_exponents.data(), cv.G * blocks.kbs);
-  cv.N = 1;
-  for (int64_t n = 0; n < N; ++n, cv.in += cv.in_strides.n, cv.out += cv.out_strides.n)
-    if (!stays_finite<T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight, cv.inputs) &&
-        !convolve_all(&cv, 1))
-      return false;
+  const int weight = greatest_of(w_exponents.data(), parts);
+  for (int64_t n = 0; n < N; ++n) {
+    if (!stays_finite<T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight, phases->inputs)) {
+      for (int64_t j = 0; j < count; ++j) phases[j].N = 1;
+      if (!convolve_all(phases, count)) return false;
+    }
+    for (int64_t j = 0; j < count; ++j)
+      phases[j].in += phases[j].in_strides.n, phases[j].out += phases[j].out_strides.n;
+  }
   return true;
 }
 
+// By the taps along each axis.
 template <class T, class In>
-bool convolve_winograd(Convolution<T, In>& cv) {
-  if (cv.N * cv.rows.count * cv.columns.count == 0) return true;
-  if (!has_patches(cv.rows) || !has_patches(cv.columns)) return convolve_all(&cv, 1);
-  if (cv.rows.taps == 3) return cv.columns.taps == 3 ? convolve_patches<3, 3>(cv) : convolve_patches<3, 2>(cv);
-  return cv.columns.taps == 3 ? convolve_patches<2, 3>(cv) : convolve_patches<2, 2>(cv);
+bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
+  const bool three = phases->columns.taps == 3;
+  if (phases->rows.taps == 3)
+    return three ? convolve_patches<3, 3>(phases, count) : convolve_patches<3, 2>(phases, count);
+  return three ? convolve_patches<2, 3>(phases, count) : convolve_patches<2, 2>(phases, count);
+}
+
+// Convolutions that share weights and outputs: all phases of a small stride at once if they have as many taps.
+template <class T, class In>
+bool convolve_all_winograd(Convolution<T, In>* cv, int64_t count) {
+  constexpr int64_t kMostTogether = 4;
+  const auto is_winograds = [&](const Convolution<T, In>& one) {
+    return one.rows.count * one.columns.count > 0 && has_patches(one.rows) && has_patches(one.columns);
+  };
+  if (cv->N == 0) return true;
+  bool together = count <= kMostTogether && count == cv->rows.out_step * cv->columns.out_step;
+  for (int64_t j = 0; j < count; ++j)
+    together =
+        together && is_winograds(cv[j]) && cv[j].rows.taps == cv->rows.taps && cv[j].columns.taps == cv->columns.taps;
+  if (together) return convolve_patches(cv, count);
+  for (int64_t j = 0; j < count; ++j)
+    if (!(is_winograds(cv[j]) ? convolve_patches(cv + j, 1) : convolve_all(cv + j, 1))) return false;
+  return true;
 }
 
 }  // namespace CONVX_ISA

@@ -14,9 +14,6 @@ inline bool has_patches(const AxisPlan& a) {
   return (a.taps == 2 || a.taps == 3) && a.highest() - a.lowest() == (a.taps - 1) * a.stride;
 }
 
-// How many patches cover an axis.
-inline int64_t patches_of(const AxisPlan& a) { return ceil_div(a.count, results_of(a.taps)); }
-
 // The largest magnitude of some numbers, above any other if one is not finite: floats are ordered as their bits are.
 template <class T>
 class Greatest {
@@ -96,8 +93,8 @@ __attribute__((always_inline)) inline void deal_out(typename Vec<T>::type a, typ
 #endif
 }
 
-// Every third element of three vectors, from the first, second and third one on. L is no multiple of three: so from lane
-// i, exactly one of the vectors has an element to give to each, and the others' places are for them.
+// Every third element of three vectors, from the first, second and third one on. L is no multiple of three: so from
+// lane i, exactly one of the vectors has an element to give to each, and the others' places are for them.
 template <class T>
 struct Thirds {
   static constexpr int L = Vec<T>::lanes;
@@ -129,8 +126,8 @@ __attribute__((always_inline)) inline void deal_out(typename Vec<T>::type a, typ
   }
 }
 
-// Patches of rows of L patches, `rows` apart and RS columns apart, transformed for all channels of a tile. Whole vectors
-// are written: what is beyond a row of patches is the next row's or the next channel's, and is written again.
+// Patches of rows of L patches, `rows` apart and RS columns apart, transformed for all channels of a tile. Whole
+// vectors are written: what is beyond a row of patches is the next row's or the next channel's, and is written again.
 template <class T, int RR, int RS>
 void transform_tile(const T* tile, const TileShape& shape, int64_t channels, int64_t rows, int64_t columns, T* to,
                     int64_t channel_pitch, int64_t point_pitch) {
@@ -146,8 +143,7 @@ void transform_tile(const T* tile, const TileShape& shape, int64_t channels, int
         for (int e = 0; e < vectors; ++e) {
           V d[kPatch];
 #pragma GCC unroll 4
-          for (int i = 0; i < kPatch; ++i)
-            d[i] = load(from + i * shape.pitch + RS * x + e % RS * L + e / RS * RS);
+          for (int i = 0; i < kPatch; ++i) d[i] = load(from + i * shape.pitch + RS * x + e % RS * L + e / RS * RS);
           spread(d, lines[e]);
         }
 #pragma GCC unroll 4

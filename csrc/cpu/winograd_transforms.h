@@ -1,6 +1,6 @@
-// The transforms of Winograd's minimal filtering (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
-// 2016, arXiv:1509.09308, section 4). Along one axis, four inputs d, and a and b of two and three elements: the six
-// products a_i * b_j * d_(i + j) are summed by four,
+// The transforms of Winograd's minimal filtering (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
+// CVPR 2016, arXiv:1509.09308, section 4). Along one axis, four inputs d, and a and b of two and three elements: the
+// six products a_i * b_j * d_(i + j) are summed by four,
 //
 //   sum over i, j of a_i b_j d_(i+j) = sum over p of (A a)_p (B b)_p (D d)_p
 //

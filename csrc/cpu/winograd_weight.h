@@ -24,8 +24,8 @@ class WinogradGradientSums {
  public:
   explicit WinogradGradientSums(const WeightGradient<T, In>& wg)
       : wg_(wg),
-        rows_(patches_of(wg.rows)),
-        columns_(patches_of(wg.columns)),
+        rows_(ceil_div(wg.rows.count, kResults)),
+        columns_(ceil_div(wg.columns.count, kResults)),
         strips_(wg.N, rows_, columns_, kPatches),
         most_(strips_.images * strips_.rows * strips_.columns),
         strips_of_sum_(strips_.count > 8 ? int64_t(std::sqrt(double(strips_.count))) : strips_.count),
@@ -118,8 +118,8 @@ class WinogradGradientSums {
                          kResults * strip.j, kResults * strip.columns,
                          wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0 + c, 0, 0), wg_.x_strides, count);
         add_tile(greatest, tile, shape_, count, kResults * strip.rows + 2, kResults * strip.columns + 2);
-        transform_tile<T, kResults, kResults>(tile, shape_, count, strip.rows, strip.columns, v + c * pitch_ + b * strip.rows * strip.columns,
-                       pitch_, v_pitch);
+        transform_tile<T, kResults, kResults>(tile, shape_, count, strip.rows, strip.columns,
+                                              v + c * pitch_ + b * strip.rows * strip.columns, pitch_, v_pitch);
       }
   }
 
