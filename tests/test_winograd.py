@@ -4,6 +4,8 @@ A patch of 2 x 2 results mixes 4 x 4 inputs. So an infinity, or a number so larg
 would reach results that don't read it: such an image is computed by another kernel, and only that image.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,21 @@ TAPS = {
     "3x2": Problem(3, 5, 13, 40, 9, 3, 2, padding=(2, 0)),
     "2x2-reflect": Problem(2, 5, 7, 8, 6, 2, 2, padding=(1, 1), mode="reflect"),
 }
-# grad_input only: a phase of the stride has two or three taps along each axis.
+# Kernels of two or three times the stride: each phase of the input has two or three taps.
+INPUT_PHASES = {
+    "4x4": Problem(2, 17, 16, 22, 19, 4, 4, (2, 2), (1, 1)),
+    "4x4-unpadded-odd": Problem(1, 9, 13, 15, 35, 4, 4, (2, 2)),
+    "4x4-groups": Problem(3, 40, 14, 10, 70, 4, 4, (2, 2), (1, 1), G=2),
+    "4x4-wide": Problem(1, 5, 10, 1202, 18, 4, 4, (2, 2), (2, 1)),
+    "4x4-many-images": Problem(19, 7, 10, 12, 6, 4, 4, (2, 2), (1, 1)),
+    "4x4-many-channels": Problem(2, 130, 10, 12, 40, 4, 4, (2, 2), (1, 1)),
+    "4x4-replicate": Problem(2, 3, 10, 12, 6, 4, 4, (2, 2), (3, 1), mode="replicate"),
+    "6x6": Problem(1, 6, 20, 13, 17, 6, 6, (2, 2), (2, 2)),
+    "6x6-of-stride-3": Problem(2, 4, 23, 19, 9, 6, 6, (3, 3), (2, 1)),
+    "8x8": Problem(1, 5, 32, 36, 6, 8, 8, (4, 4), (2, 2)),
+    "rows-only": Problem(2, 9, 13, 12, 7, 4, 2, (2, 1), (2, 1)),
+}
+# grad_input only: a phase of the results has two or three taps along each axis.
 STRIDES = {
     "4x4": Problem(2, 17, 16, 22, 19, 4, 4, (2, 2), (1, 1)),
     "4x4-unpadded": Problem(1, 9, 12, 14, 35, 4, 4, (2, 2)),
@@ -66,6 +82,8 @@ SETS = instruction_sets("winograd")
     "primitive, problem",
     [pytest.param(p, q, id=f"{p}-{name}") for p in PRIMITIVES for name, q in CASES.items()]
     + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_input") for name, q in TAPS.items()]
+    + [pytest.param("grad_weight", TAPS[name], id=f"grad_weight-{name}") for name in ("2x2", "2x2-reflect")]
+    + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_weight") for name, q in INPUT_PHASES.items()]
     + [pytest.param("grad_input", q, id=f"grad_input-{name}") for name, q in STRIDES.items()],
 )
 def test_every_plane(primitive, problem, dtype, layout, isa):
@@ -77,7 +95,32 @@ def test_every_plane(primitive, problem, dtype, layout, isa):
         assert_exact(actual, expected, f"{threads} threads on {isa}: {problem}")
 
 
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize(
+    "primitive, problem",
+    (
+        ("forward", Problem(40, 75, 8, 8, 40, 3, 3, padding=(1, 1))),
+        ("forward", Problem(20, 600, 9, 9, 20, 3, 3, padding=(1, 1))),
+        ("forward", Problem(40, 150, 14, 14, 20, 4, 4, (2, 2), (1, 1))),
+        ("forward", Problem(40, 65, 18, 18, 20, 6, 6, (3, 3))),
+        ("grad_input", Problem(40, 40, 14, 14, 75, 4, 4, (2, 2), (1, 1))),
+    ),
+    ids=str,
+)
+def test_same_bits_whether_by_patches_or_by_outputs(primitive, problem, dtype, isa):
+    """One image goes by blocks of outputs, forty by blocks of patches."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(s, generator=generator, dtype=dtype) for s in problem.shapes(primitive)[:2])
+    with forced(primitive, "winograd", isa):
+        every = call(primitive, first, second, None, problem)
+        for n in (0, 7):
+            one = call(primitive, first[n : n + 1].clone(), second, None, replace(problem, N=1))
+            assert torch.equal(every[n : n + 1], one)
+
+
 PLANES = Problem(3, 17, 11, 14, 19, 3, 3, padding=(1, 1))
+DOWNSAMPLING = Problem(3, 17, 22, 28, 19, 4, 4, (2, 2))
 UPSAMPLING = Problem(3, 17, 22, 28, 19, 4, 4, (2, 2), (1, 1))
 
 
@@ -89,7 +132,9 @@ def random_operands(primitive, problem=PLANES):
 @pytest.mark.parametrize("isa", SETS)
 @pytest.mark.parametrize("value", (float("inf"), float("nan"), 3e38, -3e38), ids=str)
 @pytest.mark.parametrize(
-    "primitive, problem", (("forward", PLANES), ("grad_input", PLANES), ("grad_input", UPSAMPLING)), ids=str
+    "primitive, problem",
+    (("forward", PLANES), ("forward", DOWNSAMPLING), ("grad_input", PLANES), ("grad_input", UPSAMPLING)),
+    ids=str,
 )
 def test_only_the_image_that_has_it_goes_elsewhere(primitive, problem, value, isa):
     """Its results are those of outer_product, bit for bit, and the other images' are as if it were not there."""
@@ -106,7 +151,8 @@ def test_only_the_image_that_has_it_goes_elsewhere(primitive, problem, value, is
     with np.errstate(invalid="ignore"):
         exact = judge(primitive, *map(numpy_of, (first, second)), None, problem)
     reads_it = ~np.isfinite(exact) | (abs(exact) > 1e30)
-    assert 0 < reads_it.sum() == problem.R * problem.S * exact.shape[1]
+    times = (problem.stride[0] * problem.stride[1]) if primitive == "forward" else 1
+    assert 0 < reads_it.sum() == problem.R * problem.S * exact.shape[1] / times
     assert (abs(numpy_of(actual))[~reads_it] < 1e3).all()
 
 

@@ -117,8 +117,8 @@ const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
 
 const char* why_not_winograd_forward(const ConvProblem& pb, const Operands& o) {
   for (const Axis& a : {pb.rows(), pb.columns()})
-    if (a.kernel < 2 || a.kernel > 3 || a.stride != 1 || a.dilation != 1)
-      return "it is for kernels of 2 or 3 taps along each axis, not dilated, at stride 1";
+    if ((a.kernel != 2 * a.stride && a.kernel != 3 * a.stride) || a.dilation != 1)
+      return "it is for kernels of 2 or 3 times the stride along each axis, not dilated";
   return why_not_engine(pb, o);
 }
 
@@ -130,9 +130,9 @@ const char* why_not_winograd_grad_input(const ConvProblem& pb, const Operands& o
 }
 
 const char* why_not_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  if (pb.R != 3 || pb.S != 3 || pb.is_dilated() || !pb.is_unit_stride())
-    return "it is for kernels of 3x3, not dilated, at stride 1";
-  return why_not_engine(pb, o);
+  if (pb.R * pb.stride_w != pb.S * pb.stride_h)
+    return "it is for kernels of 2 or 3 times the stride along both axes, not dilated";
+  return why_not_winograd_forward(pb, o);
 }
 
 // What a piece of one row of results reads must fit the packed tile; for grad_weight, of 32 channels.
@@ -325,8 +325,9 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
+// Phases of the input: four are dealt out in registers, more one by one.
 bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
-  return suits_winograd(pb, pb.P, pb.Q, pb.R, pb.S);
+  return pb.stride_h <= 2 && pb.stride_w <= 2 && suits_winograd(pb, pb.P, pb.Q, pb.R / pb.stride_h, pb.S / pb.stride_w);
 }
 
 bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
@@ -334,9 +335,7 @@ bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
                         ceil_div(pb.S, pb.stride_w));
 }
 
-bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands&) {
-  return suits_winograd(pb, pb.P, pb.Q, pb.R, pb.S);
-}
+bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) { return suits_winograd_forward(pb, o); }
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }

@@ -30,19 +30,20 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// The weights of `count` phases, channels [c0, c1) and `wide` outputs from `first` on, transformed: [phase][point]
-// [channel][wide], `pitch` elements from point to point. Returns the exponent of the largest.
+// The weights of `count` phases of the results, channels [c0, c1) and `wide` outputs from `first` on, transformed:
+// [phase of the results][point][channel][phase of the input][wide], `pitch` elements from point to point. Returns the
+// exponent of the largest.
 template <int R, int S, class T, class In>
-int transform_weights(const Convolution<T, In>* phases, int64_t count, int64_t g, int64_t first, int64_t wide,
-                      int64_t c0, int64_t c1, T* to, int64_t pitch) {
+int transform_weights(const Convolution<T, In>* phases, int64_t count, const InputPhases<R, S>& inputs, int64_t g,
+                      int64_t first, int64_t wide, int64_t c0, int64_t c1, T* to, int64_t pitch) {
   constexpr int64_t L = Vec<T>::lanes;
   const Convolution<T, In>& cv = phases[0];
   // Of several phases, each has every stride-th tap of a filter, so whole filters are turned over for all.
   const bool together = count > 1 && cv.filters_are_lines();
-  const int64_t taps = together ? cv.filter_size : R * S, outs = smaller(wide, cv.outputs - first);
+  const int64_t taps = together ? cv.filter_size : cv.taps(), outs = smaller(wide, cv.outputs - first);
   Scratch<T> plain(taps * wide);
   Greatest<T> greatest;
-  for (int64_t c = c0; c < c1; ++c, to += wide)
+  for (int64_t c = c0; c < c1; ++c)
     for (int64_t j = 0; j < count; ++j) {
       const AxisPlan &rows = phases[j].rows, &columns = phases[j].columns;
       if (!together)
@@ -51,20 +52,30 @@ int transform_weights(const Convolution<T, In>* phases, int64_t count, int64_t g
         transpose<T, In>(cv.weight + g * cv.weight_group + first * cv.weight_output + c * cv.weight_input,
                          cv.weight_output, outs, taps, plain.data(), wide, wide);
       if (!together || j == 0) greatest.add(plain.data(), taps * wide);
-      const T* from[R][S];
-      for (int r = 0; r < R; ++r)
-        for (int s = 0; s < S; ++s)
-          from[(rows.offset[r] - rows.lowest()) / rows.stride]
-              [(columns.offset[s] - columns.lowest()) / columns.stride] =
-                  plain.data() +
-                  (together ? rows.index[r] * cv.weight_r + columns.index[s] * cv.weight_s : r * S + s) * wide;
-      for (int64_t o = 0; o < wide; o += L) {
-        typename Vec<T>::type filter[R][S], u[kPatch][kPatch];
+      const auto of_tap = [&](int64_t r, int64_t s) {
+        return plain.data() +
+               (together ? rows.index[r] * cv.weight_r + columns.index[s] * cv.weight_s : r * columns.taps + s) * wide;
+      };
+      for (int64_t i = 0; i < inputs.count; ++i) {
+        T* const at = to + j * kPoints * pitch + ((c - c0) * inputs.count + i) * wide;
+        const T* from[R * S];
+        for (int t = 0; t < R * S; ++t) {
+          const int64_t r = t / S, s = t % S;
+          if (inputs.count > 1) {
+            const int tap = inputs.phase[i].tap[r][s];
+            from[t] = of_tap(tap / columns.taps, tap % columns.taps);
+          } else {
+            from[(rows.offset[r] - rows.lowest()) * S + columns.offset[s] - columns.lowest()] = of_tap(r, s);
+          }
+        }
+        for (int64_t o = 0; o < wide; o += L) {
+          typename Vec<T>::type filter[R][S], u[kPatch][kPatch];
 #pragma GCC unroll 9
-        for (int t = 0; t < R * S; ++t) filter[t / S][t % S] = load(from[t / S][t % S] + o);
-        spread(filter, u);
+          for (int t = 0; t < R * S; ++t) filter[t / S][t % S] = load(from[t] + o);
+          spread(filter, u);
 #pragma GCC unroll 16
-        for (int p = 0; p < kPoints; ++p) store(to + (j * kPoints + p) * pitch + o, u[p / kPatch][p % kPatch]);
+          for (int p = 0; p < kPoints; ++p) store(at + p * pitch + o, u[p / kPatch][p % kPatch]);
+        }
       }
     }
   return greatest.exponent();
@@ -89,7 +100,7 @@ struct PatchAxis {
     }
   }
   // How many results of a plan would come before its first one in the patches that begin first.
-  static int64_t shift(const AxisPlan& a, int64_t lowest) { return (a.lowest() - lowest) / a.stride; }
+  static int64_t shift(const AxisPlan& a, int64_t lowest) { return a.lowest() - lowest; }
   // Of a plan's first result among those of all.
   int64_t place(const AxisPlan& a, int64_t lowest) const {
     return together == 1 ? 0 : a.first_out - a.out_step * shift(a, lowest) - begin;
@@ -113,6 +124,12 @@ class PatchBlocks {
   const int64_t width, kbs;     // of a block of outputs, and how many
   const int64_t columns, rows;  // of a block of patches
 
+ private:
+  const TileShape shape_;
+
+ public:
+  const InputPhases<R, S> inputs;
+
   PatchBlocks(const Convolution<T, In>* phases, int64_t count)
       : phases(phases),
         count(count),
@@ -123,18 +140,30 @@ class PatchBlocks {
         kbs(ceil_div(cv.outputs, width)),
         columns(ceil_div(across.patches, ceil_div(across.patches, most()))),
         rows(ceil_div(down.patches, ceil_div(down.patches, larger(1, smaller(down.patches, most() / columns))))),
-        shape_(cv.rows, cv.columns, kRows * rows, kColumns * columns) {
+        shape_(cv.rows, cv.columns, kRows * rows, kColumns * columns),
+        inputs(cv.rows, cv.columns, shape_) {
     patches_.N = cv.N, patches_.G = cv.G, patches_.rows.count = down.patches, patches_.columns.count = across.patches;
   }
 
   Places places(int64_t wanted) const { return {patches_, rows, columns, wanted, kbs}; }
   int64_t patches() const { return rows * columns; }
   int64_t width_of(int64_t kb) const { return cv.outputs - kb * width <= L ? L : width; }
-  // Elements of one block: of the transformed input, of the products, and of what else its steps take.
-  int64_t v_size() const { return kPoints * v_pitch(patches()); }
+  // From point to point in V of some channels, and in M.
+  int64_t v_pitch(int64_t patches, int64_t channels) const {
+    return odd_lines<T>(channels * inputs.count * patches + L);
+  }
+  int64_t m_pitch(int64_t patches) const { return odd_lines<T>(patches * width); }
+  // Elements of the products of one block, and of what else its steps take.
   int64_t m_size() const { return count * kPoints * m_pitch(patches()); }
   int64_t tile_size() const { return kTogether * shape_.plane + kBeyondTile<T>; }
   int64_t results_size() const { return (kRows * down.together * kColumns * across.together * columns + L) * width; }
+  // About so many channels that their planes are whole chains, so that the order of sums is the same however many are
+  // taken at a time.
+  int64_t whole_chains(int64_t channels) const {
+    int64_t step = 1;
+    while (step * inputs.count % kShortChain<T> != 0) step *= 2;
+    return smaller(cv.inputs, larger(step, channels / step * step));
+  }
 
   // Few patches in all: their transformed weights would go to memory and come back only once or twice, if they were
   // all transformed first. (Measured on AVX2: either way takes as long where patches are half as many as outputs, or a
@@ -142,39 +171,41 @@ class PatchBlocks {
   bool suits_by_outputs() const {
     constexpr int64_t kBytes = 8 << 20;  // of V
     const int64_t all = cv.N * down.patches * across.patches;
-    return 2 * all <= count * cv.outputs + 64 && all * kPoints * cv.G * cv.inputs * int64_t(sizeof(T)) <= kBytes;
+    return 2 * all <= count * cv.outputs + 64 &&
+           all * kPoints * cv.G * cv.inputs * inputs.count * int64_t(sizeof(T)) <= kBytes;
   }
 
-  // V of one block; returns the exponent of the largest input.
-  int transform(const Place& at, T* v, T* tile) const {
-    const int64_t patches = at.ni * at.nj;
-    Greatest<T> greatest;
-    for (int64_t c = 0; c < cv.inputs; c += kTogether) {
-      const int64_t channels = smaller(kTogether, cv.inputs - c);
+  // V of one block and channels [c0, c1); returns the exponent of the largest input.
+  int transform(const Place& at, int64_t c0, int64_t c1, T* v, T* tile) const {
+    const int64_t patches = at.ni * at.nj, pitch = v_pitch(patches, c1 - c0);
+    int most = Greatest<T>().exponent();
+    for (int64_t c = c0; c < c1; c += kTogether) {
+      const int64_t channels = smaller(kTogether, c1 - c);
       pack_tile<T, In>(tile, shape_, cv.rows, cv.columns, kRows * at.i0, kRows * at.ni, kColumns * at.j0,
                        kColumns * at.nj, cv.in + cv.in_strides(at.n, at.g * cv.inputs + c, 0, 0), cv.in_strides,
                        channels);
-      add_tile(greatest, tile, shape_, channels, kRows * at.ni + R - 1, kColumns * at.nj + S - 1);
-      transform_tile<T, kRows, kColumns>(tile, shape_, channels, at.ni, at.nj, v + c * patches, patches,
-                                         v_pitch(patches));
+      const int exponent = transform_tile<T, R, S>(tile, shape_, inputs, channels, at.ni, at.nj,
+                                                   v + (c - c0) * inputs.count * patches, patches, pitch);
+      most = exponent > most ? exponent : most;
     }
-    return greatest.exponent();
+    return most;
   }
 
-  // M of one block for `wide` outputs: the products of channels [c0, c1), whose weights are u, are added if c0 > 0.
-  void multiply(const Place& at, const T* v, const T* u, int64_t u_pitch, int64_t wide, int64_t c0, int64_t c1,
-                T* m) const {
-    const int64_t patches = at.ni * at.nj, pieces = ceil_div(patches, CONVX_MAX_M);
+  // M of one block for `wide` outputs: the products of some channels, from v on, whose weights are u, are its first
+  // ones or are added to it.
+  void multiply(const Place& at, const T* v, int64_t pitch, int64_t channels, const T* u, int64_t u_pitch, int64_t wide,
+                bool begins, T* m) const {
+    const int64_t patches = at.ni * at.nj, pieces = ceil_div(patches, CONVX_MAX_M), planes = channels * inputs.count;
     int32_t a_k[kShortChain<T>];
     for (int64_t c = 0; c < kShortChain<T>; ++c) a_k[c] = int32_t(c * patches);
     for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch)
-      for (int64_t c = c0; c < c1; c += kShortChain<T>)
+      for (int64_t c = 0; c < planes; c += kShortChain<T>)
         for (int64_t piece = 0; piece < pieces; ++piece) {
           const int64_t t0 = patches * piece / pieces, t1 = patches * (piece + 1) / pieces;
           const OuterProduct<T> kernel =
               wide == L ? outer_product_of<T, 1>(1, int(t1 - t0)) : outer_product_of<T, 2>(1, int(t1 - t0));
-          kernel(v + point % kPoints * v_pitch(patches) + c * patches + t0, 0, a_k, u + (c - c0) * wide,
-                 smaller(kShortChain<T>, c1 - c), m + t0 * wide, 0, c ? nullptr : kZeros<T>);
+          kernel(v + point % kPoints * pitch + c * patches + t0, 0, a_k, u + c * wide,
+                 smaller(kShortChain<T>, planes - c), m + t0 * wide, 0, begins && c == 0 ? kZeros<T> : nullptr);
         }
   }
 
@@ -211,10 +242,8 @@ class PatchBlocks {
   }
   int64_t most() const {
     constexpr int64_t kBytes = 320 << 10, kFewest = 40;  // of V; weights that meet fewer patches are read too often
-    return larger(kFewest, kBytes / (kPoints * cv.inputs * int64_t(sizeof(T))));
+    return larger(kFewest, kBytes / (kPoints * cv.inputs * cv.rows.stride * cv.columns.stride * int64_t(sizeof(T))));
   }
-  int64_t v_pitch(int64_t patches) const { return odd_lines<T>(cv.inputs * patches + L); }
-  int64_t m_pitch(int64_t patches) const { return odd_lines<T>(patches * width); }
 
   // One phase's results of a row of patches, at their places between those of the others.
   void gather_line(const Convolution<T, In>& phase, int64_t patches, int64_t wide, const T* m, int64_t pitch,
@@ -240,41 +269,59 @@ class PatchBlocks {
   }
 
   Convolution<T, In> patches_;  // for their places
-  const TileShape shape_;
 };
 
-// Block by block of the patches: their V stays in cache while the weights, transformed before, pass by.
+// Block by block of the patches: their V stays in cache while the weights, transformed before, pass by. Of many
+// channels V is made in parts, and M of all outputs waits for them.
 template <int R, int S, class T, class In>
 void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponents, int* w_exponents) {
   const Convolution<T, In>& cv = blocks.cv;
-  const int64_t kbs = blocks.kbs, width = blocks.width, u_pitch = odd_lines<T>(cv.inputs * width),
-                u_size = blocks.count * kPoints * u_pitch;
+  const int64_t kbs = blocks.kbs, width = blocks.width, planes = cv.inputs * blocks.inputs.count;
+  const int64_t u_pitch = odd_lines<T>(planes * width), u_size = blocks.count * kPoints * u_pitch;
   Scratch<T> u(cv.G * kbs * u_size), bias(cv.G * kbs * width);
-  parallel_for(cv.G * kbs, grain_for(10. * blocks.count * cv.inputs * width), [&](int64_t begin, int64_t end) {
+  parallel_for(cv.G * kbs, grain_for(10. * blocks.count * planes * width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t g = i / kbs, kb = i % kbs;
-      w_exponents[i] = transform_weights<R, S>(blocks.phases, blocks.count, g, kb * width, blocks.width_of(kb), 0,
-                                               cv.inputs, u.data() + i * u_size, u_pitch);
+      w_exponents[i] = transform_weights<R, S>(blocks.phases, blocks.count, blocks.inputs, g, kb * width,
+                                               blocks.width_of(kb), 0, cv.inputs, u.data() + i * u_size, u_pitch);
       pack_bias(bias.data() + i * width, cv, g, kb * width, width);
     }
   });
+  constexpr int64_t kMostPlanes = 512;
+  const int64_t together =
+      planes <= kMostPlanes ? cv.inputs : blocks.whole_chains(kMostPlanes / 2 / blocks.inputs.count);
   const Places places = blocks.places(8 * thread_count());
-  const double work = double(blocks.patches()) * blocks.count * kPoints * cv.inputs * cv.outputs / places.parts / 16;
+  const double work = double(blocks.patches()) * blocks.count * kPoints * planes * cv.outputs / places.parts / 16;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
-    Scratch<T> v(blocks.v_size()), m(blocks.m_size()), tile(blocks.tile_size()), results(blocks.results_size());
+    const bool whole = together == cv.inputs;
+    Scratch<T> v(kPoints * blocks.v_pitch(blocks.patches(), together)), tile(blocks.tile_size());
+    Scratch<T> m((whole ? 1 : ceil_div(kbs, places.parts)) * blocks.m_size()), results(blocks.results_size());
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const Place at = places[item];
-      if (packed != at.index) {
-        const int exponent = blocks.transform(at, v.data(), tile.data());
-        if (at.part == 0) x_exponents[at.index] = exponent;
+      const int64_t kb0 = at.part * kbs / places.parts, kb1 = (at.part + 1) * kbs / places.parts;
+      const auto sums = [&](int64_t kb) { return m.data() + (whole ? 0 : kb - kb0) * blocks.m_size(); };
+      const auto finish = [&](int64_t kb) {
+        blocks.finish(at, kb, sums(kb), bias.data() + (at.g * kbs + kb) * width, results.data());
+      };
+      int most = Greatest<T>().exponent();
+      for (int64_t c0 = 0; c0 < cv.inputs; c0 += together) {
+        const int64_t c1 = smaller(cv.inputs, c0 + together);
+        if (!whole || packed != at.index) {
+          const int exponent = blocks.transform(at, c0, c1, v.data(), tile.data());
+          most = exponent > most ? exponent : most;
+        }
+        for (int64_t kb = kb0; kb < kb1; ++kb) {
+          const int64_t wide = blocks.width_of(kb);
+          blocks.multiply(at, v.data(), blocks.v_pitch(at.ni * at.nj, c1 - c0), c1 - c0,
+                          u.data() + (at.g * kbs + kb) * u_size + c0 * blocks.inputs.count * wide, u_pitch, wide,
+                          c0 == 0, sums(kb));
+          if (whole) finish(kb);
+        }
       }
+      for (int64_t kb = kb0; kb < kb1 && !whole; ++kb) finish(kb);
+      if (at.part == 0) x_exponents[at.index] = most;
       packed = at.index;
-      for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
-        const int64_t i = at.g * kbs + kb;
-        blocks.multiply(at, v.data(), u.data() + i * u_size, u_pitch, blocks.width_of(kb), 0, cv.inputs, m.data());
-        blocks.finish(at, kb, m.data(), bias.data() + i * width, results.data());
-      }
     }
   });
 }
@@ -283,17 +330,20 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
 template <int R, int S, class T, class In>
 void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponents, int* w_exponents) {
   const Convolution<T, In>& cv = blocks.cv;
-  const int64_t together = 128 / blocks.count;  // channels whose weights are in cache at a time
-  const int64_t kbs = blocks.kbs, width = blocks.width, u_pitch = odd_lines<T>(smaller(together, cv.inputs) * width);
+  // Channels whose weights are in cache at a time.
+  const int64_t together = blocks.whole_chains(128 / (blocks.count * blocks.inputs.count));
+  const int64_t kbs = blocks.kbs, width = blocks.width, planes = cv.inputs * blocks.inputs.count,
+                u_pitch = odd_lines<T>(together * blocks.inputs.count * width);
   const Places places = blocks.places(1);
-  Scratch<T> v(places.count * blocks.v_size());
-  parallel_for(places.count, grain_for(10. * cv.inputs * blocks.patches()), [&](int64_t begin, int64_t end) {
+  const int64_t v_size = kPoints * blocks.v_pitch(blocks.patches(), cv.inputs);
+  Scratch<T> v(places.count * v_size);
+  parallel_for(places.count, grain_for(10. * planes * blocks.patches()), [&](int64_t begin, int64_t end) {
     Scratch<T> tile(blocks.tile_size());
     for (int64_t i = begin; i < end; ++i)
-      x_exponents[i] = blocks.transform(places[i], v.data() + i * blocks.v_size(), tile.data());
+      x_exponents[i] = blocks.transform(places[i], 0, cv.inputs, v.data() + i * v_size, tile.data());
   });
   const int64_t in_group = places.count / cv.N / cv.G;  // blocks of one image and group
-  const double work = double(cv.N) * in_group * blocks.patches() * blocks.count * kPoints * cv.inputs * width / 16;
+  const double work = double(cv.N) * in_group * blocks.patches() * blocks.count * kPoints * planes * width / 16;
   parallel_for_balanced(cv.G * kbs, grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> u(blocks.count * kPoints * u_pitch), m(cv.N * in_group * blocks.m_size());
     Scratch<T> results(blocks.results_size()), bias(width);
@@ -303,17 +353,19 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
         for (int64_t n = 0, j = 0; n < cv.N; ++n)
           for (int64_t b = 0; b < in_group; ++b, ++j) {
             const int64_t i = (n * cv.G + g) * in_group + b;
-            f(places[i], v.data() + i * blocks.v_size(), m.data() + j * blocks.m_size());
+            f(places[i], v.data() + i * v_size, m.data() + j * blocks.m_size());
           }
       };
       w_exponents[item] = Greatest<T>().exponent();
       for (int64_t c0 = 0; c0 < cv.inputs; c0 += together) {
         const int64_t c1 = smaller(cv.inputs, c0 + together);
-        const int exponent =
-            transform_weights<R, S>(blocks.phases, blocks.count, g, kb * width, wide, c0, c1, u.data(), u_pitch);
+        const int exponent = transform_weights<R, S>(blocks.phases, blocks.count, blocks.inputs, g, kb * width, wide,
+                                                     c0, c1, u.data(), u_pitch);
         if (exponent > w_exponents[item]) w_exponents[item] = exponent;
         each_block([&](const Place& at, const T* block, T* sums) {
-          blocks.multiply(at, block, u.data(), u_pitch, wide, c0, c1, sums);
+          const int64_t patches = at.ni * at.nj;
+          blocks.multiply(at, block + c0 * blocks.inputs.count * patches, blocks.v_pitch(patches, cv.inputs), c1 - c0,
+                          u.data(), u_pitch, wide, c0 == 0, sums);
         });
       }
       pack_bias(bias.data(), cv, g, kb * width, width);
@@ -336,7 +388,8 @@ bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
     convolve_by_patches(blocks, x_exponents.data(), w_exponents.data());
   const int weight = greatest_of(w_exponents.data(), parts);
   for (int64_t n = 0; n < N; ++n) {
-    if (!stays_finite<T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight, phases->inputs)) {
+    if (!stays_finite<T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight,
+                         phases->inputs * blocks.inputs.count)) {
       for (int64_t j = 0; j < count; ++j) phases[j].N = 1;
       if (!convolve_all(phases, count)) return false;
     }
@@ -349,8 +402,8 @@ bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
 // By the taps along each axis.
 template <class T, class In>
 bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
-  const bool three = phases->columns.taps == 3;
-  if (phases->rows.taps == 3)
+  const bool three = patch_taps(phases->columns) == 3;
+  if (patch_taps(phases->rows) == 3)
     return three ? convolve_patches<3, 3>(phases, count) : convolve_patches<3, 2>(phases, count);
   return three ? convolve_patches<2, 3>(phases, count) : convolve_patches<2, 2>(phases, count);
 }
@@ -360,7 +413,7 @@ template <class T, class In>
 bool convolve_all_winograd(Convolution<T, In>* cv, int64_t count) {
   constexpr int64_t kMostTogether = 4;
   const auto is_winograds = [&](const Convolution<T, In>& one) {
-    return one.rows.count * one.columns.count > 0 && has_patches(one.rows) && has_patches(one.columns);
+    return one.rows.count * one.columns.count > 0 && patch_taps(one.rows) && patch_taps(one.columns);
   };
   if (cv->N == 0) return true;
   bool together = count <= kMostTogether && count == cv->rows.out_step * cv->columns.out_step;

@@ -9,10 +9,35 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Taps that are neighbours, of results that are: then patches are too, whatever the stride in memory.
-inline bool has_patches(const AxisPlan& a) {
-  return (a.taps == 2 || a.taps == 3) && a.highest() - a.lowest() == (a.taps - 1) * a.stride;
+// The taps of one phase of an axis, if they are Winograd's two or three; else 0. The input of a stride is dealt out
+// into phases (tile.h), and each has taps of its own, neighbours there.
+inline int patch_taps(const AxisPlan& a) {
+  if (a.taps % a.stride != 0 || a.highest() - a.lowest() != a.taps - 1) return 0;
+  const int64_t taps = a.taps / a.stride;
+  return taps == 2 || taps == 3 ? int(taps) : 0;
 }
+
+// The phases of both axes: where each begins in the tile, and the taps that read it, row by row.
+template <int R, int S>
+struct InputPhases {
+  struct Phase {
+    int64_t offset;
+    int tap[R][S];
+  };
+  int64_t count;
+  Objects<Phase> phase;
+
+  InputPhases(const AxisPlan& rows, const AxisPlan& columns, const TileShape& shape)
+      : count(rows.stride * columns.stride), phase(count) {
+    for (int r = 0; r < rows.taps; ++r)
+      for (int s = 0; s < columns.taps; ++s) {
+        const int64_t i = rows.offset[r] - rows.lowest(), j = columns.offset[s] - columns.lowest();
+        Phase& one = phase[i % rows.stride * columns.stride + j % columns.stride];
+        one.tap[i / rows.stride][j / columns.stride] = r * columns.taps + s;
+        if (i < rows.stride && j < columns.stride) one.offset = shape.tap(rows, columns, r, s);
+      }
+  }
+};
 
 // The largest magnitude of some numbers, above any other if one is not finite: floats are ordered as their bits are.
 template <class T>
@@ -63,7 +88,7 @@ bool stays_finite(int input, int weight, int64_t channels) {
 
 // Products that are summed from zero: a result adds up nine of these sums, or more.
 template <class T>
-constexpr int64_t kShortChain = kChain<T> / 2;
+constexpr int64_t kShortChain = sizeof(T) == 4 ? 32 : 16;
 
 // An odd number of cache lines from point to point: their 16 streams fall into different sets.
 template <class T>
@@ -126,58 +151,64 @@ __attribute__((always_inline)) inline void deal_out(typename Vec<T>::type a, typ
   }
 }
 
-// Patches of rows of L patches, `rows` apart and RS columns apart, transformed for all channels of a tile. Whole
-// vectors are written: what is beyond a row of patches is the next row's or the next channel's, and is written again.
+// The patches of a plane of the tile, RR rows and RS columns apart, transformed. Whole vectors are written: what is
+// beyond a row of patches is the next row's or the next plane's, and is written again.
 template <class T, int RR, int RS>
-void transform_tile(const T* tile, const TileShape& shape, int64_t channels, int64_t rows, int64_t columns, T* to,
-                    int64_t channel_pitch, int64_t point_pitch) {
+void transform_plane(const T* plane, int64_t pitch, int64_t rows, int64_t columns, T* to, int64_t point_pitch) {
   constexpr int64_t L = Vec<T>::lanes;
   using V = typename Vec<T>::type;
   constexpr int vectors = RS == 2 ? 4 : 6;  // of a line: the elements of L patches, and those RS further on
-  for (int64_t ch = 0; ch < channels; ++ch)
-    for (int64_t row = 0; row < rows; ++row) {
-      const T* const from = tile + ch * shape.plane + RR * row * shape.pitch;
-      for (int64_t x = 0; x < columns; x += L) {
-        V lines[vectors][kPatch], v[kPatch][kPatch];
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* const from = plane + RR * row * pitch;
+    for (int64_t x = 0; x < columns; x += L) {
+      V lines[vectors][kPatch], v[kPatch][kPatch];
 #pragma GCC unroll 6
-        for (int e = 0; e < vectors; ++e) {
-          V d[kPatch];
+      for (int e = 0; e < vectors; ++e) {
+        V d[kPatch];
 #pragma GCC unroll 4
-          for (int i = 0; i < kPatch; ++i) d[i] = load(from + i * shape.pitch + RS * x + e % RS * L + e / RS * RS);
-          spread(d, lines[e]);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < kPatch; ++i) {
-          V d[kPatch];
-          if constexpr (RS == 2) {
-            deal_out<T>(lines[0][i], lines[1][i], d[0], d[1]);
-            deal_out<T>(lines[2][i], lines[3][i], d[2], d[3]);
-          } else {
-            deal_out<T>(lines[0][i], lines[1][i], lines[2][i], d, 3);
-            deal_out<T>(lines[3][i], lines[4][i], lines[5][i], d + 3, 1);
-          }
-          spread(d, v[i]);
-        }
-        T* const out = to + ch * channel_pitch + row * columns + x;
-#pragma GCC unroll 16
-        for (int p = 0; p < kPoints; ++p) store(out + p * point_pitch, v[p / kPatch][p % kPatch]);
+        for (int i = 0; i < kPatch; ++i) d[i] = load(from + i * pitch + RS * x + e % RS * L + e / RS * RS);
+        spread(d, lines[e]);
       }
+#pragma GCC unroll 4
+      for (int i = 0; i < kPatch; ++i) {
+        V d[kPatch];
+        if constexpr (RS == 2) {
+          deal_out<T>(lines[0][i], lines[1][i], d[0], d[1]);
+          deal_out<T>(lines[2][i], lines[3][i], d[2], d[3]);
+        } else {
+          deal_out<T>(lines[0][i], lines[1][i], lines[2][i], d, 3);
+          deal_out<T>(lines[3][i], lines[4][i], lines[5][i], d + 3, 1);
+        }
+        spread(d, v[i]);
+      }
+      T* const out = to + row * columns + x;
+#pragma GCC unroll 16
+      for (int p = 0; p < kPoints; ++p) store(out + p * point_pitch, v[p / kPatch][p % kPatch]);
     }
+  }
 }
 // How far beyond a tile that reads.
 template <class T>
 constexpr int64_t kBeyondTile = 3 * Vec<T>::lanes + 3;
 
-// The numbers in the tiles of a block of patches, a tile height x width.
-template <class T>
-void add_tile(Greatest<T>& greatest, const T* tile, const TileShape& shape, int64_t channels, int64_t height,
-              int64_t width) {
-  for (int64_t c = 0; c < channels; ++c, tile += shape.plane) {
-    if (width == shape.pitch)
-      greatest.add(tile, height * width);
-    else
-      for (int64_t row = 0; row < height; ++row) greatest.add(tile + row * shape.pitch, width);
-  }
+// The planes of a tile's channels and phases, transformed one after another; returns the exponent of the largest
+// number.
+template <class T, int R, int S>
+int transform_tile(const T* tile, const TileShape& shape, const InputPhases<R, S>& phases, int64_t channels,
+                   int64_t rows, int64_t columns, T* to, int64_t plane_pitch, int64_t point_pitch) {
+  constexpr int RR = results_of(R), RS = results_of(S);
+  const int64_t height = RR * rows + R - 1, width = RS * columns + S - 1;
+  Greatest<T> greatest;
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t p = 0; p < phases.count; ++p, to += plane_pitch) {
+      const T* const plane = tile + c * shape.plane + phases.phase[p].offset;
+      if (width == shape.pitch)
+        greatest.add(plane, height * width);
+      else
+        for (int64_t row = 0; row < height; ++row) greatest.add(plane + row * shape.pitch, width);
+      transform_plane<T, RR, RS>(plane, shape.pitch, rows, columns, to, point_pitch);
+    }
+  return greatest.exponent();
 }
 
 }  // namespace CONVX_ISA

@@ -1,10 +1,11 @@
 // grad_weight of 3x3 filters at stride 1 by Winograd's F(2x2, 3x3): the derivative by the filter of the same form that
-// winograd.h computes, so 16 products instead of 36 for four pixels of y. The transforms: winograd_transforms.h.
+// winograd.h computes, so 16 products instead of 36 for four pixels of y. Of 2x2 filters for nine; such are the four
+// phases of a 4x4 filter at stride 2, each for a phase of x. The transforms: winograd_transforms.h.
 //
 // An item of work is a part of the channels and a part of the outputs. Strips of some hundred patches pass by:
-//   V[point][channel][patch]   x's patches transformed, as in winograd.h
+//   V[point][channel, phase][patch]   x's patches transformed, as in winograd.h
 //   Y[block of outputs][point][patch][width]   y's patches of 2 x 2, turned over and transformed
-//   M[point][channel][output] += sum over patches of V * Y, by outer products over registers (micro_kernel.h)
+//   M[point][channel, phase][output] += sum over patches of V * Y, by outer products over registers (micro_kernel.h)
 // and at the end M becomes the gradient, a ninth by 16th of it.
 //
 // Threads divide the results, never the patches, and strips are cut by the shape alone: so each sum has one order.
@@ -19,7 +20,7 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-template <class T, class In, int NV>
+template <class T, class In, int NV, int TAPS>
 class WinogradGradientSums {
  public:
   explicit WinogradGradientSums(const WeightGradient<T, In>& wg)
@@ -30,22 +31,21 @@ class WinogradGradientSums {
         most_(strips_.images * strips_.rows * strips_.columns),
         strips_of_sum_(strips_.count > 8 ? int64_t(std::sqrt(double(strips_.count))) : strips_.count),
         shape_(wg.rows, wg.columns, kResults * strips_.rows, kResults * strips_.columns),
+        inputs_(wg.rows, wg.columns, shape_),
         blocks_(ceil_div(wg.outputs, kWidth)),
-        tiles_(ceil_div(wg.inputs, CONVX_MAX_M)),
+        units_(ceil_div(wg.inputs, inputs_.count % 2 ? CONVX_MAX_M : CONVX_MAX_M / 2)),
         pitch_(most_ + L),
-        a_k_(most_),
-        first_(tiles_ + 1) {
-    for (int64_t t = 0; t <= tiles_; ++t) first_[t] = wg.inputs * t / tiles_;
+        a_k_(most_) {
     for (int64_t t = 0; t < most_; ++t) a_k_[t] = int32_t(t);
     divide(thread_count());
   }
 
   // False, with the gradient unfinished, if a sum might overflow or an operand was not finite.
   bool run() {
-    const double work =
-        double(wg_.N) * rows_ * columns_ * kPoints * wg_.inputs * wg_.outputs / (block_parts_ * tile_parts_) / 16;
+    const double work = double(wg_.N) * rows_ * columns_ * kPoints * wg_.inputs * inputs_.count * wg_.outputs /
+                        (block_parts_ * unit_parts_) / 16;
     std::atomic<bool> finite{true};
-    parallel_for_balanced(wg_.G * block_parts_ * tile_parts_, grain_for(work), [&](int64_t begin, int64_t end) {
+    parallel_for_balanced(wg_.G * block_parts_ * unit_parts_, grain_for(work), [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end && finite; ++item)
         if (!compute(item)) finite = false;
     });
@@ -54,73 +54,80 @@ class WinogradGradientSums {
 
  private:
   static constexpr int64_t L = Vec<T>::lanes, kWidth = NV * L;
-  static constexpr int kResults = results_of(3);
+  static constexpr int kResults = results_of(TAPS);
   static constexpr int64_t kPatches = 96;           // of a strip
   static constexpr int64_t kSumsBytes = 512 << 10;  // of M, in L2 or L3
   static constexpr int64_t kTogether = 8;           // channels of a tile
   using V = typename Vec<T>::type;
 
-  // The cheapest division of blocks of outputs and tiles of channels among so many threads, in cycles a patch.
+  // The cheapest division of blocks of outputs and units of channels, which fill register tiles, among so many threads,
+  // in cycles a patch.
   void divide(int64_t threads) {
     const auto steps_up = [](int64_t n) { return n + larger(1, n / 4); };
     double least = 0;
     for (int64_t b = 1; b <= blocks_; b = steps_up(b))
-      for (int64_t u = 1; u <= tiles_; u = steps_up(u)) {
+      for (int64_t u = 1; u <= units_; u = steps_up(u)) {
         const double outputs = double(ceil_div(blocks_, b)) * kWidth,
-                     channels = double(ceil_div(tiles_, u)) * smaller(CONVX_MAX_M, wg_.inputs);
+                     channels = double(ceil_div(units_, u)) / units_ * wg_.inputs * inputs_.count;
         const bool fits = kPoints * outputs * channels * sizeof(T) <= kSumsBytes;
         const double item =
             kPoints * outputs * channels / (2 * L) * (fits ? 1 : 1.5) + channels * 40 / L + outputs * 60 / L;
         // threads help one another with the last items
         const double time = (double(ceil_div(wg_.G * b * u, threads)) + 0.1) * item;
-        if (least == 0 || time < least) least = time, block_parts_ = b, tile_parts_ = u;
+        if (least == 0 || time < least) least = time, block_parts_ = b, unit_parts_ = u;
       }
   }
 
   bool compute(int64_t item) const {
-    const int64_t g = item / (block_parts_ * tile_parts_), bp = item / tile_parts_ % block_parts_,
-                  tp = item % tile_parts_;
+    const int64_t g = item / (block_parts_ * unit_parts_), bp = item / unit_parts_ % block_parts_,
+                  up = item % unit_parts_;
     const int64_t kb0 = blocks_ * bp / block_parts_, kb1 = blocks_ * (bp + 1) / block_parts_;
-    const int64_t tile0 = tiles_ * tp / tile_parts_, tile1 = tiles_ * (tp + 1) / tile_parts_;
-    const int64_t c0 = first_[tile0], channels = first_[tile1] - c0, blocks = kb1 - kb0;
-    const int64_t v_pitch = odd_lines<T>(channels * pitch_), y_pitch = odd_lines<T>(most_ * kWidth),
-                  m_pitch = odd_lines<T>(channels * kWidth);
+    const int64_t c0 = first_channel(up), channels = first_channel(up + 1) - c0, blocks = kb1 - kb0;
+    const int64_t planes = channels * inputs_.count;
+    const int64_t v_pitch = odd_lines<T>(planes * pitch_), y_pitch = odd_lines<T>(most_ * kWidth),
+                  m_pitch = odd_lines<T>(planes * kWidth);
     const int64_t sums = blocks * kPoints * m_pitch;
     Scratch<T> v(kPoints * v_pitch), y(blocks * kPoints * y_pitch), m(sums);
     Scratch<T> total(strips_of_sum_ < strips_.count ? sums : 0);
     Scratch<T> tile(kTogether * shape_.plane + kBeyondTile<T>), pixels(kResults * kResults * strips_.columns * kWidth);
-    Greatest<T> x_greatest, y_greatest;
+    Greatest<T> y_greatest;
+    int x_exponent = y_greatest.exponent();
     for (int64_t s = 0; s < strips_.count; ++s) {
       const Strip strip = strips_[s];
-      pack_inputs(v.data(), v_pitch, strip, g, c0, channels, tile.data(), x_greatest);
+      const int exponent = pack_inputs(v.data(), v_pitch, strip, g, c0, channels, tile.data());
+      x_exponent = exponent > x_exponent ? exponent : x_exponent;
       for (int64_t kb = 0; kb < blocks; ++kb)
         pack_outputs(y.data() + kb * kPoints * y_pitch, y_pitch, strip, g, kb0 + kb, pixels.data(), y_greatest);
       for (int p = 0; p < kPoints; ++p)
         for (int64_t kb = 0; kb < blocks; ++kb)
           add_products(m.data() + (kb * kPoints + p) * m_pitch, v.data() + p * v_pitch,
-                       y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), tile0, tile1, s % strips_of_sum_ == 0);
+                       y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), planes, s % strips_of_sum_ == 0);
       if (strips_of_sum_ < strips_.count && ((s + 1) % strips_of_sum_ == 0 || s + 1 == strips_.count))
         add_sums(total.data(), m.data(), sums, s < strips_of_sum_);
     }
-    if (!stays_finite<T>(x_greatest.exponent(), y_greatest.exponent(), wg_.N * rows_ * columns_)) return false;
+    if (!stays_finite<T>(x_exponent, y_greatest.exponent(), wg_.N * rows_ * columns_)) return false;
     for (int64_t kb = 0; kb < blocks; ++kb)
       write((strips_of_sum_ < strips_.count ? total : m).data() + kb * kPoints * m_pitch, m_pitch, g, kb0 + kb, c0,
             channels);
     return true;
   }
 
-  void pack_inputs(T* v, int64_t v_pitch, const Strip& strip, int64_t g, int64_t c0, int64_t channels, T* tile,
-                   Greatest<T>& greatest) const {
+  int64_t first_channel(int64_t part) const { return wg_.inputs * (units_ * part / unit_parts_) / units_; }
+
+  int pack_inputs(T* v, int64_t v_pitch, const Strip& strip, int64_t g, int64_t c0, int64_t channels, T* tile) const {
+    int most = Greatest<T>().exponent();
     for (int64_t b = 0; b < strip.images; ++b)
       for (int64_t c = 0; c < channels; c += kTogether) {
         const int64_t count = smaller(kTogether, channels - c);
         pack_tile<T, In>(tile, shape_, wg_.rows, wg_.columns, kResults * strip.i, kResults * strip.rows,
                          kResults * strip.j, kResults * strip.columns,
                          wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0 + c, 0, 0), wg_.x_strides, count);
-        add_tile(greatest, tile, shape_, count, kResults * strip.rows + 2, kResults * strip.columns + 2);
-        transform_tile<T, kResults, kResults>(tile, shape_, count, strip.rows, strip.columns,
-                                              v + c * pitch_ + b * strip.rows * strip.columns, pitch_, v_pitch);
+        const int exponent = transform_tile<T, TAPS, TAPS>(
+            tile, shape_, inputs_, count, strip.rows, strip.columns,
+            v + c * inputs_.count * pitch_ + b * strip.rows * strip.columns, pitch_, v_pitch);
+        most = exponent > most ? exponent : most;
       }
+    return most;
   }
 
   void pack_outputs(T* y, int64_t y_pitch, const Strip& strip, int64_t g, int64_t kb, T* pixels,
@@ -141,7 +148,7 @@ class WinogradGradientSums {
         for (int64_t j = 0; j < strip.columns; ++j, y += kWidth)
           for (int64_t o = 0; o < kWidth; o += L) {
             V in[kResults][kResults], out[kPatch][kPatch];
-#pragma GCC unroll 4
+#pragma GCC unroll 9
             for (int e = 0; e < kResults * kResults; ++e)
               in[e / kResults][e % kResults] =
                   load(pixels + e / kResults * line + (kResults * j + e % kResults) * kWidth + o);
@@ -152,10 +159,11 @@ class WinogradGradientSums {
       }
   }
 
-  // For one point, one block of outputs, and tiles of channels [tile0, tile1).
-  void add_products(T* m, const T* v, const T* y, int64_t patches, int64_t tile0, int64_t tile1, bool begins) const {
-    for (int64_t tile = tile0; tile < tile1; ++tile) {
-      const int64_t c = first_[tile] - first_[tile0], count = first_[tile + 1] - first_[tile];
+  // For one point and one block of outputs.
+  void add_products(T* m, const T* v, const T* y, int64_t patches, int64_t planes, bool begins) const {
+    const int64_t tiles = ceil_div(planes, CONVX_MAX_M);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t c = planes * tile / tiles, count = planes * (tile + 1) / tiles - c;
       const OuterProduct<T> kernel = outer_product_of_planes<T, NV>(int(count));
       for (int64_t t = 0; t < patches; t += kShortChain<T>)
         kernel(v + c * pitch_ + t, pitch_, a_k_.data(), y + t * kWidth, smaller(kShortChain<T>, patches - t),
@@ -166,24 +174,28 @@ class WinogradGradientSums {
   void write(const T* m, int64_t m_pitch, int64_t g, int64_t kb, int64_t c0, int64_t channels) const {
     const bool lines = wg_.filters_are_lines();
     const int64_t k0 = g * wg_.outputs + kb * kWidth, count = smaller(kWidth, wg_.outputs - kb * kWidth);
-    Scratch<T> filters((9 * channels + L) * kWidth);
+    const int64_t taps = wg_.taps();
+    Scratch<T> filters((taps * channels + L) * kWidth);
     for (int64_t c = 0; c < channels; ++c)
-      for (int64_t o = 0; o < kWidth; o += L) {
-        V sums[kPatch][kPatch], filter[3][3];
-        for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * m_pitch + c * kWidth + o);
-        gather(sums, filter);
-        for (int64_t r = 0; r < 3; ++r)
-          for (int64_t s = 0; s < 3; ++s)
-            store(filters.data() + (lines ? 9 * c + 3 * r + s : (3 * r + s) * channels + c) * kWidth + o,
-                  filter[r][s] * T(0.25));
-      }
+      for (int64_t i = 0; i < inputs_.count; ++i, m += kWidth)
+        for (int64_t o = 0; o < kWidth; o += L) {
+          V sums[kPatch][kPatch], filter[TAPS][TAPS];
+          for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * m_pitch + o);
+          gather(sums, filter);
+          for (int e = 0; e < TAPS * TAPS; ++e) {
+            const int64_t tap = inputs_.phase[i].tap[e / TAPS][e % TAPS];
+            store(filters.data() + (lines ? taps * c + tap : tap * channels + c) * kWidth + o,
+                  filter[e / TAPS][e % TAPS] * T(0.25));
+          }
+        }
     const Strides& to = wg_.w_strides;
     if (lines)
-      return store_pixels<T, In>(filters.data(), 9 * channels, kWidth, count, wg_.w + to(k0, c0, 0, 0), to.n, 1);
-    for (int64_t r = 0; r < 3; ++r)
-      for (int64_t s = 0; s < 3; ++s)
-        store_pixels<T, In>(filters.data() + (3 * r + s) * channels * kWidth, channels, kWidth, count,
-                            wg_.w + to(k0, c0, r, s), to.n, to.c);
+      return store_pixels<T, In>(filters.data(), taps * channels, kWidth, count, wg_.w + to(k0, c0, 0, 0), to.n, 1);
+    for (int64_t t = 0; t < taps; ++t)
+      store_pixels<T, In>(
+          filters.data() + t * channels * kWidth, channels, kWidth, count,
+          wg_.w + to(k0, c0, wg_.rows.index[t / wg_.columns.taps], wg_.columns.index[t % wg_.columns.taps]), to.n,
+          to.c);
   }
 
   const WeightGradient<T, In>& wg_;
@@ -192,20 +204,24 @@ class WinogradGradientSums {
   const int64_t most_;           // patches of a strip
   const int64_t strips_of_sum_;  // summed before they are added to the total: by the shape, whatever the threads
   const TileShape shape_;
-  const int64_t blocks_, tiles_, pitch_;
-  int64_t block_parts_ = 1, tile_parts_ = 1;
+  const InputPhases<TAPS, TAPS> inputs_;
+  const int64_t blocks_, units_, pitch_;
+  int64_t block_parts_ = 1, unit_parts_ = 1;
   Scratch<int32_t> a_k_;
-  Scratch<int64_t> first_;  // channel of a tile
 };
+
+template <int TAPS, class T, class In>
+bool weight_gradient_of_patches(const WeightGradient<T, In>& wg) {
+  return wg.outputs <= Vec<T>::lanes ? WinogradGradientSums<T, In, 1, TAPS>(wg).run()
+                                     : WinogradGradientSums<T, In, 2, TAPS>(wg).run();
+}
 
 // What is not Winograd's goes to outer_product_weight.h, and what is too large or not finite.
 template <class T, class In>
 bool weight_gradient_winograd(const WeightGradient<T, In>& wg) {
-  const auto is_winograds = [](const AxisPlan& a) { return a.taps == 3 && has_patches(a); };
-  if (is_winograds(wg.rows) && is_winograds(wg.columns)) {
-    const bool one_vector = wg.outputs <= Vec<T>::lanes;
-    if (one_vector ? WinogradGradientSums<T, In, 1>(wg).run() : WinogradGradientSums<T, In, 2>(wg).run()) return true;
-  }
+  const int rows = patch_taps(wg.rows), columns = patch_taps(wg.columns);
+  if (rows == 3 && columns == 3 && weight_gradient_of_patches<3>(wg)) return true;
+  if (rows == 2 && columns == 2 && weight_gradient_of_patches<2>(wg)) return true;
   return weight_gradient(wg);
 }
 
