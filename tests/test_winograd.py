@@ -42,6 +42,14 @@ TAPS = {
     "3x2": Problem(3, 5, 13, 40, 9, 3, 2, padding=(2, 0)),
     "2x2-reflect": Problem(2, 5, 7, 8, 6, 2, 2, padding=(1, 1), mode="reflect"),
 }
+# Each remainder of the dilation is a convolution of its own.
+DILATED = {
+    "dilated": Problem(2, 17, 13, 12, 19, 3, 3, padding=(2, 2), dilation=(2, 2)),
+    "dilated-far": Problem(1, 5, 22, 17, 9, 3, 3, padding=(3, 4), dilation=(3, 5)),
+    "dilated-one-axis": Problem(2, 5, 9, 17, 9, 2, 3, padding=(1, 2), dilation=(1, 4)),
+    "dilated-more-than-results": Problem(1, 3, 15, 16, 4, 3, 3, dilation=(6, 7)),
+    "dilated-reflect": Problem(1, 6, 9, 8, 5, 3, 3, padding=(2, 3), dilation=(2, 3), mode="reflect"),
+}
 # Kernels of two or three times the stride: each phase of the input has two or three taps.
 INPUT_PHASES = {
     "4x4": Problem(2, 17, 16, 22, 19, 4, 4, (2, 2), (1, 1)),
@@ -81,7 +89,7 @@ SETS = instruction_sets("winograd")
 @pytest.mark.parametrize(
     "primitive, problem",
     [pytest.param(p, q, id=f"{p}-{name}") for p in PRIMITIVES for name, q in CASES.items()]
-    + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_input") for name, q in TAPS.items()]
+    + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_input") for name, q in {**TAPS, **DILATED}.items()]
     + [pytest.param("grad_weight", TAPS[name], id=f"grad_weight-{name}") for name in ("2x2", "2x2-reflect")]
     + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_weight") for name, q in INPUT_PHASES.items()]
     + [pytest.param("grad_input", q, id=f"grad_input-{name}") for name, q in STRIDES.items()],
@@ -104,6 +112,7 @@ def test_every_plane(primitive, problem, dtype, layout, isa):
         ("forward", Problem(20, 600, 9, 9, 20, 3, 3, padding=(1, 1))),
         ("forward", Problem(40, 150, 14, 14, 20, 4, 4, (2, 2), (1, 1))),
         ("forward", Problem(40, 65, 18, 18, 20, 6, 6, (3, 3))),
+        ("forward", Problem(40, 65, 16, 16, 20, 3, 3, padding=(2, 2), dilation=(2, 2))),
         ("grad_input", Problem(40, 40, 14, 14, 75, 4, 4, (2, 2), (1, 1))),
     ),
     ids=str,
@@ -239,7 +248,7 @@ def test_the_reference_cannot_be_left_out(by_primitive):
     "problem",
     (
         Problem(1, 4, 9, 9, 4, 3, 3, stride=(1, 2)),
-        Problem(1, 4, 9, 9, 4, 3, 3, dilation=(2, 1)),
+        Problem(1, 4, 19, 19, 4, 4, 4, stride=(2, 2), dilation=(2, 1)),
         Problem(1, 4, 9, 9, 4, 3, 5),
         Problem(1, 4, 9, 9, 4, 1, 2),
     ),

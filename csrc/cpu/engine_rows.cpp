@@ -117,20 +117,20 @@ const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
 
 const char* why_not_winograd_forward(const ConvProblem& pb, const Operands& o) {
   for (const Axis& a : {pb.rows(), pb.columns()})
-    if ((a.kernel != 2 * a.stride && a.kernel != 3 * a.stride) || a.dilation != 1)
-      return "it is for kernels of 2 or 3 times the stride along each axis, not dilated";
+    if ((a.kernel != 2 * a.stride && a.kernel != 3 * a.stride) || (a.dilation != 1 && a.stride != 1))
+      return "it is for kernels of 2 or 3 times the stride along each axis, dilated only at stride 1";
   return why_not_engine(pb, o);
 }
 
 const char* why_not_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
   for (const Axis& a : {pb.rows(), pb.columns()})
-    if (a.kernel < 2 * a.stride || a.kernel > 3 * a.stride || a.dilation != 1)
-      return "it is for kernels of 2 to 3 times the stride along each axis, not dilated";
+    if (a.kernel < 2 * a.stride || a.kernel > 3 * a.stride || (a.dilation != 1 && a.stride != 1))
+      return "it is for kernels of 2 to 3 times the stride along each axis, dilated only at stride 1";
   return why_not_engine(pb, o);
 }
 
 const char* why_not_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  if (pb.R * pb.stride_w != pb.S * pb.stride_h)
+  if (pb.R * pb.stride_w != pb.S * pb.stride_h || pb.is_dilated())
     return "it is for kernels of 2 or 3 times the stride along both axes, not dilated";
   return why_not_winograd_forward(pb, o);
 }
@@ -325,14 +325,20 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
-// Phases of the input: four are dealt out in registers, more one by one.
+// Phases of the input: four are dealt out in registers, more one by one. And each remainder of a dilation transforms the
+// weights again.
+static bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
+
 bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
-  return pb.stride_h <= 2 && pb.stride_w <= 2 && suits_winograd(pb, pb.P, pb.Q, pb.R / pb.stride_h, pb.S / pb.stride_w);
+  return pb.stride_h <= 2 && pb.stride_w <= 2 && few_remainders(pb) &&
+         suits_winograd(pb, ceil_div(pb.P, pb.dilation_h), ceil_div(pb.Q, pb.dilation_w), pb.R / pb.stride_h,
+                        pb.S / pb.stride_w);
 }
 
 bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
-  return suits_winograd(pb, ceil_div(pb.H, pb.stride_h), ceil_div(pb.W, pb.stride_w), ceil_div(pb.R, pb.stride_h),
-                        ceil_div(pb.S, pb.stride_w));
+  return few_remainders(pb) &&
+         suits_winograd(pb, ceil_div(pb.H, pb.stride_h * pb.dilation_h), ceil_div(pb.W, pb.stride_w * pb.dilation_w),
+                        ceil_div(pb.R, pb.stride_h), ceil_div(pb.S, pb.stride_w));
 }
 
 bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) { return suits_winograd_forward(pb, o); }

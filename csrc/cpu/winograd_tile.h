@@ -9,13 +9,19 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// The taps of one phase of an axis, if they are Winograd's two or three; else 0. The input of a stride is dealt out
-// into phases (tile.h), and each has taps of its own, neighbours there.
-inline int patch_taps(const AxisPlan& a) {
-  if (a.taps % a.stride != 0 || a.highest() - a.lowest() != a.taps - 1) return 0;
-  const int64_t taps = a.taps / a.stride;
-  return taps == 2 || taps == 3 ? int(taps) : 0;
+// Whether the taps that a plan has are as far apart as its results: they are neighbours in a tile (tile.h).
+inline bool taps_are_neighbours(const AxisPlan& a) {
+  return (a.taps == 2 || a.taps == 3) && a.highest() - a.lowest() == (a.taps - 1) * a.stride;
 }
+
+// The taps of one phase of an axis, if they are Winograd's two or three; else 0. The input of a stride is dealt out into
+// phases, and each has taps of its own, neighbours there.
+inline int patch_taps(const AxisPlan& a) {
+  if (taps_are_neighbours(a)) return a.taps;
+  const int64_t taps = a.taps / a.stride;
+  return a.taps % a.stride == 0 && a.highest() - a.lowest() == a.taps - 1 && (taps == 2 || taps == 3) ? int(taps) : 0;
+}
+inline int64_t input_phases(const AxisPlan& a) { return taps_are_neighbours(a) ? 1 : a.stride; }
 
 // The phases of both axes: where each begins in the tile, and the taps that read it, row by row.
 template <int R, int S>
@@ -28,13 +34,15 @@ struct InputPhases {
   Objects<Phase> phase;
 
   InputPhases(const AxisPlan& rows, const AxisPlan& columns, const TileShape& shape)
-      : count(rows.stride * columns.stride), phase(count) {
+      : count(input_phases(rows) * input_phases(columns)), phase(count) {
+    const int64_t down = input_phases(rows), across = input_phases(columns);
     for (int r = 0; r < rows.taps; ++r)
       for (int s = 0; s < columns.taps; ++s) {
-        const int64_t i = rows.offset[r] - rows.lowest(), j = columns.offset[s] - columns.lowest();
-        Phase& one = phase[i % rows.stride * columns.stride + j % columns.stride];
-        one.tap[i / rows.stride][j / columns.stride] = r * columns.taps + s;
-        if (i < rows.stride && j < columns.stride) one.offset = shape.tap(rows, columns, r, s);
+        const int64_t i = (rows.offset[r] - rows.lowest()) * down / rows.stride,
+                      j = (columns.offset[s] - columns.lowest()) * across / columns.stride;
+        Phase& one = phase[i % down * across + j % across];
+        one.tap[i / down][j / across] = r * columns.taps + s;
+        if (i < down && j < across) one.offset = shape.tap(rows, columns, r, s);
       }
   }
 };

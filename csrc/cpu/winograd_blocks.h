@@ -1,0 +1,250 @@
+// What winograd.h walks over: the results of convolutions in blocks of patches, the steps that a block takes (V, M and
+// the results, see there), and the weights that it meets.
+#pragma once
+#include "outer_product.h"
+#include "winograd_tile.h"
+
+namespace convx {
+namespace cpu {
+namespace CONVX_ISA {
+
+// The weights of `count` phases of the results, channels [c0, c1) and `wide` outputs from `first` on, transformed:
+// [phase of the results][point][channel][phase of the input][wide], `pitch` elements from point to point. Returns the
+// exponent of the largest.
+template <int R, int S, class T, class In>
+int transform_weights(const Convolution<T, In>* phases, int64_t count, const InputPhases<R, S>& inputs, int64_t g,
+                      int64_t first, int64_t wide, int64_t c0, int64_t c1, T* to, int64_t pitch) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const Convolution<T, In>& cv = phases[0];
+  // Of several phases, each has every stride-th tap of a filter, so whole filters are turned over for all.
+  const bool together = count > 1 && cv.filters_are_lines();
+  const int64_t taps = together ? cv.filter_size : cv.taps(), outs = smaller(wide, cv.outputs - first);
+  Scratch<T> plain(taps * wide);
+  Greatest<T> greatest;
+  for (int64_t c = c0; c < c1; ++c)
+    for (int64_t j = 0; j < count; ++j) {
+      const AxisPlan &rows = phases[j].rows, &columns = phases[j].columns;
+      if (!together)
+        pack_weights(plain.data(), phases[j], g, first, wide, c * taps, (c + 1) * taps);
+      else if (j == 0)
+        transpose<T, In>(cv.weight + g * cv.weight_group + first * cv.weight_output + c * cv.weight_input,
+                         cv.weight_output, outs, taps, plain.data(), wide, wide);
+      if (!together || j == 0) greatest.add(plain.data(), taps * wide);
+      const auto of_tap = [&](int64_t r, int64_t s) {
+        return plain.data() +
+               (together ? rows.index[r] * cv.weight_r + columns.index[s] * cv.weight_s : r * columns.taps + s) * wide;
+      };
+      for (int64_t i = 0; i < inputs.count; ++i) {
+        T* const at = to + j * kPoints * pitch + ((c - c0) * inputs.count + i) * wide;
+        const T* from[R * S];
+        for (int t = 0; t < R * S; ++t) {
+          const int64_t r = t / S, s = t % S;
+          if (count == 1) {
+            const int tap = inputs.phase[i].tap[r][s];
+            from[t] = of_tap(tap / columns.taps, tap % columns.taps);
+          } else {  // of another phase than the one that `inputs` were made of
+            from[(rows.offset[r] - rows.lowest()) * S + columns.offset[s] - columns.lowest()] = of_tap(r, s);
+          }
+        }
+        for (int64_t o = 0; o < wide; o += L) {
+          typename Vec<T>::type filter[R][S], u[kPatch][kPatch];
+#pragma GCC unroll 9
+          for (int t = 0; t < R * S; ++t) filter[t / S][t % S] = load(from[t] + o);
+          spread(filter, u);
+#pragma GCC unroll 16
+          for (int p = 0; p < kPoints; ++p) store(at + p * pitch + o, u[p / kPatch][p % kPatch]);
+        }
+      }
+    }
+  return greatest.exponent();
+}
+
+// Where results of patches lie along an axis: result q of all patches' in turn at begin + q * step, if that is inside
+// [first, end). The phases of a stride have their results between one another, `together` of them.
+struct PatchAxis {
+  int64_t begin, step, together, first, end, patches;
+
+  // Of `count` plans, one of which begins first, for `results` of each in a patch.
+  template <class Plans>
+  PatchAxis(int64_t count, int64_t lowest, int results, Plans&& plans) {
+    const AxisPlan& any = plans(0);
+    together = count > 1 ? any.out_step : 1, step = any.out_step / together;
+    begin = first = any.first_out, end = 0, patches = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      const AxisPlan& a = plans(j);
+      begin = smaller(begin, a.first_out - a.out_step * shift(a, lowest));
+      first = smaller(first, a.first_out), end = larger(end, a.first_out + (a.count - 1) * a.out_step + 1);
+      patches = larger(patches, ceil_div(a.count + shift(a, lowest), results));
+    }
+  }
+  // How many results of a plan would come before its first one in the patches that begin first.
+  static int64_t shift(const AxisPlan& a, int64_t lowest) { return a.lowest() - lowest; }
+  // Of a plan's first result among those of all.
+  int64_t place(const AxisPlan& a, int64_t lowest) const {
+    return together == 1 ? 0 : a.first_out - a.out_step * shift(a, lowest) - begin;
+  }
+  // Those of results q0, q0 + 1, ... that are inside.
+  int64_t first_inside(int64_t q0) const { return larger(0, ceil_div(first - begin, step) - q0); }
+  int64_t last_inside(int64_t q0, int64_t count) const { return smaller(count, ceil_div(end - begin, step) - q0); }
+};
+
+// How the patches of a convolution are cut into blocks, and its outputs into vectors. Phases of a stride are
+// convolutions of the same patches.
+template <int R, int S, class T, class In>
+class PatchBlocks {
+ public:
+  static constexpr int kRows = results_of(R), kColumns = results_of(S);  // of a patch's results
+  static constexpr int64_t L = Vec<T>::lanes;
+  const Convolution<T, In>* const phases;
+  const int64_t count;
+  const Convolution<T, In>& cv;  // the phase whose patches begin first
+  const PatchAxis down, across;
+  const int64_t width, kbs;     // of a block of outputs, and how many
+  const int64_t columns, rows;  // of a block of patches
+  const TileShape shape;
+  const InputPhases<R, S> inputs;
+
+  PatchBlocks(const Convolution<T, In>* phases, int64_t count)
+      : phases(phases),
+        count(count),
+        cv(first_of(phases, count)),
+        down(count, cv.rows.lowest(), kRows, [&](int64_t j) -> const AxisPlan& { return phases[j].rows; }),
+        across(count, cv.columns.lowest(), kColumns, [&](int64_t j) -> const AxisPlan& { return phases[j].columns; }),
+        width(cv.outputs <= L ? L : 2 * L),
+        kbs(ceil_div(cv.outputs, width)),
+        columns(ceil_div(across.patches, ceil_div(across.patches, most()))),
+        rows(ceil_div(down.patches, ceil_div(down.patches, larger(1, smaller(down.patches, most() / columns))))),
+        shape(cv.rows, cv.columns, kRows * rows, kColumns * columns),
+        inputs(cv.rows, cv.columns, shape) {
+    patches_.N = cv.N, patches_.G = cv.G, patches_.rows.count = down.patches, patches_.columns.count = across.patches;
+  }
+
+  Places places(int64_t wanted) const { return {patches_, rows, columns, wanted, kbs}; }
+  int64_t patches() const { return rows * columns; }
+  int64_t width_of(int64_t kb) const { return cv.outputs - kb * width <= L ? L : width; }
+  // From point to point in V of some channels, and in M.
+  int64_t v_pitch(int64_t patches, int64_t channels) const {
+    return odd_lines<T>(channels * inputs.count * patches + L);
+  }
+  int64_t m_pitch(int64_t patches) const { return odd_lines<T>(patches * width); }
+  // Elements of the products of one block, and of what else its steps take.
+  int64_t m_size() const { return count * kPoints * m_pitch(patches()); }
+  int64_t tile_size() const { return kTogether * shape.plane + kBeyondTile<T>; }
+  int64_t results_size() const { return (kRows * down.together * kColumns * across.together * columns + L) * width; }
+  // About so many channels that their planes are whole chains, so that the order of sums is the same however many are
+  // taken at a time.
+  int64_t whole_chains(int64_t channels) const {
+    int64_t step = 1;
+    while (step * inputs.count % kShortChain<T> != 0) step *= 2;
+    return smaller(cv.inputs, larger(step, channels / step * step));
+  }
+
+  // Few patches in all: their transformed weights would go to memory and come back only once or twice, if they were
+  // all transformed first. (Measured on AVX2: either way takes as long where patches are half as many as outputs, or a
+  // bit more.)
+  bool suits_by_outputs() const {
+    constexpr int64_t kBytes = 8 << 20;  // of V
+    const int64_t all = cv.N * down.patches * across.patches;
+    return 2 * all <= count * cv.outputs + 64 &&
+           all * kPoints * cv.G * cv.inputs * inputs.count * int64_t(sizeof(T)) <= kBytes;
+  }
+
+  // V of one block and channels [c0, c1); returns the exponent of the largest input.
+  int transform(const Place& at, int64_t c0, int64_t c1, T* v, T* tile) const {
+    const int64_t patches = at.ni * at.nj, pitch = v_pitch(patches, c1 - c0);
+    int most = Greatest<T>().exponent();
+    for (int64_t c = c0; c < c1; c += kTogether) {
+      const int64_t channels = smaller(kTogether, c1 - c);
+      pack_tile<T, In>(tile, shape, cv.rows, cv.columns, kRows * at.i0, kRows * at.ni, kColumns * at.j0,
+                       kColumns * at.nj, cv.in + cv.in_strides(at.n, at.g * cv.inputs + c, 0, 0), cv.in_strides,
+                       channels);
+      const int exponent = transform_tile<T, R, S>(tile, shape, inputs, channels, at.ni, at.nj,
+                                                   v + (c - c0) * inputs.count * patches, patches, pitch);
+      most = exponent > most ? exponent : most;
+    }
+    return most;
+  }
+
+  // M of one block for `wide` outputs: the products of some channels, from v on, whose weights are u, are its first
+  // ones or are added to it.
+  void multiply(const Place& at, const T* v, int64_t pitch, int64_t channels, const T* u, int64_t u_pitch, int64_t wide,
+                bool begins, T* m) const {
+    const int64_t patches = at.ni * at.nj, pieces = ceil_div(patches, CONVX_MAX_M), planes = channels * inputs.count;
+    int32_t a_k[kShortChain<T>];
+    for (int64_t c = 0; c < kShortChain<T>; ++c) a_k[c] = int32_t(c * patches);
+    for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch)
+      for (int64_t c = 0; c < planes; c += kShortChain<T>)
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+          const int64_t t0 = patches * piece / pieces, t1 = patches * (piece + 1) / pieces;
+          const OuterProduct<T> kernel =
+              wide == L ? outer_product_of<T, 1>(1, int(t1 - t0)) : outer_product_of<T, 2>(1, int(t1 - t0));
+          kernel(v + point % kPoints * pitch + c * patches + t0, 0, a_k, u + c * wide,
+                 smaller(kShortChain<T>, planes - c), m + t0 * wide, 0, begins && c == 0 ? kZeros<T> : nullptr);
+        }
+  }
+
+  // The results of one block for block kb of the outputs.
+  void finish(const Place& at, int64_t kb, const T* m, const T* bias, T* results) const {
+    const int64_t wide = width_of(kb), outs = smaller(wide, cv.outputs - kb * width);
+    const int64_t lines = kRows * down.together, in_line = kColumns * across.together * at.nj;
+    const int64_t q0 = at.j0 * kColumns * across.together, x0 = across.first_inside(q0),
+                  x1 = across.last_inside(q0, in_line);
+    for (int64_t i = 0; i < at.ni; ++i) {
+      for (int64_t j = 0; j < count; ++j)
+        gather_line(phases[j], at.nj, wide, m + j * kPoints * m_pitch(at.ni * at.nj) + i * at.nj * wide,
+                    m_pitch(at.ni * at.nj), bias, results, in_line * wide);
+      for (int64_t line = 0; line < lines; ++line) {
+        const int64_t row = down.begin + ((at.i0 + i) * lines + line) * down.step;
+        if (row < down.first || row >= down.end || x0 >= x1) continue;
+        store_pixels<T, In>(
+            results + (line * in_line + x0) * wide, x1 - x0, wide, outs,
+            cv.out + cv.out_strides(at.n, at.g * cv.outputs + kb * width, row, across.begin + (q0 + x0) * across.step),
+            cv.out_strides.c, cv.out_strides.w * across.step);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kTogether = 8;  // channels of a tile
+
+  static const Convolution<T, In>& first_of(const Convolution<T, In>* phases, int64_t count) {
+    const Convolution<T, In>* first = phases;
+    for (int64_t j = 1; j < count; ++j)
+      if (phases[j].rows.lowest() <= first->rows.lowest() && phases[j].columns.lowest() <= first->columns.lowest())
+        first = phases + j;
+    return *first;
+  }
+  int64_t most() const {
+    constexpr int64_t kBytes = 320 << 10, kFewest = 40;  // of V; weights that meet fewer patches are read too often
+    return larger(kFewest, kBytes / (kPoints * cv.inputs * input_phases(cv.rows) * input_phases(cv.columns) * int64_t(sizeof(T))));
+  }
+
+  // One phase's results of a row of patches, at their places between those of the others.
+  void gather_line(const Convolution<T, In>& phase, int64_t patches, int64_t wide, const T* m, int64_t pitch,
+                   const T* bias, T* results, int64_t line) const {
+    T* to[kRows];
+    for (int r = 0; r < kRows; ++r)
+      to[r] = results + (r * down.together + down.place(phase.rows, cv.rows.lowest())) * line +
+              across.place(phase.columns, cv.columns.lowest()) * wide;
+    const int64_t step = across.together * wide;
+    for (int64_t t = 0; t < patches; ++t, m += wide) {
+      for (int64_t o = 0; o < wide; o += L) {
+        typename Vec<T>::type sums[kPatch][kPatch], y[kRows][kColumns];
+#pragma GCC unroll 16
+        for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * pitch + o);
+        gather(sums, y);
+#pragma GCC unroll 3
+        for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 3
+          for (int s = 0; s < kColumns; ++s) store(to[r] + s * step + o, y[r][s] * T(0.25) + load(bias + o));
+      }
+      for (int r = 0; r < kRows; ++r) to[r] += kColumns * step;
+    }
+  }
+
+  Convolution<T, In> patches_;  // for their places
+};
+
+}  // namespace CONVX_ISA
+}  // namespace cpu
+}  // namespace convx
