@@ -89,7 +89,11 @@ SETS = instruction_sets("winograd")
 @pytest.mark.parametrize(
     "primitive, problem",
     [pytest.param(p, q, id=f"{p}-{name}") for p in PRIMITIVES for name, q in CASES.items()]
-    + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_input") for name, q in {**TAPS, **DILATED}.items()]
+    + [
+        pytest.param(p, q, id=f"{p}-{name}")
+        for p in ("forward", "grad_input")
+        for name, q in {**TAPS, **DILATED}.items()
+    ]
     + [pytest.param("grad_weight", TAPS[name], id=f"grad_weight-{name}") for name in ("2x2", "2x2-reflect")]
     + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_weight") for name, q in INPUT_PHASES.items()]
     + [pytest.param("grad_input", q, id=f"grad_input-{name}") for name, q in STRIDES.items()],

@@ -325,8 +325,8 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
-// Phases of the input: four are dealt out in registers, more one by one. And each remainder of a dilation transforms the
-// weights again.
+// Phases of the input: four are dealt out in registers, more one by one. And each remainder of a dilation transforms
+// the weights again.
 static bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
 
 bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {

@@ -30,9 +30,9 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Block by block of the patches: their V stays in cache while the weights, transformed before, pass by. Of many channels
-// V is made in parts, and M of all outputs waits for them. Of many weights as many outputs are taken at a time as fit
-// into kBytes.
+// Block by block of the patches: their V stays in cache while the weights, transformed before, pass by. Of many
+// channels V is made in parts, and M of all outputs waits for them. Of many weights as many outputs are taken at a time
+// as fit into kBytes.
 template <int R, int S, class T, class In>
 void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponents, int* w_exponents) {
   constexpr int64_t kBytes = 8 << 20, kFewest = 64, kMostPlanes = 512;
@@ -41,7 +41,8 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
   const int64_t u_pitch = odd_lines<T>(planes * width), u_size = blocks.count * kPoints * u_pitch;
   const int64_t passes = ceil_div(kbs, larger(kFewest / width, kBytes / (cv.G * u_size * int64_t(sizeof(T)))));
   const int64_t most_kbs = ceil_div(kbs, passes);
-  const int64_t together = planes <= kMostPlanes ? cv.inputs : blocks.whole_chains(kMostPlanes / 2 / blocks.inputs.count);
+  const int64_t together =
+      planes <= kMostPlanes ? cv.inputs : blocks.whole_chains(kMostPlanes / 2 / blocks.inputs.count);
   const bool whole = together == cv.inputs;
   Scratch<T> u(cv.G * most_kbs * u_size), bias(width * kbs * cv.G);
   for (int64_t first = 0; first < kbs; first += most_kbs) {
@@ -49,9 +50,9 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
     parallel_for(cv.G * count, grain_for(10. * blocks.count * planes * width), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t g = i / count, kb = first + i % count;
-        w_exponents[g * kbs + kb] = transform_weights<R, S>(blocks.phases, blocks.count, blocks.inputs, g, kb * width,
-                                                            blocks.width_of(kb), 0, cv.inputs, u.data() + i * u_size,
-                                                            u_pitch);
+        w_exponents[g * kbs + kb] =
+            transform_weights<R, S>(blocks.phases, blocks.count, blocks.inputs, g, kb * width, blocks.width_of(kb), 0,
+                                    cv.inputs, u.data() + i * u_size, u_pitch);
         pack_bias(bias.data() + (g * kbs + kb) * width, cv, g, kb * width, width);
       }
     });

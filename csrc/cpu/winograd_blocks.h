@@ -216,7 +216,8 @@ class PatchBlocks {
   }
   int64_t most() const {
     constexpr int64_t kBytes = 320 << 10, kFewest = 40;  // of V; weights that meet fewer patches are read too often
-    return larger(kFewest, kBytes / (kPoints * cv.inputs * input_phases(cv.rows) * input_phases(cv.columns) * int64_t(sizeof(T))));
+    return larger(kFewest, kBytes / (kPoints * cv.inputs * input_phases(cv.rows) * input_phases(cv.columns) *
+                                     int64_t(sizeof(T))));
   }
 
   // One phase's results of a row of patches, at their places between those of the others.

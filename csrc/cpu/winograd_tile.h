@@ -14,8 +14,8 @@ inline bool taps_are_neighbours(const AxisPlan& a) {
   return (a.taps == 2 || a.taps == 3) && a.highest() - a.lowest() == (a.taps - 1) * a.stride;
 }
 
-// The taps of one phase of an axis, if they are Winograd's two or three; else 0. The input of a stride is dealt out into
-// phases, and each has taps of its own, neighbours there.
+// The taps of one phase of an axis, if they are Winograd's two or three; else 0. The input of a stride is dealt out
+// into phases, and each has taps of its own, neighbours there.
 inline int patch_taps(const AxisPlan& a) {
   if (taps_are_neighbours(a)) return a.taps;
   const int64_t taps = a.taps / a.stride;
