@@ -335,8 +335,11 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
                         pb.S / pb.stride_w);
 }
 
+// Phases of different numbers of taps don't share patches.
 bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
-  return few_remainders(pb) &&
+  const bool alike = pb.R % pb.stride_h == 0 && pb.S % pb.stride_w == 0;
+  constexpr double kManyResults = 600;  // of a phase
+  return few_remainders(pb) && (alike || double(pb.H) * pb.W / pb.stride_h / pb.stride_w >= kManyResults) &&
          suits_winograd(pb, ceil_div(pb.H, pb.stride_h * pb.dilation_h), ceil_div(pb.W, pb.stride_w * pb.dilation_w),
                         ceil_div(pb.R, pb.stride_h), ceil_div(pb.S, pb.stride_w));
 }

@@ -141,12 +141,11 @@ class PatchBlocks {
 
   // Few patches in all: their transformed weights would go to memory and come back only once or twice, if they were
   // all transformed first. (Measured on AVX2: either way takes as long where patches are half as many as outputs, or a
-  // bit more.)
+  // bit more.) V of all patches may take what transformed weights don't.
   bool suits_by_outputs() const {
-    constexpr int64_t kBytes = 8 << 20;  // of V
-    const int64_t all = cv.N * down.patches * across.patches;
-    return 2 * all <= count * cv.outputs + 64 &&
-           all * kPoints * cv.G * cv.inputs * inputs.count * int64_t(sizeof(T)) <= kBytes;
+    const int64_t all = cv.N * down.patches * across.patches, in_group = cv.outputs * count * R * S;
+    constexpr int64_t kMost = (8 << 20) / sizeof(T);
+    return 2 * all <= count * cv.outputs + 64 && cv.G * cv.inputs * inputs.count * (all * kPoints - in_group) <= kMost;
   }
 
   // V of one block and channels [c0, c1); returns the exponent of the largest input.
