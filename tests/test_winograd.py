@@ -113,7 +113,8 @@ def test_every_plane(primitive, problem, dtype, layout, isa):
     "primitive, problem",
     (
         ("forward", Problem(40, 75, 8, 8, 40, 3, 3, padding=(1, 1))),
-        ("forward", Problem(20, 600, 9, 9, 20, 3, 3, padding=(1, 1))),
+        ("forward", Problem(20, 600, 9, 9, 20, 3, 3, padding=(1, 1))),  # V in parts
+        ("forward", Problem(16, 400, 8, 8, 400, 3, 3, padding=(1, 1))),  # the weights in parts
         ("forward", Problem(40, 150, 14, 14, 20, 4, 4, (2, 2), (1, 1))),
         ("forward", Problem(40, 65, 18, 18, 20, 6, 6, (3, 3))),
         ("forward", Problem(40, 65, 16, 16, 20, 3, 3, padding=(2, 2), dilation=(2, 2))),
@@ -122,7 +123,7 @@ def test_every_plane(primitive, problem, dtype, layout, isa):
     ids=str,
 )
 def test_same_bits_whether_by_patches_or_by_outputs(primitive, problem, dtype, isa):
-    """One image goes by blocks of outputs, forty by blocks of patches."""
+    """One image goes by blocks of outputs, all of them by blocks of patches."""
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(s, generator=generator, dtype=dtype) for s in problem.shapes(primitive)[:2])
     with forced(primitive, "winograd", isa):

@@ -301,6 +301,9 @@ bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, int64_
          double(rows * columns) >= 0.75 * double(covered(rows, taps_h) * covered(columns, taps_w));
 }
 
+// Each remainder of a dilation transforms the weights again.
+bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
+
 // Not of the batch: what a sample's result is must not depend on the others.
 double of_one_image(const ConvProblem& pb) { return pb.multiply_adds() / double(pb.N > 1 ? pb.N : 1); }
 
@@ -325,10 +328,7 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
-// Phases of the input: four are dealt out in registers, more one by one. And each remainder of a dilation transforms
-// the weights again.
-static bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
-
+// Phases of the input: four are dealt out in registers, more one by one.
 bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
   return pb.stride_h <= 2 && pb.stride_w <= 2 && few_remainders(pb) &&
          suits_winograd(pb, ceil_div(pb.P, pb.dilation_h), ceil_div(pb.Q, pb.dilation_w), pb.R / pb.stride_h,

@@ -4,9 +4,9 @@
 //
 // An item of work is a part of the channels and a part of the outputs. Strips of some hundred patches pass by:
 //   V[point][channel, phase][patch]   x's patches transformed, as in winograd.h
-//   Y[block of outputs][point][patch][width]   y's patches of 2 x 2, turned over and transformed
+//   Y[block of outputs][point][patch][width]   y's patches of 2 x 2 (or 3 x 3), turned over and transformed
 //   M[point][channel, phase][output] += sum over patches of V * Y, by outer products over registers (micro_kernel.h)
-// and at the end M becomes the gradient, a ninth by 16th of it.
+// and at the end the 16 points of M become the 9 (or 4) taps of the gradient.
 //
 // Threads divide the results, never the patches, and strips are cut by the shape alone: so each sum has one order.
 //
