@@ -48,6 +48,23 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(text)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A kernel that faults takes its process's CUDA context with it, and every later test would fail for that. Under
+    pytest-xdist the process ends, and a new one goes on; otherwise the run does."""
+    report = yield
+    if report.failed and "cuda" in DEVICES:
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as lost:
+            text = f"{item.nodeid}: the CUDA context is lost\n{report.longreprtext[-3000:]}\n{lost}"
+            if "PYTEST_XDIST_WORKER" not in os.environ:
+                pytest.exit(text, returncode=3)
+            os.write(2, text.encode())
+            os._exit(3)
+    return report
+
+
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
