@@ -33,7 +33,7 @@ from .computations import (
 )
 from .run import every, in_rotation
 from .shapes import CLASSES, Shape, load
-from .timing import interleaved
+from .timing import interleaved, seconds_of
 
 TO_READ = ("reference", "scatter", "scatter_atomic")
 CHOICE, TORCH = "choice", "torch"
@@ -50,14 +50,15 @@ def by_algorithm(primitive: str, algorithm: str, call: Callable[[], Tensor]) -> 
     return run
 
 
-def can_do(call: Callable[[], Tensor]) -> bool:
+def is_worth_timing(call: Callable[[], Tensor], most: float, device: str) -> bool:
+    """Whether the algorithm can do the layer, in at most so many seconds."""
     try:
         call()
     except RuntimeError as refused:
         if "was forced but can't do" not in str(refused):
             raise
         return False
-    return True
+    return seconds_of(call, 1, device)[0] <= most
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -77,8 +78,11 @@ def measure(shape: Shape, computation: str, options: argparse.Namespace) -> dict
         theirs = gpu.in_turns([torch_call(shape, computation, o) for o in turns])
         calls[TORCH, layout] = gpu.with_cudnn_benchmark(True, theirs) if options.device == "cuda" else theirs
         calls[CHOICE, layout] = choice
-        forced = {name: by_algorithm(primitive, name, choice) for name in names}
-        calls |= {(name, layout): call for name, call in forced.items() if can_do(call)}
+        with torch.no_grad():
+            choice(), theirs()
+            most = options.within * min(seconds_of(call, 1, options.device)[0] for call in (choice, theirs))
+            forced = {name: by_algorithm(primitive, name, choice) for name in names}
+            calls |= {(k, layout): f for k, f in forced.items() if is_worth_timing(f, most, options.device)}
     timings = interleaved(calls, options.device, options.seconds, (3, 50))
     result = timings[TORCH, "contiguous"].result
     times: dict[str, tuple[float, str, float]] = {}
@@ -112,6 +116,7 @@ def parse() -> argparse.Namespace:
     add("--shapes", nargs="+", metavar="NAME", help="names from benchmarks/shapes/; all by default")
     add("--max-gflop", type=float, default=2.0, help="batches are halved until a call is at most this much (2)")
     add("--every", type=int, default=1, metavar="N", help="only every N-th shape of each class")
+    add("--within", type=float, default=8.0, metavar="N", help="leave out what takes N times longer than the choice (8)")
     add("--minutes", type=float, default=float("inf"), help="begin no more layers after so many minutes")
     add("--tf32", action="store_true", help="on a GPU: both sides may use TF32 for float32")
     add("--all", action="store_true", help="the algorithms that are there to be read, too")

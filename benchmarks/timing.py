@@ -31,7 +31,7 @@ class Timing(NamedTuple):
     result: Any  # what the first call returned
 
 
-def _seconds(call: Callable[[], Any], calls: int, device: str) -> tuple[float, Any]:
+def seconds_of(call: Callable[[], Any], calls: int, device: str) -> tuple[float, Any]:
     """Seconds of one call, averaged over `calls` in a row, and the last one's result."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -53,15 +53,15 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Runs all callables in turns: at least rounds[0] times, then until `seconds` are over or rounds[1] are done."""
     with torch.no_grad():
-        first = {name: _seconds(call, 1, device) for name, call in callables.items()}
+        first = {name: seconds_of(call, 1, device) for name, call in callables.items()}
         # On a GPU a call returns before its work is done: many in a row, or the launch would be what is timed.
-        warm = {name: _seconds(call, 1, device)[0] for name, call in callables.items()}
+        warm = {name: seconds_of(call, 1, device)[0] for name, call in callables.items()}
         calls = {name: max(1, min(50, int(2e-3 / warm[name]))) if device == "cuda" else 1 for name in callables}
         times: dict[str, list[float]] = {name: [] for name in callables}
         started = time.perf_counter()
         for done in range(1, rounds[1] + 1):
             for name, call in callables.items():
-                times[name].append(_seconds(call, calls[name], device)[0])
+                times[name].append(seconds_of(call, calls[name], device)[0])
             if done >= rounds[0] and time.perf_counter() - started > seconds:
                 break
     return {

@@ -31,6 +31,7 @@ __global__ void pack(Packing<T> p) {
   const int fast = int(threadIdx.x) % kPackTile, slow = int(threadIdx.x) / kPackTile;
   constexpr int kStep = kPackThreads / kPackTile;
   const bool reads_channels = p.from_c < p.from_w;
+  const bool small = positions < int64_t(1) << 31;  // then 32 bits divide in a fourth of the time
   for (int64_t i = blockIdx.x; i < p.A * p.B * across * down; i += gridDim.x) {
     const int64_t channel = i % across * kPackTile, position = i / across % down * kPackTile;
     const int64_t b = i / across / down % p.B, a = i / across / down / p.B;
@@ -38,8 +39,9 @@ __global__ void pack(Packing<T> p) {
       const int x = reads_channels ? j : fast, y = reads_channels ? fast : j;
       const int64_t at = position + x, c = channel + y;
       T value{};
+      const int64_t row = small ? int64_t(unsigned(at) / unsigned(p.W)) : at / p.W;
       if (at < positions && c < p.C)
-        value = p.from[a * p.from_a + b * p.from_b + c * p.from_c + at / p.W * p.from_h + at % p.W * p.from_w];
+        value = p.from[a * p.from_a + b * p.from_b + c * p.from_c + row * p.from_h + (at - row * p.W) * p.from_w];
       else
         value = T(0);
       tile[y * kPitch + x] = value;

@@ -1,6 +1,6 @@
-// Hopper's copy engine (the Tensor Memory Accelerator), and the barriers in shared memory that it reports to: one thread
-// asks for a whole tile, in the swizzle that wgmma reads, and nobody computes addresses. As in ptx.h, a function to an
-// instruction; the PTX manual's sections are "cp.async.bulk.tensor", "Tensor: im2col mode" and "mbarrier".
+// Hopper's copy engine (the Tensor Memory Accelerator), and the barriers in shared memory that it reports to: one
+// thread asks for a whole tile, in the swizzle that wgmma reads, and nobody computes addresses. As in ptx.h, a function
+// to an instruction; the PTX manual's sections are "cp.async.bulk.tensor", "Tensor: im2col mode" and "mbarrier".
 //
 // Where there is no nvcc the twins of tests/emulator/ptx_tma_twins.h stand in. All need sm_90, setmaxnreg sm_90a;
 // compiled for older architectures they end the kernel with an error, and the lists never choose such a kernel there.

@@ -33,6 +33,22 @@ void grad_input(const ConvProblem&, const Operands&);
 void grad_weight(const ConvProblem&, const Operands&);
 }  // namespace few_channels
 
+namespace row_windows {
+const char* why_not(const ConvProblem&, const Operands&);
+bool preferred(const ConvProblem&, const Operands&);
+void forward(const ConvProblem&, const Operands&);
+void grad_weight(const ConvProblem&, const Operands&);
+}  // namespace row_windows
+
+namespace output_blocks {
+const char* forward_why_not(const ConvProblem&, const Operands&);
+const char* grad_input_why_not(const ConvProblem&, const Operands&);
+bool forward_preferred(const ConvProblem&, const Operands&);
+bool grad_input_preferred(const ConvProblem&, const Operands&);
+void forward(const ConvProblem&, const Operands&);
+void grad_input(const ConvProblem&, const Operands&);
+}  // namespace output_blocks
+
 namespace direct {
 const char* why_not(const ConvProblem&, const Operands&);
 bool forward_preferred(const ConvProblem&, const Operands&);
@@ -65,6 +81,12 @@ void grad_weight(const ConvProblem&, const Operands&);
 void forward_split(const ConvProblem&, const Operands&);
 void grad_input_split(const ConvProblem&, const Operands&);
 void grad_weight_split(const ConvProblem&, const Operands&);
+const char* forward_why_not_copied(const ConvProblem&, const Operands&);
+const char* grad_input_why_not_copied(const ConvProblem&, const Operands&);
+const char* grad_weight_why_not_copied(const ConvProblem&, const Operands&);
+void forward_copied(const ConvProblem&, const Operands&);
+void grad_input_copied(const ConvProblem&, const Operands&);
+void grad_weight_copied(const ConvProblem&, const Operands&);
 void forward_wgmma(const ConvProblem&, const Operands&);
 void grad_input_wgmma(const ConvProblem&, const Operands&);
 void grad_weight_wgmma(const ConvProblem&, const Operands&);

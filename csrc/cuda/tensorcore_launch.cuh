@@ -93,8 +93,8 @@ struct Tiles<Warpgroup<T>> {
 };
 
 template <class Arithmetic, class Shape, class T>
-void launch_convolve(Convolution<T> cv, int64_t largest_phase, bool in_planes, const Operands& o) {
-  cv.row_tiles = ceil_div(largest_phase, Shape::kRows);
+void launch_convolve(Convolution<T> cv, int64_t pixels, bool in_planes, const Operands& o) {
+  cv.row_tiles = ceil_div(pixels, Shape::kRows);
   cv.column_tiles = int(ceil_div(cv.outputs, Shape::kColumns));
   cv.tiles = cv.phases * cv.row_tiles * cv.G * cv.column_tiles;
   const Grid grid = {cv.tiles, dim3(Shape::kThreads), size_t(Shape::kSharedBytes)};
@@ -103,40 +103,28 @@ void launch_convolve(Convolution<T> cv, int64_t largest_phase, bool in_planes, c
   launch("convolve_tensorcore", kernel, grid, o.stream, cv);
 }
 
-// forward, and grad_input of zero padding with x and y in each other's place. `stores_sums`: see Convolution.
-template <class Arithmetic>
-void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, bool stores_sums = false) {
-  using T = typename Arithmetic::Element;
+// What a kernel is told of forward, or of grad_input with x and y in each other's place. `in_planes`: see PixelsLoader;
+// `stores_sums`: see Convolution.
+template <class T>
+Convolution<T> convolution_of(const ConvProblem& pb, const Operands& o, bool is_grad_input, const Packed<T>& image,
+                              const Packed<T>& weight, bool in_planes = false, bool stores_sums = false) {
   constexpr int64_t kElements = kChunk / sizeof(T);
-  const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const View &from = is_grad_input ? o.y : o.x, &to = is_grad_input ? o.x : o.y;
-  const int64_t inputs = is_grad_input ? Kg : Cg, outputs = is_grad_input ? Cg : Kg;
-  const int64_t in_h = is_grad_input ? pb.P : pb.H, in_w = is_grad_input ? pb.Q : pb.W;
+  const int64_t inputs = is_grad_input ? pb.outputs_per_group() : pb.channels_per_group();
+  const int64_t outputs = is_grad_input ? pb.channels_per_group() : pb.outputs_per_group();
   const int64_t out_h = is_grad_input ? pb.H : pb.P, out_w = is_grad_input ? pb.W : pb.Q;
-
-  const Strides& f = from.strides;
-  const bool in_planes = pb.is_pointwise() && pb.is_unit_stride() && pb.P == pb.H && pb.Q == pb.W && f.c != 1 &&
-                         has_whole_planes<T>(from, pb.N, inputs * pb.G, in_h, in_w);
-  const Packed<T> image =
-      in_planes ? Packed<T>{static_cast<const T*>(from.data), f.n, inputs * f.c, f.h, 1, int(inputs)}
-                : channels_together<T>(from.data, f, inputs * f.c, pb.N, pb.G, inputs, in_h, in_w, false, o);
-  // [output][tap][input]: for grad_input, outputs and inputs of the weight are in each other's place.
-  const Strides &w = o.w.strides, turned = {w.c, w.n, w.h, w.w};
-  const Packed<T> weight =
-      channels_together<T>(o.w.data, is_grad_input ? turned : w, Kg * w.n, outputs, pb.G, inputs, pb.R, pb.S, true, o);
-
   Convolution<T> cv = {};
   cv.input = image.data, cv.input_n = image.n, cv.input_group = image.group;
-  cv.input_c = in_planes ? f.c : 1;
+  cv.input_c = in_planes ? from.strides.c : 1;
   cv.input_h = int(image.h), cv.input_w = int(image.w);
   cv.weight = weight.data, cv.weight_output = int(weight.n), cv.weight_group = weight.group;
-  cv.weight_r = int(weight.h), cv.weight_s = int(weight.w);
+  cv.weight_c = 1, cv.weight_r = int(weight.h), cv.weight_s = int(weight.w);
   cv.bias = static_cast<const T*>(o.bias), cv.bias_stride = o.bias_stride;
   cv.output = to.data, cv.output_strides = to.strides;
   cv.N = int(pb.N), cv.G = int(pb.G), cv.outputs = int(outputs);
   cv.channels = int(inputs), cv.inputs = weight.channels;
   cv.rows = pb.rows(), cv.columns = pb.columns();
-  cv.in_h = int(in_h), cv.in_w = int(in_w);
+  cv.in_h = int(is_grad_input ? pb.P : pb.H), cv.in_w = int(is_grad_input ? pb.Q : pb.W);
   cv.is_grad_input = is_grad_input;
   const int64_t phases_down = is_grad_input ? std::min(pb.stride_h, pb.H) : 1;
   cv.phases_across = int(is_grad_input ? std::min(pb.stride_w, pb.W) : 1);
@@ -151,6 +139,39 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
   cv.stores_pixels = !cv.stores_channels && !in_planes && aligned && cv.phases == 1 && s.w == 1 && s.h == out_w &&
                      out_h * out_w % kElements == 0 && whole(s.n, pb.N) && whole(s.c, outputs * pb.G);
   cv.rows_apart = in_planes || !(cv.stores_channels || cv.stores_pixels);
+  return cv;
+}
+
+// Pixels of all images in the phase that has the most.
+template <class T>
+int64_t largest_phase(const Convolution<T>& cv) {
+  const auto count = [&](const Axis& axis, int64_t phases) {
+    return ceil_div(cv.is_grad_input ? axis.in : axis.out, phases);
+  };
+  return cv.N * count(cv.rows, cv.phases / cv.phases_across) * count(cv.columns, cv.phases_across);
+}
+
+// forward, and grad_input of zero padding with x and y in each other's place. `stores_sums`: see Convolution.
+template <class Arithmetic>
+void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, bool stores_sums = false) {
+  using T = typename Arithmetic::Element;
+  const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
+  const View& from = is_grad_input ? o.y : o.x;
+  const int64_t inputs = is_grad_input ? Kg : Cg, outputs = is_grad_input ? Cg : Kg;
+  const int64_t in_h = is_grad_input ? pb.P : pb.H, in_w = is_grad_input ? pb.Q : pb.W;
+
+  const Strides& f = from.strides;
+  const bool in_planes = pb.is_pointwise() && pb.is_unit_stride() && pb.P == pb.H && pb.Q == pb.W && f.c != 1 &&
+                         has_whole_planes<T>(from, pb.N, inputs * pb.G, in_h, in_w);
+  const Packed<T> image =
+      in_planes ? Packed<T>{static_cast<const T*>(from.data), f.n, inputs * f.c, f.h, 1, int(inputs)}
+                : channels_together<T>(from.data, f, inputs * f.c, pb.N, pb.G, inputs, in_h, in_w, false, o);
+  // [output][tap][input]: for grad_input, outputs and inputs of the weight are in each other's place.
+  const Strides &w = o.w.strides, turned = {w.c, w.n, w.h, w.w};
+  const Packed<T> weight =
+      channels_together<T>(o.w.data, is_grad_input ? turned : w, Kg * w.n, outputs, pb.G, inputs, pb.R, pb.S, true, o);
+
+  const Convolution<T> cv = convolution_of<T>(pb, o, is_grad_input, image, weight, in_planes, stores_sums);
 
   // Smaller tiles where there are too few of the larger for all multiprocessors, or too few outputs. The largest has a
   // multiprocessor to itself, so nothing is multiplied while it begins and ends: it takes many stages to be worth it.
@@ -159,21 +180,20 @@ void run_convolve(const ConvProblem& pb, const Operands& o, bool is_grad_input, 
   using Large = typename Tiles<Arithmetic>::Large;
   using Narrow = typename Tiles<Arithmetic>::Narrow;
   using Small = typename Tiles<Arithmetic>::Small;
-  const int64_t largest_phase = pb.N * ceil_div(out_h, phases_down) * ceil_div(out_w, cv.phases_across);
+  const int64_t pixels = largest_phase(cv);
   const auto fills = [&](int64_t rows, int64_t columns) {
-    return cv.phases * cv.G * ceil_div(largest_phase, rows) * ceil_div(outputs, columns) >=
-           current_device().multiprocessors;
+    return cv.phases * cv.G * ceil_div(pixels, rows) * ceil_div(outputs, columns) >= current_device().multiprocessors;
   };
   const int64_t stages = ceil_div(pb.R * pb.S * cv.inputs / cv.phases, kStageBytes / int64_t(sizeof(T)));
   if (!std::is_same_v<Largest, Large> && outputs > Narrow::kColumns && stages >= kManyStages &&
       fills(Largest::kRows, Largest::kColumns))
-    launch_convolve<Arithmetic, Largest>(cv, largest_phase, in_planes, o);
+    launch_convolve<Arithmetic, Largest>(cv, pixels, in_planes, o);
   else if (outputs > Narrow::kColumns && fills(Large::kRows, Large::kColumns))
-    launch_convolve<Arithmetic, Large>(cv, largest_phase, in_planes, o);
+    launch_convolve<Arithmetic, Large>(cv, pixels, in_planes, o);
   else if ((outputs > Small::kColumns || Narrow::kColumns == Small::kColumns) && fills(Narrow::kRows, Narrow::kColumns))
-    launch_convolve<Arithmetic, Narrow>(cv, largest_phase, in_planes, o);
+    launch_convolve<Arithmetic, Narrow>(cv, pixels, in_planes, o);
   else
-    launch_convolve<Arithmetic, Small>(cv, largest_phase, in_planes, o);
+    launch_convolve<Arithmetic, Small>(cv, pixels, in_planes, o);
 }
 
 // grad_input of the other padding modes: of the padded image, in the workspace, and then folded.
@@ -213,6 +233,19 @@ void launch_weight_gradient(W wg, const Operands& o) {
   launch("add_splits", add_splits<Arithmetic>, one_thread_each(weights), o.stream, wg);
 }
 
+template <class T, class Sum>
+WeightGradient<T, Sum> weight_gradient_of(const ConvProblem& pb, const Operands& o, const Packed<T>& x,
+                                          const Packed<T>& y) {
+  WeightGradient<T, Sum> wg = {};
+  wg.x = x.data, wg.x_n = x.n, wg.x_group = x.group, wg.x_h = int(x.h), wg.x_w = int(x.w);
+  wg.y = y.data, wg.y_n = y.n, wg.y_group = y.group, wg.y_h = int(y.h), wg.y_w = int(y.w);
+  wg.x_channels = x.channels, wg.y_channels = y.channels;
+  wg.w = static_cast<T*>(o.w.data), wg.w_strides = o.w.strides;
+  wg.N = pb.N, wg.G = int(pb.G), wg.inputs = int(pb.channels_per_group()), wg.outputs = int(pb.outputs_per_group());
+  wg.rows = pb.rows(), wg.columns = pb.columns();
+  return wg;
+}
+
 template <class Arithmetic>
 void run_weight_gradient(const ConvProblem& pb, const Operands& o) {
   using T = typename Arithmetic::Element;
@@ -221,13 +254,7 @@ void run_weight_gradient(const ConvProblem& pb, const Operands& o) {
       channels_together<T>(o.x.data, o.x.strides, Cg * o.x.strides.c, pb.N, pb.G, Cg, pb.H, pb.W, false, o);
   const Packed<T> y =
       channels_together<T>(o.y.data, o.y.strides, Kg * o.y.strides.c, pb.N, pb.G, Kg, pb.P, pb.Q, false, o);
-  WeightGradient<T, typename Arithmetic::Sum> wg = {};
-  wg.x = x.data, wg.x_n = x.n, wg.x_group = x.group, wg.x_h = int(x.h), wg.x_w = int(x.w);
-  wg.y = y.data, wg.y_n = y.n, wg.y_group = y.group, wg.y_h = int(y.h), wg.y_w = int(y.w);
-  wg.x_channels = x.channels, wg.y_channels = y.channels;
-  wg.w = static_cast<T*>(o.w.data), wg.w_strides = o.w.strides;
-  wg.N = pb.N, wg.G = int(pb.G), wg.inputs = int(Cg), wg.outputs = int(Kg);
-  wg.rows = pb.rows(), wg.columns = pb.columns();
+  const auto wg = weight_gradient_of<T, typename Arithmetic::Sum>(pb, o, x, y);
   if (Cg > SmallTile::kColumns && Kg > SmallTile::kRows)
     launch_weight_gradient<Arithmetic, typename Tiles<Arithmetic>::LargeWeight>(wg, o);
   else

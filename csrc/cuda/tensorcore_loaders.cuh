@@ -15,22 +15,22 @@ struct AxisPlan {
   PaddingMode mode;
 
   // What is read at a position, or -1 if nothing.
-  __device__ int source(int position) const { return int(Axis{in, 0, 0, 0, 0, 0, mode}.source(position)); }
-  __device__ int position(int i, int j) const { return i * stride + offset + j * dilation; }
+  CONVX_HD int source(int position) const { return int(Axis{in, 0, 0, 0, 0, 0, mode}.source(position)); }
+  CONVX_HD int position(int i, int j) const { return i * stride + offset + j * dilation; }
   // Taps that only read zero padding, whichever the result, are left out.
-  __device__ bool is_idle(int j) const { return position(count - 1, j) < 0 || position(0, j) >= in; }
-  __device__ void leave_out_idle_taps() {
+  CONVX_HD bool is_idle(int j) const { return position(count - 1, j) < 0 || position(0, j) >= in; }
+  CONVX_HD void leave_out_idle_taps() {
     while (taps > 0 && is_idle(taps - 1)) --taps;
     while (taps > 0 && is_idle(0)) --taps, first_tap += tap_step, offset += dilation;
   }
   // Whether some tap of result i reads padding.
-  __device__ bool reads_padding(int i) const {
+  CONVX_HD bool reads_padding(int i) const {
     const int a = position(i, 0), b = position(i, taps - 1);
     return min(a, b) < 0 || max(a, b) >= in;
   }
 };
 
-__device__ inline AxisPlan forward_plan(const Axis& a) {
+CONVX_HD inline AxisPlan forward_plan(const Axis& a) {
   AxisPlan plan = {int(a.in), int(a.out), int(a.kernel), int(a.stride), -int(a.pad), int(a.dilation), 0, 1,
                    0,         1,          a.mode};
   if (a.mode == PaddingMode::zeros) plan.leave_out_idle_taps();
@@ -39,7 +39,7 @@ __device__ inline AxisPlan forward_plan(const Axis& a) {
 
 // x[h] is read by tap r of output p if h = p * stride - pad + r * dilation. For h = phase + i * stride that is
 // p = i + (phase + pad - r * dilation) / stride, for the r that divide: every tap_step-th.
-__device__ inline AxisPlan grad_input_plan(const Axis& a, int phase) {
+CONVX_HD inline AxisPlan grad_input_plan(const Axis& a, int phase) {
   const int in = int(a.in), out = int(a.out), kernel = int(a.kernel), stride = int(a.stride),
             dilation = int(a.dilation);
   AxisPlan plan = {out, (in - 1 - phase) / stride + 1, 0, 1, 0, 0, 0, 1, phase, stride, PaddingMode::zeros};
@@ -56,8 +56,8 @@ __device__ inline AxisPlan grad_input_plan(const Axis& a, int phase) {
   return plan;
 }
 
-// What a launch works on. Strides are in elements; inputs of `weight` are neighbours, and for ChannelsLoader channels
-// of `input` too.
+// What a launch works on. Strides are in elements; for the loaders below inputs of `weight` are neighbours, and for
+// ChannelsLoader channels of `input` too.
 template <class T>
 struct Convolution {
   const T* input;
@@ -65,7 +65,7 @@ struct Convolution {
   int input_h, input_w;
   const T* weight;
   int64_t weight_group;
-  int weight_output, weight_r, weight_s;
+  int weight_output, weight_c, weight_r, weight_s;
   const T* bias;
   int64_t bias_stride;
   void* output;

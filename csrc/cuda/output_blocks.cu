@@ -1,0 +1,127 @@
+// The row `output_blocks`: output_blocks.cuh around the tensor-core kernels.
+#include "output_blocks.cuh"
+
+#include "rows.h"
+#include "types.h"
+
+namespace convx {
+namespace cuda {
+namespace output_blocks {
+namespace {
+
+constexpr int kTile = 64;  // columns of the smallest tile of a tensor-core kernel
+
+OutputBlocks blocks_of(const ConvProblem& pb, bool is_grad_input, int down, int across) {
+  return {BlockedAxis::of(pb.rows(), is_grad_input, down), BlockedAxis::of(pb.columns(), is_grad_input, across),
+          int(is_grad_input ? pb.K : pb.C), int(is_grad_input ? pb.C : pb.K)};
+}
+
+// Multiply-adds of whole tiles for each result pixel and input channel.
+double work(const OutputBlocks& b) {
+  const int columns = (b.channels() + kTile - 1) / kTile * kTile;
+  return double(columns) * b.rows.taps * b.columns.taps / (double(b.rows.block) * b.columns.block);
+}
+
+// The blocks that waste the least, of some 64 channels; for grad_input multiples of the stride.
+OutputBlocks best_blocks(const ConvProblem& pb, bool is_grad_input) {
+  const int unit_h = is_grad_input ? int(pb.stride_h) : 1, unit_w = is_grad_input ? int(pb.stride_w) : 1;
+  OutputBlocks best = blocks_of(pb, is_grad_input, unit_h, unit_w);
+  for (int down = 1; down <= 8; down *= 2)
+    for (int across = 1; across <= 8; across *= 2) {
+      const OutputBlocks trial = blocks_of(pb, is_grad_input, down * unit_h, across * unit_w);
+      if (trial.channels() <= 2 * kTile && work(trial) < work(best)) best = trial;
+    }
+  return best;
+}
+
+// The problem whose results are blocks. Beyond the last whole block it reads further than the original does; what it
+// reads there is used by no result that exists.
+ConvProblem blocks_problem(const ConvProblem& pb, const OutputBlocks& b) {
+  const bool is_grad_input = b.rows.is_grad_input;
+  ConvProblem inner = pb;
+  inner.C = b.inputs, inner.K = b.channels();
+  inner.H = is_grad_input ? pb.P : pb.H, inner.W = is_grad_input ? pb.Q : pb.W;
+  inner.R = b.rows.taps, inner.S = b.columns.taps;
+  inner.P = ((is_grad_input ? pb.H : pb.P) + b.rows.block - 1) / b.rows.block;
+  inner.Q = ((is_grad_input ? pb.W : pb.Q) + b.columns.block - 1) / b.columns.block;
+  inner.stride_h = b.rows.stride, inner.stride_w = b.columns.stride;
+  inner.pad_h = b.rows.pad, inner.pad_w = b.columns.pad;
+  return inner;
+}
+
+bool is_split(const Operands& o) { return o.dtype == DType::float32 && !o.allow_tf32; }
+
+void run_inner(const ConvProblem& pb, const Operands& o) {
+  if (is_split(o)) return tensorcore::forward_split(pb, o);
+  if (!tensorcore::forward_why_not_copied(pb, o) && pb.C % kTile == 0) return tensorcore::forward_copied(pb, o);
+  tensorcore::forward(pb, o);
+}
+
+Operands inner_operands(const ConvProblem& inner, const Operands& o, bool is_grad_input) {
+  Operands operands = o;
+  operands.x = is_grad_input ? o.y : o.x;
+  operands.y.strides = {inner.P * inner.Q * inner.K, 1, inner.Q * inner.K, inner.K};
+  operands.w.strides = {inner.R * inner.S * inner.C, 1, inner.S * inner.C, inner.C};
+  operands.bias_stride = 1;
+  return operands;
+}
+
+template <class T>
+void run_of(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
+  const OutputBlocks blocks = best_blocks(pb, is_grad_input);
+  const ConvProblem inner = blocks_problem(pb, blocks);
+  Operands operands = inner_operands(inner, o, is_grad_input);
+  const int64_t filters = inner.K * inner.R * inner.S * inner.C;
+  operands.w.data = o.workspace->allocate(filters * sizeof(T));
+  operands.y.data = o.workspace->allocate(inner.N * inner.P * inner.Q * inner.K * sizeof(T));
+  T* const bias = o.bias ? static_cast<T*>(o.workspace->allocate(inner.K * sizeof(T))) : nullptr;
+  operands.bias = bias;
+  launch("gather_block_filters", gather_block_filters<T>, one_thread_each(filters), o.stream, blocks, Tensors<T>{o},
+         static_cast<T*>(operands.w.data), bias);
+  run_inner(inner, operands);
+  const int64_t height = is_grad_input ? pb.H : pb.P, width = is_grad_input ? pb.W : pb.Q;
+  launch("scatter_blocks", scatter_blocks<T>, one_thread_each(pb.N * height * width * blocks.outputs), o.stream, pb,
+         blocks, Tensors<T>{o}, static_cast<const T*>(operands.y.data), int(height), int(width), int(inner.P),
+         int(inner.Q));
+}
+
+void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
+  with_floating_type(o.dtype, [&](auto t) { run_of<decltype(t)>(pb, o, is_grad_input); });
+}
+
+const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
+  if (o.dtype == DType::int64) return "int64 is for the CPU only";
+  if (pb.G > 1 || pb.is_dilated() || !pb.is_zero_padded()) return "it is for one group, no dilation and zero padding";
+  constexpr int64_t kMost = 1 << 15;
+  for (const int64_t size : {pb.C, pb.K, pb.R, pb.S, pb.stride_h, pb.stride_w, pb.pad_h, pb.pad_w})
+    if (size > kMost) return "a size is larger than 2^15";
+  for (const int64_t size : {pb.H, pb.W, pb.P, pb.Q})
+    if (size > kMost) return "a size is larger than 2^15";
+  const OutputBlocks blocks = best_blocks(pb, is_grad_input);
+  if (int64_t(blocks.channels()) * blocks.rows.taps * blocks.columns.taps > int64_t(1) << 24)
+    return "its larger filters have more than 2^24 taps";
+  const ConvProblem inner = blocks_problem(pb, blocks);
+  const Operands operands = inner_operands(inner, o, is_grad_input);
+  return is_split(o) ? tensorcore::why_not_split(inner, operands) : tensorcore::why_not(inner, operands);
+}
+
+// Where few channels are made of many, and blocks save most of a tile.
+bool preferred(const ConvProblem& pb, bool is_grad_input) {
+  const int64_t inputs = is_grad_input ? pb.K : pb.C, outputs = is_grad_input ? pb.C : pb.K;
+  const double needed = double(outputs) * pb.R * pb.S / double(is_grad_input ? pb.stride_h * pb.stride_w : 1);
+  return outputs <= 8 && inputs >= 16 && pb.multiply_adds() >= 1 << 22 &&
+         work(best_blocks(pb, is_grad_input)) <= 8 * needed;
+}
+
+}  // namespace
+
+const char* forward_why_not(const ConvProblem& pb, const Operands& o) { return why_not(pb, o, false); }
+const char* grad_input_why_not(const ConvProblem& pb, const Operands& o) { return why_not(pb, o, true); }
+bool forward_preferred(const ConvProblem& pb, const Operands&) { return preferred(pb, false); }
+bool grad_input_preferred(const ConvProblem& pb, const Operands&) { return preferred(pb, true); }
+void forward(const ConvProblem& pb, const Operands& o) { run(pb, o, false); }
+void grad_input(const ConvProblem& pb, const Operands& o) { run(pb, o, true); }
+
+}  // namespace output_blocks
+}  // namespace cuda
+}  // namespace convx
