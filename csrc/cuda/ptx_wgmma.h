@@ -137,6 +137,14 @@ __device__ inline uint64_t wgmma_operand(const void* shared) {
          kSwizzle64 << 62;
 }
 
+// The same of rows of 128 bytes, as the copy engine lays them out (tensor_map.h): chunk c of row r is at c ^ r % 8. The
+// tile begins at a multiple of 1024 bytes; the next sixteen numbers of its rows are 32 bytes on each.
+__device__ inline uint64_t wgmma_operand_128(const void* shared) {
+  constexpr uint64_t kEightRows = 8 * 128, kSwizzle128 = 1;
+  return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(1) << 16 | (kEightRows >> 4) << 32 |
+         kSwizzle128 << 62;
+}
+
 // Where the first of an operand's sixteen lines is: line k holds number k of the reduction of 64 rows, 128 bytes whose
 // chunks are swizzled, chunk c at c ^ k % 8. The next 64 rows are `block` bytes on, the first distance; the second is
 // from eight lines to the next eight. All begin at multiples of 1024 bytes.
