@@ -375,12 +375,44 @@ def test_every_wait_and_arrival_of_the_tiles_is_needed():
     copies_on_emulator(2, source, torch.zeros_like(source), (rows,))
     places = emulator.places()
     assert len(places) == 6  # of them the fence and the barrier after the initialisation
-    expected = "is on its way|without a barrier between them|a wait that never ends|without a fence|initialised the mbarrier|all 1 of"
+    found = (
+        "is on its way there",
+        "without a barrier between them",
+        "which nobody has written yet",
+        "a wait that never ends",
+        "without a fence.mbarrier_init",
+        "initialised the mbarrier",
+        "all 1 of this phase have come before",
+    )
     for place in places:
         for order in emulator.ORDERS:
             emulator.configure(order, dropped=place)
-            with pytest.raises(RuntimeError, match=expected):
+            with pytest.raises(RuntimeError, match="|".join(found)):
                 copies_on_emulator(2, source, torch.zeros_like(source), (rows,))
+
+
+@pytest.mark.parametrize("across", (0, 1))
+def test_a_product_of_matrices_by_the_copy_engine(across, copy):
+    """Two warpgroups multiply what a third asks for."""
+    depth, generator = 64 * 7, torch.Generator().manual_seed(3)
+    a, b = (torch.randint(-8, 9, (rows, depth), generator=generator).to(BF16) for rows in (128, 64))
+    expected = a.double() @ b.double().T
+    source = torch.cat([a.reshape(-1), (b.T if across else b).reshape(-1)])
+    for order in emulator.ORDERS:
+        emulator.configure(order)
+        assert torch.equal(copy(3, source, torch.zeros(128, 64), (depth, across)).double(), expected)
+
+
+def test_every_wait_and_arrival_of_the_product_is_needed():
+    source = torch.ones((128 + 64) * 64 * 5, dtype=BF16)
+    emulator.places()
+    copies_on_emulator(3, source, torch.zeros(128, 64), (64 * 5, 0))
+    places = emulator.places()
+    assert len(places) == 8  # the fence and the barrier, two waits and an arrival on each side, and two of wgmma
+    for place, order in itertools.product(places, emulator.ORDERS):
+        emulator.configure(order, dropped=place)
+        with pytest.raises(RuntimeError):
+            copies_on_emulator(3, source, torch.zeros(128, 64), (64 * 5, 0))
 
 
 MATRIX = [64, 24, 1, 1, 1, 64, 1536, 1536, 1536, 64, 8, 1, 1, 1, 0, 0, 0, 0, 0]

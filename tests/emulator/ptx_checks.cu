@@ -258,13 +258,68 @@ __global__ void tiles_in_stages(const CONVX_GRID_CONSTANT TensorMap map, int til
   }
 }
 
+// d[128][64] = a[128][depth] * b[64][depth] transposed or, `kAcross`, b[depth][64]: the last of three warpgroups asks
+// for tiles, three stages ahead, and the first two make 64 rows each, of which the last product is still at work when
+// the next begins.
+template <bool kAcross>
+__global__ void __launch_bounds__(384, 1)
+    product_in_stages(const CONVX_GRID_CONSTANT TensorMap map_of_a, const CONVX_GRID_CONSTANT TensorMap map_of_b,
+                      int steps, float* d) {
+  constexpr int kRowBytes = 128, kTileOfA = 128 * kRowBytes, kStage = kTileOfA + 64 * kRowBytes, kStages = 3;
+  unsigned char* const stages = shared_memory<unsigned char>();
+  uint64_t* const full = reinterpret_cast<uint64_t*>(stages + kStages * kStage);
+  uint64_t* const empty = full + kStages;
+  const int thread = int(threadIdx.x), warpgroup = thread / 128;
+  if (thread == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(full + s, 1);
+      mbarrier_init(empty + s, 2);
+    }
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (warpgroup == 2) {
+    give_registers<40>();
+    for (int i = 0; i < steps && thread == 256; ++i) {
+      const int s = i % kStages, round = i / kStages;
+      mbarrier_wait(empty + s, uint32_t(round % 2 ^ 1));
+      mbarrier_expect(full + s, kStage);
+      copy_tile(stages + s * kStage, map_of_a, full + s, 64 * i, 0, 0, 0, 0);
+      copy_tile(stages + s * kStage + kTileOfA, map_of_b, full + s, kAcross ? 0 : 64 * i, kAcross ? 64 * i : 0, 0, 0,
+                0);
+    }
+    return;
+  }
+  take_registers<232>();
+  float sums[32] = {};
+  for (int i = 0; i < steps; ++i) {
+    const int s = i % kStages, round = i / kStages;
+    const unsigned char* const a = stages + s * kStage + warpgroup * 64 * kRowBytes;
+    const unsigned char* const b = stages + s * kStage + kTileOfA;
+    mbarrier_wait(full + s, uint32_t(round % 2));
+    wgmma_fence(sums);
+    for (int part = 0; part < 4; ++part)
+      wgmma_m64k16<64, false, kAcross>(
+          sums, wgmma_operand_128(a + part * 32),
+          kAcross ? wgmma_operand_across(b + part * 16 * kRowBytes, 64 * kRowBytes) : wgmma_operand_128(b + part * 32),
+          BFloat16{});
+    wgmma_commit();
+    wgmma_wait<1>(sums);
+    if (i > 0 && thread % 128 == 0) mbarrier_arrive(empty + (i - 1) % kStages);
+  }
+  wgmma_wait<0>(sums);
+  const int row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+  for (int i = 0; i < 32; ++i) d[(row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + column + i % 2] = sums[i];
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace convx
 
 // Makes a map of `from` and one copy by it. Numbers of a tile (which = 0): sizes, strides, box and place, of five
 // dimensions each but the strides; of im2col (1): C, W, H, N, the strides of the last three, columns and rows (first,
-// count, step), pixels, and channel, w, h, n, across, down. All tiles of a matrix (2): rows. 1 if there is no such map.
+// count, step), pixels, and channel, w, h, n, across, down. All tiles of a matrix (2): rows. A product (3): depth;
+// whether b is across. 1 if there is no such map.
 extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n) {
   using namespace convx;
   using namespace convx::cuda;
@@ -285,6 +340,19 @@ extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n
     for (int i = 0; i < 4; ++i) c.at[i] = int(n[14 + i]);
     c.across = int(n[18]), c.down = int(n[19]);
     launch("copy_im2col", copy_by_engine<true>, grid, nullptr, map, c, pixels * 128, words);
+  } else if (which == 3) {
+    const int64_t depth = n[0];
+    const auto* b = static_cast<const uint16_t*>(from) + 128 * depth;
+    TensorMap of_b;
+    const auto matrix = [](TensorMap* m, const void* data, int64_t columns, int64_t rows, int box_rows) {
+      const int64_t all = columns * rows;
+      return tile_map(m, data, {columns, rows, 1, 1, 1}, {columns, all, all, all}, {64, box_rows, 1, 1, 1});
+    };
+    if (!matrix(&map, from, depth, 128, 128) ||
+        !(n[1] ? matrix(&of_b, b, 64, depth, 64) : matrix(&of_b, b, depth, 64, 64)))
+      return 1;
+    launch("product_in_stages", n[1] ? product_in_stages<true> : product_in_stages<false>,
+           Grid{1, dim3(384), 3 * 192 * 128 + 6 * 8}, nullptr, map, of_b, int(depth / 64), static_cast<float*>(to));
   } else {
     const int64_t sizes[] = {64, n[0], 1, 1, 1}, strides[] = {64, 64 * n[0], 64 * n[0], 64 * n[0]};
     if (!tile_map(&map, from, sizes, strides, {64, 8, 1, 1, 1})) return 1;
