@@ -1,10 +1,11 @@
-"""csrc/cuda/ptx.h, instruction by instruction: the emulator's twins against plain matrix products; and on a machine
-with a GPU, the hardware against the same, and against the twins.
+"""csrc/cuda/ptx.h, ptx_wgmma.h and ptx_tma.h, instruction by instruction: the emulator's twins against plain matrix
+products and copies; and on a machine with a GPU, the hardware against the same, and against the twins.
 
 The kernels are those of emulator/ptx_checks.cu, compiled for both.
 """
 
 import ctypes
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from emulator import library as emulator
-from emulator.build import COMPILER, HERE
+from emulator.build import COMPILER, HERE, ROOT
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 from cuda_toolkit import cuda_home
@@ -39,6 +40,8 @@ PRODUCTS = {
     "bf16-wgmma-64-across": (17, (64, 16, 64), BF16),
     "bf16-wgmma-128-along-across": (18, (64, 16, 128), BF16),
     "bf16-wgmma-256": (19, (64, 16, 256), BF16),
+    "fp16-wgmma-64-wide": (20, (64, 16, 64), FP16),
+    "bf16-wgmma-256-wide": (21, (64, 16, 256), BF16),
 }
 ROUNDING, COPIES, SHUFFLES, VOTES = 8, {4: 9, 8: 10, 16: 11}, 12, 13
 
@@ -60,12 +63,13 @@ def hardware():
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
         pytest.skip(f"sm_{major}{minor} lacks these instructions")
-    library = HERE.parent.parent / "build" / f"ptx_checks-{major}{minor}-{os.getpid()}.so"
+    library = ROOT / "build" / f"ptx_checks-{major}{minor}-{os.getpid()}.so"
     library.parent.mkdir(exist_ok=True)
     arch = f"{major}{minor}" + "a" * ((major, minor) == HOPPER)  # the "a" for wgmma
     command = [home / "bin" / "nvcc", "-std=c++17", "-O3", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
     command += ["-shared", "-Xcompiler=-fPIC"]
-    subprocess.run([*command, HERE / "ptx_checks.cu", "-o", library], check=True)
+    sources = HERE / "ptx_checks.cu", ROOT / "csrc" / "cuda" / "tensor_map.cpp"
+    subprocess.run([*command, *sources, "-o", library], check=True)
     return ctypes.CDLL(str(library))
 
 
@@ -253,3 +257,193 @@ def test_the_twins_are_near_the_hardware(name):
         scale = a.double().abs() @ b.double().abs() + d.double().abs()
         bound = 0 if dtype == FP64 else (depth + 1) * 2.0**-23
         assert ((twin - real).abs() <= bound * scale).all()
+
+
+def copies_on_emulator(which, source, result, numbers):
+    emulator.tma_check(which, source, result, numbers)
+    return result
+
+
+def copies_on_gpu(which, source, result, numbers):
+    if torch.cuda.get_device_capability() != HOPPER:
+        pytest.skip("only a GPU of compute capability 9.0 is sure to have this copy engine")
+    source, result = source.cuda(), result.cuda()
+    torch.cuda.synchronize()
+    pointers = (ctypes.c_void_p(t.data_ptr()) for t in (source, result))
+    if hardware().tma_check(which, *pointers, (ctypes.c_int64 * len(numbers))(*numbers)):
+        raise RuntimeError("there is no such map")
+    torch.cuda.synchronize()
+    return result.cpu()
+
+
+COPIES_RUN = {"emulator": copies_on_emulator} | ({"gpu": copies_on_gpu} if torch.cuda.is_available() else {})
+
+
+@pytest.fixture(params=COPIES_RUN)
+def copy(request):
+    return COPIES_RUN[request.param]
+
+
+def straight(rows):
+    """What lies swizzled in shared memory, chunk c of row r at c ^ r % 8, straightened. Rows of 64 numbers."""
+    row, chunk = torch.arange(len(rows))[:, None], torch.arange(8)[None]
+    return rows.view(-1, 8, 8)[row, chunk ^ row % 8].view(-1, 64)
+
+
+def numbered(*shape):
+    """16-bit numbers, none zero, that tell where they are."""
+    return (torch.arange(torch.Size(shape).numel()) * 7919 % 65521 - 32760).to(torch.int16).view(shape)
+
+
+# sizes from the fastest dimension on, how many of the tensor's memory are between its rows, box, place
+TILES = {
+    "matrix": ((64, 24, 1, 1, 1), (64, 24, 1, 1, 1), (64, 16, 1, 1, 1), (0, 8, 0, 0, 0)),
+    "over the edges": ((72, 20, 3, 1, 1), (80, 21, 4, 1, 1), (64, 5, 3, 1, 1), (32, 17, 1, 0, 0)),
+    "before the edges": ((72, 20, 3, 1, 1), (72, 20, 3, 1, 1), (64, 7, 2, 1, 1), (-8, -3, -1, 0, 0)),
+    "five dimensions": ((64, 5, 4, 3, 2), (72, 5, 4, 3, 2), (64, 3, 2, 2, 2), (0, 3, 1, 2, 1)),
+    "narrow": ((24, 9, 1, 1, 1), (24, 9, 1, 1, 1), (64, 9, 1, 1, 1), (0, 0, 0, 0, 0)),
+    "outside": ((64, 4, 1, 1, 1), (64, 4, 1, 1, 1), (64, 8, 1, 1, 1), (0, 100, 0, 0, 0)),
+    "largest": ((64, 300, 2, 1, 1), (64, 300, 2, 1, 1), (64, 256, 2, 1, 1), (0, 50, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", TILES)
+def test_tiles_of_the_copy_engine(name, copy):
+    sizes, memory, box, place = TILES[name]
+    source = numbered(*reversed(memory))
+    strides = [source.stride(4 - d) for d in range(1, 5)]
+    rows = torch.Size(box[1:]).numel()
+    expected = torch.zeros(rows, 64, dtype=torch.int16)
+    for row, (i4, i3, i2, i1) in enumerate(itertools.product(*(range(b) for b in reversed(box[1:])))):
+        at = [p + i for p, i in zip(place[1:], (i1, i2, i3, i4), strict=True)]
+        if all(0 <= a < s for a, s in zip(at, sizes[1:], strict=True)):
+            for i in range(64):
+                if 0 <= place[0] + i < sizes[0]:
+                    expected[row, i] = source[(*reversed(at), place[0] + i)]
+    actual = copy(0, source, torch.zeros(rows, 64, dtype=torch.int16), (*sizes, *strides, *box, *place))
+    assert torch.equal(straight(actual), expected)
+
+
+# (C, W, H, N), memory of the same, (columns, rows) as (first, count, step), pixels, (channel, w, h, n), (across, down)
+IMAGES = {
+    "1x1": ((64, 7, 5, 2), (64, 7, 5, 2), ((0, 7, 1), (0, 5, 1)), 32, (0, 3, 2, 0), (0, 0)),
+    "padding, first tap": ((64, 9, 6, 3), (64, 9, 6, 3), ((-1, 9, 1), (-1, 6, 1)), 128, (0, -1, -1, 0), (0, 0)),
+    "padding, last tap": ((64, 9, 6, 3), (64, 9, 6, 3), ((-1, 9, 1), (-1, 6, 1)), 100, (0, 4, 2, 1), (2, 2)),
+    "stride": ((64, 15, 11, 2), (72, 16, 12, 2), ((-1, 8, 2), (-1, 6, 2)), 64, (0, 5, 3, 0), (1, 2)),
+    "dilation": ((128, 12, 12, 2), (128, 12, 12, 2), ((-3, 12, 1), (-3, 12, 1)), 200, (64, -3, 0, 0), (6, 3)),
+    "a tail of channels": ((88, 6, 6, 2), (88, 6, 6, 2), ((0, 4, 1), (0, 4, 1)), 16, (64, 2, 3, 0), (1, 1)),
+    "past the last image": ((64, 6, 6, 2), (64, 6, 6, 2), ((-1, 6, 1), (-1, 6, 1)), 256, (0, 2, 3, 1), (1, 1)),
+    "many strides": ((64, 40, 33, 1), (64, 40, 33, 1), ((-2, 6, 8), (5, 7, 3)), 42, (0, -2, 5, 0), (3, 17)),
+    "far tap": ((64, 300, 2, 1), (64, 300, 2, 1), ((0, 60, 5), (0, 2, 1)), 64, (0, 0, 0, 0), (255, 1)),
+    "one pixel": ((64, 1, 1, 5), (64, 1, 1, 5), ((0, 1, 1), (0, 1, 1)), 8, (0, 0, 0, 1), (0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_pixels_of_the_copy_engine(name, copy):
+    (C, W, H, N), memory, axes, pixels, (channel, w, h, n), taps = IMAGES[name]
+    source = numbered(*reversed(memory))
+    expected = torch.zeros(pixels, 64, dtype=torch.int16)
+    columns, lines = ([first + i * step for i in range(count)] for first, count, step in axes)
+    grid = [(i, y, x) for i in range(N + pixels) for y in lines for x in columns]
+    start = grid.index((n, h, w))
+    for row, (i, y, x) in enumerate(grid[start : start + pixels]):
+        y, x = y + taps[1], x + taps[0]
+        if i < N and 0 <= y < H and 0 <= x < W:
+            read = source[i, y, x, channel : min(C, channel + 64)]
+            expected[row, : len(read)] = read
+    strides = [source.stride(d) for d in (2, 1, 0)]
+    numbers = (C, W, H, N, *strides, *axes[0], *axes[1], pixels, channel, w, h, n, *taps)
+    actual = copy(1, source, torch.zeros(pixels, 64, dtype=torch.int16), numbers)
+    assert torch.equal(straight(actual), expected)
+    assert expected.any()
+
+
+def test_tiles_in_stages(copy):
+    rows = 8 * 11
+    source = numbered(rows, 64)
+    for order in emulator.ORDERS:
+        emulator.configure(order)
+        actual = copy(2, source, torch.zeros_like(source), (rows,))
+        assert torch.equal(straight(actual), source)
+
+
+def test_every_wait_and_arrival_of_the_tiles_is_needed():
+    rows = 8 * 11
+    source = numbered(rows, 64)
+    emulator.places()
+    copies_on_emulator(2, source, torch.zeros_like(source), (rows,))
+    places = emulator.places()
+    assert len(places) == 6  # of them the fence and the barrier after the initialisation
+    found = (
+        "is on its way there",
+        "without a barrier between them",
+        "which nobody has written yet",
+        "a wait that never ends",
+        "without a fence.mbarrier_init",
+        "initialised the mbarrier",
+        "all 1 of this phase have come before",
+    )
+    for place in places:
+        for order in emulator.ORDERS:
+            emulator.configure(order, dropped=place)
+            with pytest.raises(RuntimeError, match="|".join(found)):
+                copies_on_emulator(2, source, torch.zeros_like(source), (rows,))
+
+
+@pytest.mark.parametrize("across", (0, 1))
+def test_a_product_of_matrices_by_the_copy_engine(across, copy):
+    """Two warpgroups multiply what a third asks for."""
+    depth, generator = 64 * 7, torch.Generator().manual_seed(3)
+    a, b = (torch.randint(-8, 9, (rows, depth), generator=generator).to(BF16) for rows in (128, 64))
+    expected = a.double() @ b.double().T
+    source = torch.cat([a.reshape(-1), (b.T if across else b).reshape(-1)])
+    for order in emulator.ORDERS:
+        emulator.configure(order)
+        assert torch.equal(copy(3, source, torch.zeros(128, 64), (depth, across)).double(), expected)
+
+
+def test_every_wait_and_arrival_of_the_product_is_needed():
+    source = torch.ones((128 + 64) * 64 * 5, dtype=BF16)
+    emulator.places()
+    copies_on_emulator(3, source, torch.zeros(128, 64), (64 * 5, 0))
+    places = emulator.places()
+    assert len(places) == 8  # the fence and the barrier, two waits and an arrival on each side, and two of wgmma
+    for place, order in itertools.product(places, emulator.ORDERS):
+        emulator.configure(order, dropped=place)
+        with pytest.raises(RuntimeError):
+            copies_on_emulator(3, source, torch.zeros(128, 64), (64 * 5, 0))
+
+
+MATRIX = [64, 24, 1, 1, 1, 64, 1536, 1536, 1536, 64, 8, 1, 1, 1, 0, 0, 0, 0, 0]
+IMAGE = [64, 9, 6, 3, 64, 576, 3456, -1, 9, 1, -1, 6, 1, 32, 0, -1, -1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "which, numbers, changes",
+    [
+        (0, MATRIX, {0: 0}),  # sizes
+        (0, MATRIX, {2: 2**32}),
+        (0, MATRIX, {5: 68}),  # strides
+        (0, MATRIX, {8: 2**39}),
+        (0, MATRIX, {10: 257}),  # box
+        (0, MATRIX, {11: 0}),
+        (1, IMAGE, {0: 0}),
+        (1, IMAGE, {4: 60}),
+        (1, IMAGE, {9: 9}),  # step
+        (1, IMAGE, {9: 0}),
+        (1, IMAGE, {7: -129}),  # lower corner
+        (1, IMAGE, {7: 128}),
+        (1, IMAGE, {8: 200}),  # upper corner
+        (1, IMAGE, {2: 150}),
+        (1, IMAGE, {13: 257}),  # pixels
+    ],
+)
+def test_maps_that_do_not_exist(which, numbers, changes, copy):
+    source, result = numbered(3, 6, 9, 64), torch.zeros(32, 64, dtype=torch.int16)
+    copy(which, source, result, numbers)
+    numbers = [changes.get(i, n) for i, n in enumerate(numbers)]
+    with pytest.raises(RuntimeError, match="there is no such map"):
+        copy(which, source, result, numbers)
+    with pytest.raises(RuntimeError, match="there is no such map"):  # nor one of an odd address
+        copy(which, source.view(-1)[4:], result, IMAGE if which else MATRIX)

@@ -137,8 +137,8 @@ __device__ inline uint64_t wgmma_operand(const void* shared) {
          kSwizzle64 << 62;
 }
 
-// The same of rows of 128 bytes: chunk c of row r is at c ^ r % 8, the tile begins at a multiple of 1024 bytes, and the
-// next sixteen numbers of the rows are 32 bytes on.
+// The same of rows of 128 bytes, as the copy engine lays them out (tensor_map.h): chunk c of row r is at c ^ r % 8. The
+// tile begins at a multiple of 1024 bytes; the next sixteen numbers of its rows are 32 bytes on each.
 __device__ inline uint64_t wgmma_operand_128(const void* shared) {
   constexpr uint64_t kEightRows = 8 * 128, kSwizzle128 = 1;
   return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(1) << 16 | (kEightRows >> 4) << 32 |

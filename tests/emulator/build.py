@@ -26,9 +26,10 @@ VARIANTS = {
 
 def sources() -> list[Path]:
     own = (ROOT / "csrc" / "algorithm.cpp", ROOT / "csrc" / "problem.cpp")
-    cuda = {*(ROOT / "csrc" / "cuda").glob("*.c*")} - {
-        ROOT / "csrc" / "cuda" / "device.cpp"
+    of_a_gpu = {
+        ROOT / "csrc" / "cuda" / name for name in ("device.cpp", "tensor_map.cpp")
     }  # the emulator is the device
+    cuda = {*(ROOT / "csrc" / "cuda").glob("*.c*")} - of_a_gpu
     return [*sorted(HERE.glob("*.c*")), *sorted(f for f in cuda if f.suffix != ".cuh"), *own]
 
 

@@ -6,7 +6,7 @@
 // order the threads happen to run in here, on a GPU they could have met. Time is a counter that moves on at each
 // barrier; an access from before the last barrier of the block is over, and so is one of the same warp from before the
 // warp's last __syncwarp(). (A __syncwarp() of some lanes counts as one of all.) Between blocks nothing is over before
-// the launch is.
+// the launch is. In a block with mbarriers the clocks of clocks.h say besides what is over for whom.
 #include "checker.h"
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include <memory>
 #include <vector>
 
+#include "clocks.h"
 #include "emulator.h"
 #include "memory_hooks.h"
 
@@ -22,14 +23,16 @@ namespace emulator {
 namespace {
 
 using checker::Access;
+using clocks::now;
 
 constexpr int kWarp = 32;
 
-// Who read or wrote: a thread of the block (below 1024), with these bits, or one of these.
+// Who read or wrote: a thread of the block (below 1024) or somebody else of clocks.h, with these bits, or one of these.
 constexpr uint16_t kNobody = 0xffff, kManyWarps = 0xfffe;
+constexpr uint16_t kBarrier = 0xfffd;    // of a writer: an mbarrier lies here
 constexpr uint16_t kWarpBit = 0x8000;    // of a reader: several threads of the warp whose number is in the low bits
 constexpr uint16_t kAtomicBit = 0x4000;  // of a writer: atomically
-constexpr uint16_t kCopyBit = 0x2000;    // of a writer: by a cp.async that has not been waited for
+constexpr uint16_t kCopyBit = 0x2000;    // of a writer: by a copy that has not been waited for
 constexpr uint16_t kThreadBits = 0x07ff;
 
 struct Cell {
@@ -65,9 +68,13 @@ struct Region {
 constexpr size_t kMostCells = 16 << 20;
 
 std::vector<Region> regions(1);  // the first is the block's shared memory
-uint32_t now = 1, launch_began = 0, block_began = 0, last_block_barrier = 0, last_warp_barrier[1024 / kWarp] = {};
+uint32_t launch_began = 0, block_began = 0, last_block_barrier = 0, last_warp_barrier[1024 / kWarp] = {};
 uint32_t last_async_fence[1024] = {};  // of each thread
 uint32_t block = 0;
+// When each of clocks.h last read anything of each line of shared memory, in blocks with mbarriers: for cells that only
+// know of many readers.
+constexpr size_t kLine = 128;
+std::vector<uint32_t> readers_of_lines;
 std::vector<std::string> places;  // those that are known by file and line
 constexpr uint32_t kKnownPlace = 0x80000000u;
 
@@ -96,11 +103,24 @@ bool is_over(const Region& r, uint32_t when, uint16_t who, uint32_t whose, int t
   if (who == kManyWarps) return false;
   const int number = who & kThreadBits, warp = who & kWarpBit ? number : number / kWarp;
   if (warp == t / kWarp && when < last_warp_barrier[warp]) return true;
-  return !(who & kWarpBit) && number == t;
+  if (who & kWarpBit) return false;
+  return number == t || (clocks::are_kept() && clocks::is_over(when, number, t));
+}
+
+// Who of a line's readers is not done with it, as far as thread t is concerned; kNobody if all are.
+uint16_t reader_at_work(size_t offset, int t) {
+  const uint32_t* readers = &readers_of_lines[offset / kLine * clocks::kEngine];
+  for (int who = 0; who < clocks::kEngine; ++who)
+    if (readers[who] >= block_began && !checker::is_over(readers[who], who, t)) return uint16_t(who);
+  return kNobody;
 }
 
 std::string name_of(uint16_t who, uint32_t whose) {
-  const std::string number = std::to_string(who & kThreadBits);
+  const int number_of_all = who & kThreadBits;
+  if (who < kManyWarps && number_of_all >= clocks::kEngine) return "the copy engine";
+  if (who < kManyWarps && number_of_all >= clocks::kTensorCores)
+    return "a wgmma of warpgroup " + std::to_string(number_of_all - clocks::kTensorCores);
+  const std::string number = std::to_string(number_of_all);
   const std::string of_block = whose == block ? "" : " of block " + std::to_string(whose);
   if (who == kManyWarps) return "threads of several warps" + of_block;
   return (who & kWarpBit ? "threads of warp " : "thread ") + number + of_block;
@@ -125,6 +145,7 @@ struct Checked {
   size_t bytes;  // of the access
   Access kind;
   uint32_t place;
+  uint16_t who;  // does it: thread t, or somebody else for it
 
   [[noreturn]] void say(const std::string& what) const {
     report(t, bytes, kind, place, "of " + region.name + " at byte " + std::to_string(offset) + what);
@@ -137,10 +158,13 @@ struct Checked {
     const uint32_t fresh = region.shared ? block_began : 0;  // what lies in shared memory from another block is nothing
     const bool written = c.writer != kNobody && c.written >= fresh, read = c.reader != kNobody && c.read >= fresh;
     if (kind == Access::copy_ends) {
-      c.writer = uint16_t(t), c.written = now;
+      c.writer = who, c.written = now;
       return;
     }
     if (written) {
+      if (c.writer == kBarrier) say(", which are an mbarrier's, since " + place_text(c.write_place));
+      if (c.writer & kCopyBit && (c.writer & kThreadBits) >= clocks::kEngine)
+        say(", while the copy that was asked for at " + place_text(c.write_place) + " is on its way there");
       if (c.writer & kCopyBit)
         say(" before anybody waited for the cp.async that " + name_of(c.writer, c.write_block) + " began at " +
             place_text(c.write_place));
@@ -151,20 +175,27 @@ struct Checked {
       say(", which nobody has written yet");
     }
     const bool meets_reader = read && !is_over(region, c.read, c.reader, c.read_block, t);
+    const bool keeps_readers = region.shared && clocks::are_kept();
     if (kind == Access::load) {
-      uint16_t reader = uint16_t(t);
-      if (meets_reader) {  // not one after the other: both are readers from now on
+      uint16_t reader = who;
+      if (keeps_readers) readers_of_lines[offset / kLine * clocks::kEngine + who] = now;
+      if (meets_reader && c.reader != who) {  // not one after the other: both are readers from now on
         const int number = c.reader & kThreadBits, warp = c.reader & kWarpBit ? number : number / kWarp;
-        const bool same_warp = c.reader != kManyWarps && c.read_block == block && warp == t / kWarp;
+        const bool same_warp = c.reader != kManyWarps && c.read_block == block && warp == who / kWarp;
         reader = same_warp ? uint16_t(kWarpBit | warp) : kManyWarps;
       }
       c.reader = reader, c.read = now, c.read_block = block, c.read_place = place;
       return;
     }
-    if (meets_reader) say_race(", read by ", c.reader, c.read_block, c.read_place);
+    if (meets_reader) {
+      const bool many = c.reader == kManyWarps || c.reader & kWarpBit;
+      const uint16_t reader = keeps_readers && many ? reader_at_work(offset, t) : c.reader;
+      if (reader != kNobody) say_race(", read by ", reader, c.read_block, c.read_place);
+    }
     const int how = kind == Access::atomic ? kAtomicBit : kind == Access::copy_begins ? kCopyBit : 0;
     c.reader = kNobody;
-    c.writer = uint16_t(t | how), c.written = now, c.write_block = block, c.write_place = place;
+    c.writer = kind == Access::barrier ? kBarrier : uint16_t(who | how);
+    c.written = now, c.write_block = block, c.write_place = place;
   }
 };
 
@@ -180,7 +211,7 @@ std::string nearest(const char* p) {
          best->name + " (" + std::to_string(best->end - best->begin) + " bytes)";
 }
 
-void check_access(int t, const char* p, size_t bytes, Access kind, uint32_t place) {
+void check_access(int t, const char* p, size_t bytes, Access kind, uint32_t place, uint16_t who) {
   for (Region& r : regions) {
     if (p < r.begin || p + bytes > r.end) continue;
     if (kind != Access::load && !r.writable) report(t, bytes, kind, place, "of " + r.name + ", an operand");
@@ -189,10 +220,32 @@ void check_access(int t, const char* p, size_t bytes, Access kind, uint32_t plac
     if ((offset | bytes) & mask) r.refine(offset, bytes);
     const size_t last = (offset + bytes - 1) >> r.shift;
     for (size_t i = offset >> r.shift; i <= last; ++i)
-      Checked{r, i << r.shift, t, bytes, kind, place}.check(r.cells[i]);
+      Checked{r, i << r.shift, t, bytes, kind, place, who}.check(r.cells[i]);
     return;
   }
   report(t, bytes, kind, place, nearest(p));
+}
+
+// What the async proxy meets must have been fenced by who wrote it.
+void check_fences(int t, const void* address, size_t bytes, Access kind, Place place) {
+  const Region& r = regions[0];
+  const char* const p = static_cast<const char*>(address);
+  if (p < r.begin || p + bytes > r.end) return;
+  const size_t offset = size_t(p - r.begin);
+  for (size_t i = offset >> r.shift; i <= (offset + bytes - 1) >> r.shift; ++i) {
+    const Cell& c = r.cells[i];
+    const int writer = c.writer & kThreadBits;
+    if (c.writer < kBarrier && writer < clocks::kThreads && c.written >= block_began &&
+        last_async_fence[writer] <= c.written)
+      report(t, bytes, kind, place_number(place),
+             std::string("of shared memory by ") + (kind == Access::load ? "wgmma" : "the copy engine") +
+                 " that thread " + std::to_string(writer) + " wrote, at " + place_text(c.write_place) +
+                 ", without a fence.proxy.async after it");
+  }
+}
+
+void access_by(uint16_t who, int thread, const void* address, size_t bytes, Access kind, Place place) {
+  check_access(thread, static_cast<const char*>(address), bytes, kind, place_number(place), who);
 }
 
 }  // namespace
@@ -213,36 +266,51 @@ void begin_launch(const void* arguments, size_t argument_bytes, void* shared, si
   r.name = "shared memory", r.writable = true, r.written = false, r.shared = true;
   r.begin = static_cast<const char*>(shared), r.end = r.begin + shared_bytes;
   r.make_cells();
+  readers_of_lines.assign((shared_bytes / kLine + 1) * clocks::kEngine, 0);
   hooks::ignore_arguments(arguments, argument_bytes);
 }
 
-void begin_block(uint32_t index) {
+void begin_block(uint32_t index, int threads) {
+  clocks::begin_block(threads);
   block = index;
   block_began = last_block_barrier = ++now;
 }
 
 void begin_turn(int thread, const void* stack, size_t stack_bytes) { hooks::begin(thread, stack, stack_bytes); }
 void end_turn() { hooks::end(); }
-void block_barrier() { last_block_barrier = ++now; }
-void warp_barrier(int warp) { last_warp_barrier[warp] = ++now; }
+void block_barrier() {
+  clocks::meet(0, clocks::kThreads);
+  last_block_barrier = ++now;
+}
+void warp_barrier(int warp) {
+  clocks::meet(warp * kWarp, kWarp);
+  last_warp_barrier[warp] = ++now;
+}
 
 void access(int thread, const void* address, size_t bytes, Access kind, Place place) {
-  if (hooks::present()) check_access(thread, static_cast<const char*>(address), bytes, kind, place_number(place));
+  if (hooks::present()) access_by(uint16_t(thread), thread, address, bytes, kind, place);
 }
 
 void read_by_async_proxy(int thread, const void* address, size_t bytes, Place place) {
-  access(thread, address, bytes, Access::load, place);
-  const Region& r = regions[0];
-  const size_t offset = size_t(static_cast<const char*>(address) - r.begin);
   if (!hooks::present()) return;
-  for (size_t i = offset >> r.shift; i <= (offset + bytes - 1) >> r.shift; ++i) {
-    const Cell& c = r.cells[i];
-    const int writer = c.writer & kThreadBits;
-    if (c.writer != kNobody && c.written >= block_began && last_async_fence[writer] <= c.written)
-      report(thread, bytes, Access::load, place_number(place),
-             "of shared memory by wgmma that thread " + std::to_string(writer) + " wrote, at " +
-                 place_text(c.write_place) + ", without a fence.proxy.async after it");
-  }
+  const int warpgroup = clocks::kTensorCores + thread / clocks::kGroup;
+  access_by(uint16_t(warpgroup), thread, address, bytes, Access::load, place);
+  check_fences(thread, address, bytes, Access::load, place);
+}
+
+void copy_by_engine_begins(int thread, int barrier, const void* address, size_t bytes, Place place) {
+  if (!hooks::present()) return;
+  check_fences(thread, address, bytes, Access::copy_begins, place);
+  access_by(uint16_t(clocks::kEngine + barrier), thread, address, bytes, Access::copy_begins, place);
+}
+
+void copy_by_engine_ends(int thread, int barrier, const void* address, size_t bytes, Place place) {
+  if (hooks::present())
+    access_by(uint16_t(clocks::kEngine + barrier), thread, address, bytes, Access::copy_ends, place);
+}
+
+bool is_over(uint32_t when, int other, int thread) {
+  return emulator::is_over(regions[0], when, uint16_t(other), block, thread);
 }
 
 void fence_async(int thread) { last_async_fence[thread] = ++now; }
@@ -254,7 +322,7 @@ void hooks::seen(int thread, const void* address, size_t bytes, bool write, uint
   const size_t alignment = std::min<size_t>(bytes, 8);
   if ((bytes & (bytes - 1)) == 0 && reinterpret_cast<uintptr_t>(p) % alignment)
     report(thread, bytes, write ? Access::store : Access::load, place, "that are not aligned");
-  check_access(thread, p, bytes, write ? Access::store : Access::load, place);
+  check_access(thread, p, bytes, write ? Access::store : Access::load, place, uint16_t(thread));
 }
 
 }  // namespace emulator

@@ -15,6 +15,7 @@
 
 #include "checker.h"
 #include "fiber.h"
+#include "tma.h"
 #include "wgmma.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -27,7 +28,7 @@ namespace {
 
 constexpr int kWarp = 32, kMostThreads = 1024;
 
-enum class State { ready, at_barrier, in_warp, finished };
+enum class State { ready, at_barrier, in_warp, waiting, finished };
 
 struct Copy {  // of cp.async
   void* shared;
@@ -42,6 +43,7 @@ struct Thread {
   State state = State::ready;
   Place place = {"", 0};  // where it waits
   bool vote = false;
+  Until until = {nullptr, nullptr, nullptr};  // if it is State::waiting
   // What it wants of its warp.
   const char* what = nullptr;
   uint32_t mask = 0;
@@ -110,6 +112,7 @@ void complete(int first, uint32_t mask) {
 // Lets thread t run until it waits or finishes.
 void resume(int t) {
   running = threads[t].get(), running_index = t;
+  running->state = State::ready;
   threadIdx = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y);
   in_fiber = true;
   checker::begin_turn(t, running->fiber.stack(), running->fiber.stack_bytes());
@@ -137,9 +140,14 @@ std::vector<int64_t> numbers(int64_t count) {
   return items;
 }
 
-// Lets all threads run until each waits for the block or has finished. In order, a warp goes on alone as far as it can;
+bool can_go_on(const Thread& t) {
+  return t.state == State::ready || (t.state == State::waiting && t.until.over(t.until.about));
+}
+
+// Lets all threads run until each waits for others or has finished. In order, a warp goes on alone as far as it can;
 // shuffled, the warps mix at every instruction that they do together.
-void run_to_barrier(std::vector<int64_t>& order, std::mt19937_64& random) {
+bool run_in_turn(std::vector<int64_t>& order, std::mt19937_64& random) {
+  bool any_ran = false;
   put_in_order(order, random);
   const size_t portion = settings.order == Order::shuffled ? order.size() : size_t(kWarp);
   const size_t cut = settings.order == Order::descending ? order.size() % kWarp : 0;  // the incomplete warp is first
@@ -148,17 +156,40 @@ void run_to_barrier(std::vector<int64_t>& order, std::mt19937_64& random) {
     for (bool ran = true; ran;) {
       ran = false;
       for (size_t i = begin; i < end; ++i)
-        if (threads[order[i]]->state == State::ready) {
+        if (can_go_on(*threads[order[i]])) {
           resume(int(order[i]));
-          ran = true;
+          ran = any_ran = true;
         }
       if (settings.order == Order::shuffled && ran) put_in_order(order, random);
     }
   }
+  return any_ran;
+}
+
+// The same until none can go on, even if what is on its way to them comes.
+void run_to_barrier(std::vector<int64_t>& order, std::mt19937_64& random) {
+  do
+    while (run_in_turn(order, random)) continue;
+  while (bring_a_copy());
+}
+
+// What the threads wait for that wait for what never comes.
+std::string hopes(const std::vector<int64_t>& order) {
+  std::set<std::string> known;
+  std::string all;
+  for (int64_t i : order) {
+    const Thread& t = *threads[i];
+    if (t.state != State::waiting) continue;
+    const std::string hope = " waits at " + text(t.place) + " for " + t.until.what(t.until.about);
+    if (known.insert(hope).second) all += (all.empty() ? "" : ", ") + ("thread " + std::to_string(i)) + hope;
+  }
+  return all;
 }
 
 // Now no thread can go on. All must be at the same barrier, or at their end; is it so?
 bool all_finished(const std::vector<int64_t>& order) {
+  const std::string hope = hopes(order);
+  if (!hope.empty()) fail("a wait that never ends: " + hope);
   const Thread& first = *threads[order[0]];
   for (int64_t i : order) {
     const Thread& t = *threads[i];
@@ -183,13 +214,14 @@ void run_block(std::vector<int64_t> order, std::mt19937_64& random) {
     meeting[w] = 0;
   }
   forget_products();
+  forget_barriers();
   for (int64_t i : order) {
     threads[i]->state = State::ready;
     threads[i]->copies.assign(1, {});
   }
   for (;;) {
     run_to_barrier(order, random);
-    if (all_finished(order)) return;
+    if (all_finished(order)) return check_no_copy_is_left();
     votes = 0;
     for (int64_t i : order) votes += threads[i]->vote;
     for (int64_t i : order) threads[i]->state = State::ready;
@@ -254,7 +286,7 @@ void launch_body(const char* name, const void* function, int64_t blocks, dim3 bl
   put_in_order(order, random);
   for (int64_t i : order) {
     blockIdx = dim3(unsigned(i));
-    checker::begin_block(uint32_t(i));
+    checker::begin_block(uint32_t(i), thread_count);
     memset(shared.get(), 0xff, shared_bytes);  // NaN in every floating-point type
     try {
       run_block(numbers(count), random);
@@ -283,6 +315,14 @@ int barrier(bool vote, Place place) {
   running->fiber.switch_to(scheduler);
   return votes;
 }
+
+void wait_until(Until until, Place place) {
+  running->state = State::waiting;
+  running->until = until, running->place = place;
+  running->fiber.switch_to(scheduler);
+}
+
+bool has_ended(int thread) { return thread >= thread_count || threads[thread]->state == State::finished; }
 
 void together(const char* what, uint32_t mask, bool all, void* mine, WarpWork work, Place place) {
   Thread& t = *running;

@@ -46,6 +46,18 @@ void forget_launches();
 
 std::string text(Place);  // without folders
 
+// Lets other threads run until over(about); the launch fails if that never comes. For its message: what it is that the
+// thread waits for.
+struct Until {
+  bool (*over)(const void* about);
+  std::string (*what)(const void* about);
+  const void* about;
+};
+void wait_until(Until, Place);
+
+// Has a thread of the block left the kernel, or never existed?
+bool has_ended(int thread);
+
 // launch() with the body as a function of an argument, which it alone reads.
 struct Body {
   void (*run)(const void* argument);

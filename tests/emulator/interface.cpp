@@ -98,6 +98,7 @@ static cuda::Device device = {90, 4, 227 * 1024, true};
 const cuda::Device& cuda::current_device() { return device; }
 
 extern "C" int ptx_check(int which, const void* from, void* to, int count);  // of ptx_checks.cu
+extern "C" int tma_check(int which, const void* from, void* to, const int64_t* numbers);
 
 extern "C" {
 
@@ -177,6 +178,17 @@ int emulated_ptx_check(int which, const void* from, int64_t from_bytes, void* to
     emulator::add_region("the source", from, size_t(from_bytes), false, true);
     emulator::add_region("the result", to, size_t(to_bytes), true, true);
     if (ptx_check(which, from, to, count)) throw std::runtime_error("ptx_checks.cu has no such kernel");
+  });
+}
+
+// One of its copies by the copy engine.
+int emulated_tma_check(int which, const void* from, int64_t from_bytes, void* to, int64_t to_bytes,
+                       const int64_t* numbers, char* message, int64_t message_bytes) {
+  return guarded(message, message_bytes, [&] {
+    const Regions regions;
+    emulator::add_region("the source", from, size_t(from_bytes), false, true);
+    emulator::add_region("the result", to, size_t(to_bytes), true, false);
+    if (tma_check(which, from, to, numbers)) throw std::runtime_error("there is no such map");
   });
 }
 

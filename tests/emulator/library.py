@@ -199,3 +199,9 @@ def ptx_check(which: int, source, result, count: int) -> None:
     """One of the kernels of ptx_checks.cu."""
     memory = [f(t) for t in (source, result) for f in (_pointer, _bytes)]
     _guarded(library().emulated_ptx_check, which, *memory, count)
+
+
+def tma_check(which: int, source, result, numbers) -> None:
+    """One of its copies by the copy engine."""
+    memory = [f(t) for t in (source, result) for f in (_pointer, _bytes)]
+    _guarded(library().emulated_tma_check, which, *memory, _longs(numbers))

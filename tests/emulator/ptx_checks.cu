@@ -1,9 +1,10 @@
-// Kernels of a few warps that do one instruction each, of csrc/cuda/ptx.h, ptx_wgmma.h or of CUDA's own that lanes do
-// together, on plain matrices in memory: for tests/test_ptx.py, on the emulator and, compiled by nvcc, on a GPU. The
-// lanes are written down here once more, from the PTX manual, so that what is tested is the twins and not only that
-// they agree with themselves.
+// Kernels of a few warps that do one instruction each, of csrc/cuda/ptx.h, ptx_wgmma.h, ptx_tma.h or of CUDA's own
+// that lanes do together, on plain matrices in memory: for tests/test_ptx.py, on the emulator and, compiled by nvcc, on
+// a GPU. The lanes are written down here once more, from the PTX manual, so that what is tested is the twins and not
+// only that they agree with themselves.
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/cuda/ptx.h"
+#include "../../csrc/cuda/ptx_tma.h"
 #include "../../csrc/cuda/ptx_wgmma.h"
 
 namespace convx {
@@ -78,9 +79,9 @@ __global__ void product_f64(const double* a, const double* b, double* d) {
   d[g * 8 + t * 2] = fd[0], d[g * 8 + t * 2 + 1] = fd[1];
 }
 
-// d[64][N] += a[64][16] * b[16][N], by a warpgroup, from tiles in shared memory that have a reduction of 32, of which
-// the first or the second half holds the operands and the other NaN: rows of 64 bytes or, across, lines of 64 rows
-// each.
+// d[64][N] += a[64][16] * b[16][N], by a warpgroup, from tiles in shared memory that have a reduction of 32 or, in rows
+// of 128 bytes, of 64, of which one part of sixteen holds the operands and the others NaN: rows of 64 bytes or, across,
+// lines of 64 rows each.
 template <bool kAcross>
 __device__ int place_in_tile(int row, int k) {
   return kAcross ? row / 64 * 2048 + k * 64 + (row % 64 / 8 ^ k % 8) * 8 + row % 8
@@ -110,6 +111,33 @@ __global__ void product_by_wgmma(const uint16_t* a, const uint16_t* b, float* d)
   wgmma_fence(sums);
   wgmma_m64k16<N, kAcrossA, kAcrossB>(sums, operand_of<kAcrossA>(tile_of_a, kHalf),
                                       operand_of<kAcrossB>(tile_of_b, kHalf), T{});
+  wgmma_commit();
+  wgmma_wait<0>(sums);
+  for (int i = 0; i < N / 2; ++i) d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2] = sums[i];
+}
+
+// The same from rows of 128 bytes.
+__device__ inline int place_in_wide_tile(int row, int k) { return row * 64 + (k / 8 ^ row % 8) * 8 + k % 8; }
+template <class T, int N, int kPart>
+__global__ void product_by_wgmma_128(const uint16_t* a, const uint16_t* b, float* d) {
+  uint16_t* const tile_of_a = shared_memory<uint16_t>();
+  uint16_t* const tile_of_b = tile_of_a + 64 * 64;
+  const int thread = int(threadIdx.x), warp = thread >> 5, g = thread % 32 >> 2, t = thread & 3;
+  for (int i = thread; i < (64 + N) * 64; i += 128) {
+    const int row = i / 64, k = i % 64 - 16 * kPart;
+    const bool inside = k >= 0 && k < 16;
+    if (row < 64)
+      tile_of_a[place_in_wide_tile(row, i % 64)] = inside ? a[row * 16 + k] : 0x7fff;
+    else
+      tile_of_b[place_in_wide_tile(row - 64, i % 64)] = inside ? b[k * N + row - 64] : 0x7fff;
+  }
+  fence_proxy_async();
+  __syncthreads();
+  float sums[N / 2];
+  for (int i = 0; i < N / 2; ++i) sums[i] = d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2];
+  wgmma_fence(sums);
+  wgmma_m64k16<N, false, false>(sums, wgmma_operand_128(tile_of_a + kPart * 16),
+                                wgmma_operand_128(tile_of_b + kPart * 16), T{});
   wgmma_commit();
   wgmma_wait<0>(sums);
   for (int i = 0; i < N / 2; ++i) d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2] = sums[i];
@@ -169,9 +197,169 @@ __global__ void votes_of_a_block(const int* from, int* to) {
   to[threadIdx.x] = 4 * counted + 2 * (any != 0) + (__syncthreads_and(positive) != 0);
 }
 
+// One copy of the copy engine, and what it brought: `bytes`, as they lie in shared memory.
+struct Copied {
+  int at[5], across, down;  // at: of im2col (channel, w, h, n)
+};
+constexpr int kMostCopied = 64 * 1024;
+template <bool kIm2col>
+__global__ void copy_by_engine(const CONVX_GRID_CONSTANT TensorMap map, Copied c, int bytes, uint32_t* to) {
+  unsigned char* const tile = shared_memory<unsigned char>();
+  uint64_t* const barrier = reinterpret_cast<uint64_t*>(tile + kMostCopied);
+  const int thread = int(threadIdx.x);
+  if (thread == 0) {
+    mbarrier_init(barrier, 1);
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (thread == 0) {
+    mbarrier_expect(barrier, uint32_t(bytes));
+    if (kIm2col)
+      copy_im2col(tile, map, barrier, c.at[0], c.at[1], c.at[2], c.at[3], c.across, c.down);
+    else
+      copy_tile(tile, map, barrier, c.at[0], c.at[1], c.at[2], c.at[3], c.at[4]);
+  }
+  mbarrier_wait(barrier, 0);
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(tile);
+  for (int i = thread; i < bytes / 4; i += 64) to[i] = words[i];
+}
+
+// A matrix of rows of 128 bytes, eight at a time through three stages of shared memory: one thread asks for them, a
+// warp takes them away, as they lie.
+__global__ void tiles_in_stages(const CONVX_GRID_CONSTANT TensorMap map, int tiles, uint32_t* to) {
+  constexpr int kStage = 1024, kStages = 3;
+  unsigned char* const stages = shared_memory<unsigned char>();
+  uint64_t* const full = reinterpret_cast<uint64_t*>(stages + kStages * kStage);
+  uint64_t* const empty = full + kStages;
+  const int lane = int(threadIdx.x) % 32;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(full + s, 1);
+      mbarrier_init(empty + s, 32);
+    }
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    for (int i = 0; i < tiles && lane == 0; ++i) {
+      const int s = i % kStages, round = i / kStages;
+      mbarrier_wait(empty + s, uint32_t(round % 2 ^ 1));
+      mbarrier_expect(full + s, kStage);
+      copy_tile(stages + s * kStage, map, full + s, 0, 8 * i, 0, 0, 0);
+    }
+  } else {
+    for (int i = 0; i < tiles; ++i) {
+      const int s = i % kStages, round = i / kStages;
+      mbarrier_wait(full + s, uint32_t(round % 2));
+      const uint32_t* words = reinterpret_cast<const uint32_t*>(stages + s * kStage);
+      for (int j = lane; j < kStage / 4; j += 32) to[i * kStage / 4 + j] = words[j];
+      mbarrier_arrive(empty + s);
+    }
+  }
+}
+
+// d[128][64] = a[128][depth] * b[64][depth] transposed or, `kAcross`, b[depth][64]: the last of three warpgroups asks
+// for tiles, three stages ahead, and the first two make 64 rows each, of which the last product is still at work when
+// the next begins.
+template <bool kAcross>
+__global__ void __launch_bounds__(384, 1)
+    product_in_stages(const CONVX_GRID_CONSTANT TensorMap map_of_a, const CONVX_GRID_CONSTANT TensorMap map_of_b,
+                      int steps, float* d) {
+  constexpr int kRowBytes = 128, kTileOfA = 128 * kRowBytes, kStage = kTileOfA + 64 * kRowBytes, kStages = 3;
+  unsigned char* const stages = shared_memory<unsigned char>();
+  uint64_t* const full = reinterpret_cast<uint64_t*>(stages + kStages * kStage);
+  uint64_t* const empty = full + kStages;
+  const int thread = int(threadIdx.x), warpgroup = thread / 128;
+  if (thread == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(full + s, 1);
+      mbarrier_init(empty + s, 2);
+    }
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (warpgroup == 2) {
+    give_registers<40>();
+    for (int i = 0; i < steps && thread == 256; ++i) {
+      const int s = i % kStages, round = i / kStages;
+      mbarrier_wait(empty + s, uint32_t(round % 2 ^ 1));
+      mbarrier_expect(full + s, kStage);
+      copy_tile(stages + s * kStage, map_of_a, full + s, 64 * i, 0, 0, 0, 0);
+      copy_tile(stages + s * kStage + kTileOfA, map_of_b, full + s, kAcross ? 0 : 64 * i, kAcross ? 64 * i : 0, 0, 0,
+                0);
+    }
+    return;
+  }
+  take_registers<232>();
+  float sums[32] = {};
+  for (int i = 0; i < steps; ++i) {
+    const int s = i % kStages, round = i / kStages;
+    const unsigned char* const a = stages + s * kStage + warpgroup * 64 * kRowBytes;
+    const unsigned char* const b = stages + s * kStage + kTileOfA;
+    mbarrier_wait(full + s, uint32_t(round % 2));
+    wgmma_fence(sums);
+    for (int part = 0; part < 4; ++part)
+      wgmma_m64k16<64, false, kAcross>(
+          sums, wgmma_operand_128(a + part * 32),
+          kAcross ? wgmma_operand_across(b + part * 16 * kRowBytes, 64 * kRowBytes) : wgmma_operand_128(b + part * 32),
+          BFloat16{});
+    wgmma_commit();
+    wgmma_wait<1>(sums);
+    if (i > 0 && thread % 128 == 0) mbarrier_arrive(empty + (i - 1) % kStages);
+  }
+  wgmma_wait<0>(sums);
+  const int row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+  for (int i = 0; i < 32; ++i) d[(row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + column + i % 2] = sums[i];
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace convx
+
+// Makes a map of `from` and one copy by it. Numbers of a tile (which = 0): sizes, strides, box and place, of five
+// dimensions each but the strides; of im2col (1): C, W, H, N, the strides of the last three, columns and rows (first,
+// count, step), pixels, and channel, w, h, n, across, down. All tiles of a matrix (2): rows. A product (3): depth;
+// whether b is across. 1 if there is no such map.
+extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n) {
+  using namespace convx;
+  using namespace convx::cuda;
+  auto* words = static_cast<uint32_t*>(to);
+  TensorMap map;
+  Copied c = {};
+  const Grid grid = {1, dim3(64), size_t(kMostCopied + 8)};
+  if (which == 0) {
+    const int64_t sizes[] = {n[0], n[1], n[2], n[3], n[4]}, strides[] = {n[5], n[6], n[7], n[8]};
+    const int box[] = {int(n[9]), int(n[10]), int(n[11]), int(n[12]), int(n[13])};
+    if (!tile_map(&map, from, sizes, strides, box)) return 1;
+    for (int i = 0; i < 5; ++i) c.at[i] = int(n[14 + i]);
+    launch("copy_tile", copy_by_engine<false>, grid, nullptr, map, c, box[1] * box[2] * box[3] * box[4] * 128, words);
+  } else if (which == 1) {
+    const PixelAxis columns = {int(n[7]), int(n[8]), int(n[9])}, rows = {int(n[10]), int(n[11]), int(n[12])};
+    const int pixels = int(n[13]);
+    if (!im2col_map(&map, from, n[0], n[1], n[2], n[3], n[4], n[5], n[6], columns, rows, pixels)) return 1;
+    for (int i = 0; i < 4; ++i) c.at[i] = int(n[14 + i]);
+    c.across = int(n[18]), c.down = int(n[19]);
+    launch("copy_im2col", copy_by_engine<true>, grid, nullptr, map, c, pixels * 128, words);
+  } else if (which == 3) {
+    const int64_t depth = n[0];
+    const auto* b = static_cast<const uint16_t*>(from) + 128 * depth;
+    TensorMap of_b;
+    const auto matrix = [](TensorMap* m, const void* data, int64_t columns, int64_t rows, int box_rows) {
+      const int64_t all = columns * rows;
+      return tile_map(m, data, {columns, rows, 1, 1, 1}, {columns, all, all, all}, {64, box_rows, 1, 1, 1});
+    };
+    if (!matrix(&map, from, depth, 128, 128) ||
+        !(n[1] ? matrix(&of_b, b, 64, depth, 64) : matrix(&of_b, b, depth, 64, 64)))
+      return 1;
+    launch("product_in_stages", n[1] ? product_in_stages<true> : product_in_stages<false>,
+           Grid{1, dim3(384), 3 * 192 * 128 + 6 * 8}, nullptr, map, of_b, int(depth / 64), static_cast<float*>(to));
+  } else {
+    const int64_t sizes[] = {64, n[0], 1, 1, 1}, strides[] = {64, 64 * n[0], 64 * n[0], 64 * n[0]};
+    if (!tile_map(&map, from, sizes, strides, {64, 8, 1, 1, 1})) return 1;
+    launch("tiles_in_stages", tiles_in_stages, Grid{1, dim3(64), 3 * 1024 + 6 * 8}, nullptr, map, int(n[0] / 8), words);
+  }
+  return 0;
+}
 
 // Runs one of the kernels above. For matrices `from` holds a, then b.
 extern "C" int ptx_check(int which, const void* from, void* to, int count) {
@@ -187,6 +375,10 @@ extern "C" int ptx_check(int which, const void* from, void* to, int count) {
   const auto copy = [&](auto* kernel, int piece) {
     launch("copy_in_stages", kernel, Grid{1, dim3(32), size_t(96 * piece)}, nullptr, bytes,
            static_cast<unsigned char*>(to), count);
+  };
+  const auto by_wgmma_128 = [&](auto* kernel, int columns) {
+    launch("product_by_wgmma_128", kernel, Grid{1, dim3(128), size_t(64 + columns) * 128}, nullptr, words,
+           words + 64 * 16, d);
   };
   const auto by_wgmma = [&](auto* kernel, int columns) {
     launch("product_by_wgmma", kernel, Grid{1, dim3(128), size_t(64 + columns) * 64}, nullptr, words, words + 64 * 16,
@@ -216,6 +408,8 @@ extern "C" int ptx_check(int which, const void* from, void* to, int count) {
     case 17: by_wgmma(product_by_wgmma<BFloat16, 64, 1, true, true>, 64); break;
     case 18: by_wgmma(product_by_wgmma<BFloat16, 128, 0, false, true>, 128); break;
     case 19: by_wgmma(product_by_wgmma<BFloat16, 256, 1, false, false>, 256); break;
+    case 20: by_wgmma_128(product_by_wgmma_128<Half, 64, 3>, 64); break;
+    case 21: by_wgmma_128(product_by_wgmma_128<BFloat16, 256, 1>, 256); break;
     default: return 1;
   }
   return 0;

@@ -1,6 +1,6 @@
-// Products of matrices by a warpgroup, as the PTX manual has them: the descriptor of an operand, the swizzle of 64
-// bytes, and which lane has which sums. Each warp makes its 16 rows of the 64 by itself; that all four warps come is
-// not checked.
+// Products of matrices by a warpgroup, as the PTX manual has them: the descriptor of an operand, the swizzles of 64
+// and of 128 bytes, and which lane has which sums. Each warp makes its 16 rows of the 64 by itself, and at the wait for
+// its products waits for the others of its warpgroup: that one's are made means that all are.
 #include "wgmma.h"
 
 #include <cstring>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "checker.h"
+#include "clocks.h"
 #include "emulator.h"
 #include "tensor_core.h"
 
@@ -19,6 +20,7 @@ namespace {
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
 constexpr int kDepth = 16, kGroup = 8, kMostThreads = 1024;
+constexpr uint32_t kDepthBytes = 32;
 
 struct Product {
   float* d;
@@ -32,6 +34,7 @@ struct Thread {
   std::vector<Product> open;                // not committed yet
   std::deque<std::vector<Product>> groups;  // oldest first
   std::map<float*, std::vector<float>> sums;
+  int waits = 0;  // how often it has made the products that it waited for
 
   bool is_at_work_on(const float* d) const {
     for (const Product& p : open)
@@ -43,24 +46,27 @@ struct Thread {
   }
 };
 std::vector<Thread> threads(kMostThreads);
+uint32_t last_reads[kMostThreads / clocks::kGroup] = {};  // of each warpgroup, for products that were waited for
 
-// An operand, from its descriptor, as lines of 16 bytes and more in shared memory: rows, or, across the reduction, the
-// sixteen numbers of the reduction with 64 rows each.
+// An operand, from its descriptor, as lines in shared memory: rows of 64 or of 128 bytes, or, across the reduction, the
+// sixteen numbers of the reduction with 64 rows each, which have 128 bytes.
 struct Operand {
-  uint32_t start, first, second;  // in bytes
+  uint32_t start, first, second, line;  // in bytes
   bool across;
 
   Operand(WgmmaOperand operand, Place place)
       : start(bytes(operand.descriptor)),
         first(bytes(operand.descriptor >> 16)),
         second(bytes(operand.descriptor >> 32)),
+        line(operand.descriptor >> 62 == 2 ? 64 : 128),
         across(operand.across) {
-    const char* swizzle = across ? "128" : "64";
-    const uint32_t begins_at = across ? start % 1024 : start % 512 < 64 ? 0 : start;
-    if (operand.descriptor >> 62 != (across ? 1 : 2))
-      fail("wgmma at " + text(place) + ": emulated is the swizzle of " + swizzle + " bytes");
-    if ((operand.descriptor >> 49 & 7) != 0 || begins_at != 0)
-      fail("wgmma at " + text(place) + ": an operand does not begin at a multiple of " + (across ? "1024" : "512") +
+    const uint64_t swizzle = operand.descriptor >> 62;
+    if (swizzle != 1 && (across || swizzle != 2))
+      fail("wgmma at " + text(place) + ": emulated is the swizzle of 128 bytes" +
+           (across ? "" : ", and along the reduction that of 64"));
+    const uint32_t past = start % (8 * line);  // a multiple of 1024 bytes, or of 512
+    if ((operand.descriptor >> 49 & 7) != 0 || (across ? past != 0 : past >= line || past % kDepthBytes != 0))
+      fail("wgmma at " + text(place) + ": an operand does not begin at a multiple of " + std::to_string(8 * line) +
            " bytes");
   }
   static uint32_t bytes(uint64_t bits) { return uint32_t(bits & 0x3fff) << 4; }
@@ -70,8 +76,9 @@ struct Operand {
   const unsigned char* at(int row, int k) const {
     const uint32_t r = uint32_t(row), n = uint32_t(k);
     const uint32_t straight = across ? start + r / 64 * first + n / 8 * second + n % 8 * 128 + r % 64 * 2
-                                     : start + r / 8 * second + r % 8 * 64 + n * 2;
-    return static_cast<const unsigned char*>(shared_memory()) + (straight ^ (straight >> 7 & (across ? 7 : 3)) << 4);
+                                     : start + r / 8 * second + r % 8 * line + n * 2;
+    return static_cast<const unsigned char*>(shared_memory()) +
+           (straight ^ (straight >> 7 & (line == 128 ? 7 : 3)) << 4);
   }
 };
 
@@ -172,8 +179,10 @@ void wait_for_warp(void* const* lanes) {
     }
     for (int lane = 0; lane < 32; ++lane) threads[first + lane].groups.pop_front();
   }
+  last_reads[first / clocks::kGroup] = clocks::now++;
   for (int lane = 0; lane < 32; ++lane) {
     Thread& t = threads[first + lane];
+    ++t.waits;
     for (auto it = t.sums.begin(); it != t.sums.end();) {
       if (t.is_at_work_on(it->first)) {
         ++it;
@@ -183,6 +192,14 @@ void wait_for_warp(void* const* lanes) {
       it = t.sums.erase(it);
     }
   }
+}
+
+// Have the other warps of the warpgroup come to the wait that this thread is at, or ended?
+bool warpgroup_has_come(const void* about) {
+  const int thread = *static_cast<const int*>(about), group = thread / clocks::kGroup * clocks::kGroup;
+  for (int first = group; first < group + clocks::kGroup; first += 32)
+    if (!has_ended(first) && threads[first].waits < threads[thread].waits) return false;
+  return true;
 }
 
 }  // namespace
@@ -208,6 +225,10 @@ void wait_for_products(int youngest, Place place) {
   if (!comes_to(place)) return;
   Wait mine{youngest, thread_of_block()};
   together("wgmma.wait_group", kAllLanes, true, &mine, wait_for_warp, place);
+  const auto warps = [](const void*) { return std::string("the other warps of its warpgroup"); };
+  if (!warpgroup_has_come(&mine.thread)) wait_until({warpgroup_has_come, warps, &mine.thread}, place);
+  const int group = mine.thread / clocks::kGroup;
+  if (clocks::are_kept()) clocks::learn(mine.thread, clocks::kTensorCores + group, last_reads[group]);
 }
 
 void fence_sums(Place place) {
