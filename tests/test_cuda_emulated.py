@@ -21,7 +21,8 @@ if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-ALGORITHMS = [(p, a) for p, rows in emulator.algorithms().items() for a in rows]
+# All but depthwise_small, which takes few geometries: test_cuda_emulated_depthwise_small.py has problems for it.
+ALGORITHMS = [(p, a) for p, rows in emulator.algorithms().items() for a in rows if a != "depthwise_small"]
 
 
 ONLY = {

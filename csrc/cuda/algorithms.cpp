@@ -10,6 +10,8 @@ namespace cuda {
 
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
+      {"depthwise_small", "depthwise kernels of 3x3 to 7x7: a tile of results to a thread, all in registers",
+       depthwise_small::forward_why_not, depthwise_small::forward_preferred, depthwise_small::forward},
       {"depthwise", "a window of the input slides in registers, a channel to a block or a lane",
        depthwise::forward_why_not, depthwise::preferred, depthwise::forward},
       {"output_blocks", "a block of few channels' results becomes the channels of one, for tensor cores: last layers",
@@ -31,6 +33,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
   };
   static const AlgorithmList grad_input = {
+      {"depthwise_small", "the same as a forward from y, where there is no stride", depthwise_small::grad_input_why_not,
+       depthwise_small::grad_input_preferred, depthwise_small::grad_input},
       {"depthwise", "a window of the output slides in registers, stride phases in one launch",
        depthwise::grad_input_why_not, depthwise::preferred, depthwise::grad_input},
       {"output_blocks", "a block of few channels' results becomes the channels of one, for tensor cores",

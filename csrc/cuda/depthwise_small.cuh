@@ -1,0 +1,300 @@
+// forward, and grad_input without strides, of depthwise problems with small kernels (3x3, 5x5, 7x7, a result to each
+// channel of the source): registers only.
+//
+// A thread owns a tile of results, kRows x kColumns of some neighbouring channels, and its kernels. It goes down the
+// rows of the source that the tile reads: a row's elements come straight from global memory into registers, are
+// converted once, and meet every tap of every result that wants them there. All of it is unrolled; sums and kernels
+// never leave the registers. What neighbouring tiles read twice comes from L1 and L2. No shared memory, no barriers:
+// loads of a row are on their way while the rows before it are multiplied.
+//
+// A result is summed over the rows of its kernel, and in them over the columns, whatever the layout and the tile: so
+// its bits depend on nothing else.
+//
+// Skipped taps: the padding is zeros in registers, and zero times a finite weight is the zero that it should be. A
+// thread whose kernels have an infinity or NaN goes over its results one by one instead, and leaves taps out.
+//
+// Machine code of small_depthwise<.*, 3, 1, .*1>: LDG.128, STG.128
+#pragma once
+#include <type_traits>
+
+#include "window.cuh"
+
+namespace convx {
+namespace cuda {
+
+// What lies side by side in memory, on both sides: several channels of a pixel, a row's columns in whole chunks of 16
+// bytes with the padding of half a kernel, or nothing that is known of.
+enum class SmallLayout { channels, columns, any };
+
+// The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows.
+template <class T, int kSize, int kStride, SmallLayout kLayout>
+struct SmallTile {
+  static constexpr bool kIsDouble = sizeof(T) == 8, kAcross = kLayout == SmallLayout::channels;
+  static constexpr int kRows = 7;
+  static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (kIsDouble ? 2 : 1);
+  static constexpr int kColumns = !kAcross || kSize == 7 ? (kIsDouble ? 4 : kAcross ? 7 : 8) : kSize == 3 ? 2 : 4;
+  static constexpr int kSourceRows = (kRows - 1) * kStride + kSize;
+  static constexpr int kSourceColumns = (kColumns - 1) * kStride + kSize;
+};
+
+// The tensors in their roles: one is read, one is written. Distances in bytes.
+template <class T>
+struct SmallTensors {
+  const char* source;
+  char* result;
+  const char* weight;  // of the tap that reads the first row and column
+  const char* bias;
+  int64_t source_n, result_n, weight_c, bias_c;
+  int source_c, source_h, source_w, result_c, result_h, result_w, weight_r, weight_s;
+};
+
+// Made by depthwise_small.cu.
+struct SmallPlan {
+  int source_rows, source_columns, result_rows, result_columns;
+  int pad_h, pad_w;
+  int tiles;                                  // that a thread takes, one below the other
+  Divider across, tile_columns, tile_strips;  // of a thread's number: chunks of channels, or channels; tiles
+  int64_t items;
+};
+
+// kCount numbers that lie side by side, aligned, as they are loaded. 16-bit ones stay in whole words, from which they
+// are converted one at a time: taken apart, each would take a register.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T v[kCount];
+  CONVX_HD T operator[](int j) const { return v[j]; }
+};
+template <class T, int kCount>
+struct alignas(2 * kCount) PackOf16 {
+  using Word = std::conditional_t<kCount == 1, uint16_t, uint32_t>;
+  Word v[(kCount + 1) / 2];
+  CONVX_HD T operator[](int j) const {
+    T value;
+    value.bits = uint16_t(j % 2 ? v[j / 2] >> 16 : v[j / 2]);
+    return value;
+  }
+};
+template <int kCount>
+struct Pack<Half, kCount> : PackOf16<Half, kCount> {};
+template <int kCount>
+struct Pack<BFloat16, kCount> : PackOf16<BFloat16, kCount> {};
+
+template <class T, int kCount>
+__device__ inline Pack<T, kCount> load_pack(const char* from, bool inside) {
+  Pack<T, kCount> pack{};
+  if (inside) pack = *reinterpret_cast<const Pack<T, kCount>*>(from);
+  return pack;
+}
+
+// The same for results, each converted on its own.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) StoredPack {
+  T v[kCount];
+};
+
+// A row of the source, as far as a tile reads it; zeros where there is none. `from` is where its first column would be.
+template <class T, int kSize, int kStride, SmallLayout kLayout>
+struct SmallRow {
+  using Tile = SmallTile<T, kSize, kStride, kLayout>;
+  Pack<T, Tile::kChannels> v[Tile::kSourceColumns];
+
+  __device__ void load(const char* from, const SmallPlan& plan, int step, bool inside, int column) {
+    if (inside && column >= 0 && column + Tile::kSourceColumns <= plan.source_columns) {
+#pragma unroll
+      for (int j = 0; j < Tile::kSourceColumns; ++j)
+        v[j] = *reinterpret_cast<const Pack<T, Tile::kChannels>*>(from + int64_t(step) * j);
+    } else {
+#pragma unroll
+      for (int j = 0; j < Tile::kSourceColumns; ++j)
+        v[j] = load_pack<T, Tile::kChannels>(from + int64_t(step) * j,
+                                             inside && unsigned(column + j) < unsigned(plan.source_columns));
+    }
+  }
+  __device__ T at(int column, int channel) const { return v[column][channel]; }
+};
+
+// In whole chunks from the tile's first column less the padding on, which is aligned; and what sticks out on both
+// sides.
+template <class T, int kSize, int kStride>
+struct SmallRow<T, kSize, kStride, SmallLayout::columns> {
+  using Tile = SmallTile<T, kSize, kStride, SmallLayout::columns>;
+  static constexpr int kPad = kSize / 2, kChunk = Chunk<T>::count, kRest = Tile::kSourceColumns - kPad;
+  static constexpr int kSide = kPad == 1 ? 1 : kPad == 2 || kChunk == 2 ? 2 : 4;
+  static constexpr int kLefts = (kPad + kSide - 1) / kSide, kChunks = kRest / kChunk;
+  static constexpr int kRights = (kRest - kChunks * kChunk + kSide - 1) / kSide;
+  Pack<T, kSide> left[kLefts], right[kRights ? kRights : 1];
+  Pack<T, kChunk> chunks[kChunks];
+
+  __device__ void load(const char* from, const SmallPlan& plan, int, bool inside, int column) {
+    constexpr int kBytes = int(sizeof(T));
+    const char* const aligned = from + kPad * kBytes;
+    const int first = column + kPad;
+#pragma unroll
+    for (int j = 0; j < kLefts; ++j)
+      left[j] = load_pack<T, kSide>(aligned + (j - kLefts) * kSide * kBytes, inside && first > 0);
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j)
+      chunks[j] = load_pack<T, kChunk>(aligned + j * 16, inside && first + j * kChunk < plan.source_columns);
+#pragma unroll
+    for (int j = 0; j < kRights; ++j)
+      right[j] = load_pack<T, kSide>(aligned + kChunks * 16 + j * kSide * kBytes,
+                                     inside && first + kChunks * kChunk + j * kSide < plan.source_columns);
+  }
+  __device__ T at(int column, int) const {
+    const int j = column - kPad, l = j + kLefts * kSide, r = j - kChunks * kChunk;
+    return j < 0 ? left[l / kSide][l % kSide] : r < 0 ? chunks[j / kChunk][j % kChunk] : right[r / kSide][r % kSide];
+  }
+};
+
+// A tile's results from their definition, one by one: taps in the padding are left out.
+template <int kSize, int kStride, class Tile, class T>
+__device__ void sum_slowly(const SmallPlan& plan, const SmallTensors<T>& t, const char* source, char* result,
+                           int channel, int p0, int q0) {
+  using Acc = typename Compute<T>::type;
+  const auto read = [](const char* at) { return Acc(*reinterpret_cast<const T*>(at)); };
+#pragma unroll 1
+  for (int i = 0; i < Tile::kRows * Tile::kColumns * Tile::kChannels; ++i) {
+    const int v = i % Tile::kChannels, q = q0 + i / Tile::kChannels % Tile::kColumns;
+    const int p = p0 + i / Tile::kChannels / Tile::kColumns;
+    if (p >= plan.result_rows || q >= plan.result_columns) continue;
+    const char* const weight = t.weight + (channel + v) * t.weight_c;
+    Acc sum(0);
+#pragma unroll 1
+    for (int tap = 0; tap < kSize * kSize; ++tap) {
+      const int r = tap / kSize, s = tap % kSize, h = p * kStride - plan.pad_h + r, w = q * kStride - plan.pad_w + s;
+      if (unsigned(h) >= unsigned(plan.source_rows) || unsigned(w) >= unsigned(plan.source_columns)) continue;
+      const int at = v * t.source_c + h * t.source_h + w * t.source_w;
+      sum = multiply_add(read(weight + r * t.weight_r + s * t.weight_s), read(source + at), sum);
+    }
+    if (t.bias) sum += read(t.bias + (channel + v) * t.bias_c);
+    *reinterpret_cast<T*>(result + (v * t.result_c + p * t.result_h + q * t.result_w)) = T(sum);
+  }
+}
+
+// One row of a tile's results, of which `columns` exist. `to` is the first one's place.
+template <SmallLayout kLayout, class Tile, class T, class Acc>
+__device__ inline void store_row(char* to, int step, int columns, const Acc (&sums)[Tile::kColumns][Tile::kChannels]) {
+  constexpr bool kAlong = kLayout == SmallLayout::columns;
+  constexpr int kChunk = kAlong ? Chunk<T>::count : Tile::kChannels;
+#pragma unroll
+  for (int q = 0; q < Tile::kColumns; q += kAlong ? kChunk : 1) {
+    StoredPack<T, kChunk> pack;
+#pragma unroll
+    for (int j = 0; j < kChunk; ++j) pack.v[j] = T(kAlong ? sums[q + j][0] : sums[q][j]);
+    char* const at = kAlong ? to + q * int(sizeof(T)) : to + int64_t(step) * q;
+    if (q < columns) *reinterpret_cast<StoredPack<T, kChunk>*>(at) = pack;
+  }
+}
+
+// Adds what one row of the source gives to the sums: row i of those that the tile reads.
+template <int kSize, int kStride, class Tile, class Row, class Acc>
+__device__ inline void add_row(Acc (&sums)[Tile::kRows][Tile::kColumns][Tile::kChannels],
+                               const Acc (&weights)[kSize][kSize][Tile::kChannels], const Row& row, int i) {
+  Acc source[Tile::kSourceColumns][Tile::kChannels];
+#pragma unroll
+  for (int j = 0; j < Tile::kSourceColumns; ++j)
+#pragma unroll
+    for (int v = 0; v < Tile::kChannels; ++v) source[j][v] = Acc(row.at(j, v));
+#pragma unroll
+  for (int p = 0; p < Tile::kRows; ++p) {
+    const int r = i - p * kStride;
+    if (r < 0 || r >= kSize) continue;
+#pragma unroll
+    for (int s = 0; s < kSize; ++s)
+#pragma unroll
+      for (int q = 0; q < Tile::kColumns; ++q)
+#pragma unroll
+        for (int v = 0; v < Tile::kChannels; ++v)
+          sums[p][q][v] = multiply_add(weights[r][s][v], source[q * kStride + s][v], sums[p][q][v]);
+  }
+}
+
+constexpr int kSmallThreads = 128;
+// How many blocks a multiprocessor has registers for: 128 of them a thread, 168, or 255.
+template <class T, int kSize>
+constexpr int small_blocks() {
+  return kSize == 3 ? 4 : sizeof(T) == 8 ? 2 : 3;
+}
+
+template <class T, int kSize, int kStride, SmallLayout kLayout>
+__global__ void __launch_bounds__(kSmallThreads, small_blocks<T, kSize>())
+    small_depthwise(SmallPlan plan, SmallTensors<T> t) {
+  using Tile = SmallTile<T, kSize, kStride, kLayout>;
+  using Row = SmallRow<T, kSize, kStride, kLayout>;
+  using Acc = typename Compute<T>::type;
+  constexpr int V = Tile::kChannels;
+  for (int64_t item = first_item(); item < plan.items; item += items_step()) {
+    int i = int(item), channel = 0;
+    if (kLayout == SmallLayout::channels) channel = plan.across.split(i) * V;
+    const int q0 = plan.tile_columns.split(i) * Tile::kColumns;
+    const int first_p = plan.tile_strips.split(i) * plan.tiles * Tile::kRows;
+    if (kLayout != SmallLayout::channels) channel = plan.across.split(i);
+    const char* const source = t.source + i * t.source_n + int64_t(channel) * t.source_c;
+    char* const result = t.result + i * t.result_n + int64_t(channel) * t.result_c;
+
+    Acc weights[kSize][kSize][V], bias[V] = {}, special(0);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const char* weight = t.weight + (channel + v) * t.weight_c;
+#pragma unroll
+      for (int r = 0; r < kSize; ++r, weight += t.weight_r) {
+        Acc of_row(0);  // NaN from the first infinity or NaN on
+#pragma unroll
+        for (int s = 0; s < kSize; ++s) {
+          weights[r][s][v] = Acc(*reinterpret_cast<const T*>(weight + int64_t(t.weight_s) * s));
+          of_row = multiply_add(weights[r][s][v], Acc(0), of_row);
+        }
+        special += of_row;
+      }
+    }
+    if (t.bias) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) bias[v] = Acc(*reinterpret_cast<const T*>(t.bias + (channel + v) * t.bias_c));
+    }
+
+    const int columns = plan.result_columns - q0, w0 = q0 * kStride - plan.pad_w;
+    for (int tile = 0; tile < plan.tiles; ++tile) {
+      const int p0 = first_p + tile * Tile::kRows, rows = plan.result_rows - p0;
+      if (rows <= 0) break;
+      if (!is_finite(special)) {
+        sum_slowly<kSize, kStride, Tile>(plan, t, source, result, channel, p0, q0);
+        continue;
+      }
+      int h = p0 * kStride - plan.pad_h;
+      const char* from = source + (int64_t(h) * t.source_h + int64_t(w0) * t.source_w);
+      char* to = result + (int64_t(p0) * t.result_h + int64_t(q0) * t.result_w);
+      constexpr int kAhead = 2;  // rows that are on their way
+      Row on_their_way[kAhead];
+      const auto load_next = [&](Row& row) {
+        row.load(from, plan, t.source_w, unsigned(h) < unsigned(plan.source_rows), w0);
+        ++h, from += t.source_h;
+      };
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) load_next(on_their_way[j]);
+      Acc sums[Tile::kRows][Tile::kColumns][V];
+#pragma unroll
+      for (int p = 0; p < Tile::kRows; ++p)
+#pragma unroll
+        for (int q = 0; q < Tile::kColumns; ++q)
+#pragma unroll
+          for (int v = 0; v < V; ++v) sums[p][q][v] = Acc(0);
+#pragma unroll
+      for (int j = 0; j < Tile::kSourceRows; ++j) {
+        const Row row = on_their_way[j % kAhead];
+        if (j + kAhead < Tile::kSourceRows) load_next(on_their_way[j % kAhead]);
+        add_row<kSize, kStride, Tile>(sums, weights, row, j);
+        const int done = j - kSize + 1, p = done / kStride;  // the row of results that this one completes, if it does
+        if (done < 0 || done % kStride) continue;
+#pragma unroll
+        for (int q = 0; q < Tile::kColumns; ++q)
+#pragma unroll
+          for (int v = 0; v < V; ++v) sums[p][q][v] += bias[v];
+        if (p < rows) store_row<kLayout, Tile, T>(to, t.result_w, columns, sums[p]);
+        to += t.result_h;
+      }
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace convx

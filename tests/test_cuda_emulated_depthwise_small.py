@@ -1,0 +1,209 @@
+"""The CUDA row depthwise_small on the emulator. It takes few geometries, so it has problems of its own here.
+
+Exact integers in every layout, dtype and order of threads, infinities and NaN, rounding errors by the rule of
+test_accuracy.py, bits that depend on nothing but the operands, and what it refuses.
+"""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from emulator import library as emulator
+from emulator.build import COMPILER
+from exact import assert_exact, draw_integers, judge, numpy_of
+from memory import BIASES, LAYOUTS, storage_bytes
+from problems import Problem
+from sampling import covering
+from test_accuracy import draw as draw_reals
+from test_accuracy import errors, torchs_result, ulp_of_largest
+from test_propagation import SPECIAL, difference, special_operands
+
+if COMPILER is None:
+    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+NAME = "depthwise_small"
+SAME = ("contiguous", "channels_last")
+
+
+def depthwise(N, C, H, W, kernel, padding, stride=1, **sizes):
+    return Problem(N, C, H, W, C, kernel, kernel, (stride, stride), padding, G=C, **sizes)
+
+
+STRIDE_1 = {
+    # Whole chunks of columns, of every dtype; several tiles of rows and columns, and the last ones cut.
+    "chunks": depthwise(2, 3, 17, 32, 3, (1, 1)),
+    "chunks-5x5": depthwise(1, 3, 9, 40, 5, (2, 2)),
+    "chunks-7x7": depthwise(2, 2, 15, 24, 7, (3, 3)),
+    "chunks-one": depthwise(1, 2, 7, 8, 3, (1, 1)),
+    "chunks-4": depthwise(1, 2, 8, 12, 5, (2, 2)),
+    # Rows that are not aligned, and chunks that other paddings leave unaligned.
+    "odd": depthwise(2, 3, 9, 13, 3, (1, 1)),
+    "odd-5x5": depthwise(1, 5, 8, 11, 5, (2, 2)),
+    "odd-7x7": depthwise(2, 3, 14, 14, 7, (3, 3)),
+    "no-padding": depthwise(1, 3, 11, 16, 3, (0, 0)),
+    "padding-2": depthwise(1, 3, 6, 24, 3, (2, 1)),
+    "padding-large": depthwise(1, 2, 4, 5, 5, (7, 6)),
+    "kernel-beyond-input": depthwise(2, 3, 4, 3, 7, (3, 4)),
+    "rows-of-one": depthwise(2, 4, 9, 1, 3, (1, 1)),
+    "one-pixel": depthwise(3, 4, 1, 1, 3, (1, 1)),
+    "asymmetric": depthwise(1, 4, 8, 16, 3, (1, 1), P=9, Q=15),
+    # Channels in whole chunks, several tiles, and not.
+    "32-channels": depthwise(2, 32, 8, 9, 3, (1, 1)),
+    "20-channels-5x5": depthwise(1, 20, 15, 10, 5, (2, 2)),
+    "24-channels-7x7": depthwise(1, 24, 8, 15, 7, (3, 3)),
+    "17-channels": depthwise(1, 17, 7, 6, 3, (1, 1)),
+    "one-channel": depthwise(2, 1, 10, 18, 3, (1, 1)),
+}
+STRIDE_2 = {
+    "stride-2": depthwise(2, 3, 17, 32, 3, (1, 1), 2),
+    "stride-2-5x5": depthwise(1, 3, 18, 64, 5, (2, 2), 2),
+    "stride-2-odd": depthwise(1, 5, 13, 15, 3, (1, 1), 2),
+    "stride-2-32-channels": depthwise(1, 32, 9, 12, 3, (1, 1), 2),
+    "stride-2-16-channels-5x5": depthwise(1, 16, 16, 17, 5, (2, 2), 2),
+    "stride-2-even-padding": depthwise(1, 4, 16, 48, 3, (0, 0), 2),
+}
+PROBLEMS = STRIDE_1 | STRIDE_2
+CASES = [("forward", n) for n in PROBLEMS] + [("grad_input", n) for n in STRIDE_1]
+
+
+@pytest.fixture(autouse=True)
+def default_configuration():
+    emulator.configure()
+    yield
+    emulator.configure()
+    emulator.pretend_device()
+
+
+@pytest.mark.parametrize(
+    "case, dtype, layout_1, layout_2, bias, channels_last, order, max_blocks",
+    covering(CASES, FLOATING, LAYOUTS, LAYOUTS, BIASES, (False, True), emulator.ORDERS, (emulator.ALL_BLOCKS, 2)),
+    ids=str,
+)
+def test_exact(case, dtype, layout_1, layout_2, bias, channels_last, order, max_blocks):
+    primitive, name = case
+    problem = PROBLEMS[name]
+    first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (layout_1, layout_2), bias)
+    operands = [t for t in (first, second, b) if t is not None]
+    before = [storage_bytes(t) for t in operands]
+    emulator.configure(order, max_blocks=max_blocks)
+    actual = emulator.call(primitive, NAME, first, second, b, problem, channels_last)
+    assert_exact(actual, expected, problem)
+    for t, bytes_before in zip(operands, before, strict=True):
+        assert storage_bytes(t) == bytes_before, "an operand was written to"
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("layout", SAME)
+@pytest.mark.parametrize("primitive, name", CASES)
+def test_exact_in_the_layouts_it_is_made_for(primitive, name, layout, dtype):
+    first, second, b, expected = draw_integers(
+        primitive, PROBLEMS[name], dtype, "cpu", (layout, "contiguous"), "contiguous"
+    )
+    actual = emulator.call(primitive, NAME, first, second, b, PROBLEMS[name], layout == "channels_last")
+    assert_exact(actual, expected, PROBLEMS[name])
+
+
+@pytest.mark.parametrize("case, dtype, where, values, layout", covering(CASES, FLOATING, (0, 1), SPECIAL, SAME), ids=str)
+def test_special_values_go_where_they_belong(case, dtype, where, values, layout):
+    primitive, name = case
+    problem = PROBLEMS[name]
+    operands = special_operands(primitive, problem, dtype, where, SPECIAL[values])
+    with np.errstate(invalid="ignore"):
+        expected = judge(primitive, *map(numpy_of, operands), None, problem)
+    last = layout == "channels_last"
+    if last:
+        operands = [t.contiguous(memory_format=torch.channels_last) for t in operands]
+    actual = emulator.call(primitive, NAME, *operands, None, problem, last)
+    assert not (wrong := difference(actual, expected, problem)), wrong
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("name", ("32-channels", "20-channels-5x5", "chunks-7x7"))
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+def test_error_at_most_twice_torchs(primitive, name, dtype):
+    operands, exact = draw_reals(primitive, PROBLEMS[name], dtype, "cpu")
+    ulp = ulp_of_largest(exact, dtype)
+    torchs = errors(torchs_result(primitive, *operands, PROBLEMS[name]), exact)
+    ours = errors(emulator.call(primitive, NAME, *operands, PROBLEMS[name]), exact)
+    for kind, our, their in zip(("largest error", "norm of errors"), ours, torchs, strict=True):
+        assert our <= 2 * their, f"{kind} {our / their:.2f} times torch's, {ours[0] / ulp:.2f} ulp"
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("primitive, name", CASES)
+def test_same_bits_in_any_batch_layout_and_order(primitive, name, dtype):
+    """The second image of three by itself, with a tile to a thread and with several, in both layouts."""
+    three = replace(PROBLEMS[name], N=3)
+    (first, second, bias), _ = draw_reals(primitive, three, dtype, "cpu")
+    expected = emulator.call(primitive, NAME, first, second, bias, three)
+    for layout, multiprocessors, order in product(SAME, (1, 10**6), ("descending", "shuffled")):
+        emulator.pretend_device(multiprocessors=multiprocessors)
+        emulator.configure(order)
+        alone = LAYOUTS[layout](first[1:2])
+        actual = emulator.call(
+            primitive, NAME, alone, second, bias, replace(three, N=1), layout == "channels_last"
+        )
+        assert torch.equal(actual.contiguous(), expected[1:2].contiguous()), (layout, multiprocessors, order)
+
+
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+def test_several_tiles_to_a_thread(primitive):
+    """A plane of so many tiles that threads take several, as they do in large batches."""
+    problem = depthwise(1, 8, 150, 160, 3, (1, 1))
+    emulator.pretend_device(multiprocessors=1)
+    for layout in SAME:
+        first, second, b, expected = draw_integers(
+            primitive, problem, torch.float32, "cpu", (layout, "contiguous"), "contiguous"
+        )
+        actual = emulator.call(primitive, NAME, first, second, b, problem, layout == "channels_last")
+        assert_exact(actual, expected, problem)
+
+
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+def test_addresses_beyond_32_bits(primitive):
+    """Images more than 2^31 elements apart in memory; only the pages that are touched take any."""
+    problem = depthwise(2, 2, 6, 8, 3, (1, 1))
+    first, second, bias, expected = draw_integers(primitive, problem, torch.float32, bias="contiguous")
+    far = 2**31 + 8
+    try:
+        memory = [torch.empty(far + 4096) for _ in range(2)]
+    except RuntimeError:
+        pytest.skip("no 16 GiB of address space to be had")
+    source, result = (m.as_strided((2, 2, 6, 8), (far, 48, 8, 1)) for m in memory)
+    source.copy_(first)
+    emulator.run_into(result.fill_(float("nan")), primitive, NAME, source, second, bias, problem)
+    assert_exact(result, expected, problem)
+
+
+REFUSED = {
+    "one input and one output channel": Problem(1, 2, 5, 5, 4, 3, 3, G=2),
+    "3x3, 5x5 and 7x7": Problem(1, 2, 5, 5, 2, 3, 5, G=2),
+    "no dilation": Problem(1, 2, 9, 9, 2, 3, 3, dilation=(1, 2), G=2),
+    "padding is zeros": Problem(1, 2, 5, 5, 2, 3, 3, padding=(1, 1), G=2, mode="reflect"),
+    "strides are 1": Problem(1, 2, 9, 9, 2, 3, 3, (1, 2), G=2),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+def test_what_it_refuses(primitive, why):
+    operands, _ = draw_reals(primitive, REFUSED[why], torch.float32, "cpu")
+    with pytest.raises(RuntimeError, match=why):
+        emulator.call(primitive, NAME, *operands, REFUSED[why])
+
+
+def test_it_is_chosen():
+    """Automatically for what networks have, in both layouts: the same bits as when forced."""
+    for (primitive, name), layout in product(CASES, SAME):
+        if layout == "channels_last" and PROBLEMS[name].C % 4:
+            continue
+        operands, _ = draw_reals(primitive, PROBLEMS[name], torch.float16, "cpu")
+        operands[0] = LAYOUTS[layout](operands[0])
+        emulator.launched(forget=True)
+        emulator.call(primitive, "", *operands, PROBLEMS[name], layout == "channels_last")
+        chosen = {row.symbol for row in emulator.launched(forget=True)}
+        ours = all("small_depthwise" in symbol for symbol in chosen)
+        assert ours == (PROBLEMS[name].G > 1), (primitive, name, layout, chosen)
