@@ -175,6 +175,7 @@ __device__ void multiply(const Convolution<T>& cv, Sums<kFragments>& sums, const
     for (int s = 0; s < cv.columns.taps; ++s) {
       const char* a_tap = a_lane + r * cv.rows.dilation * row_bytes + cv.place(s * cv.columns.dilation) * cv.pitch;
       const char* b_tap = b_lane + r * b_row + s * cv.depth * kFragmentBytes;
+#pragma unroll 1  // there is one chunk in groups of 16
       for (int chunk = 0; chunk < cv.depth; ++chunk, a_tap += 2 * kChunk, b_tap += kFragmentBytes) {
         Fragment b[kTapRows];
 #pragma unroll
