@@ -29,6 +29,7 @@ ONLY = {
     "scatter_atomic": (torch.float32, torch.float64),  # no atomic addition of 16 bits
     "tensorcore_split": (torch.float32,),
     "tensorcore_wgmma": (torch.float16, torch.bfloat16),
+    "tensorcore_grouped": (torch.float16, torch.bfloat16),
 }
 
 
@@ -38,7 +39,13 @@ def dtypes_of(algorithm):
 
 # What multiplies whole tiles takes its time here: its dtypes are spread over the problems instead of each meeting all,
 # and problems of many small products are left out (test_cuda_tensorcore.py has more that fit it).
-TILED = ("tensorcore", "tensorcore_split", "tensorcore_wgmma")
+TILED = ("tensorcore", "tensorcore_split", "tensorcore_wgmma", "tensorcore_grouped")
+# What has limits beside its dtypes leaves problems to other rows; test_cuda_grouped.py says which.
+LIMITED = ("tensorcore_grouped",)
+
+
+def suits(primitive, algorithm, problem):
+    return algorithm not in LIMITED or not emulator.refusal(primitive, algorithm, problem, dtypes_of(algorithm)[0])
 
 
 def suits_tiles(p):
@@ -76,6 +83,7 @@ def _cases():
     return [
         pytest.param(primitive, algorithm, PROBLEMS[name], variations, id=f"{primitive}-{algorithm}-{name}")
         for (primitive, algorithm, name), variations in cases.items()
+        if suits(primitive, algorithm, PROBLEMS[name])
     ]
 
 
@@ -134,6 +142,8 @@ DETERMINISTIC = [(p, a, d) for p, a, d in ROWS if emulator.algorithms()[p][a]]
 @pytest.mark.parametrize("primitive, algorithm, dtype", DETERMINISTIC)
 def test_same_bits_in_every_order(primitive, algorithm, dtype, mode):
     for problem in (CROWDED if mode == "replicate" else REAL,) if algorithm in TILED else (REAL, CROWDED):
+        if not suits(primitive, algorithm, replace(problem, mode=mode)):
+            continue
         results = results_by_order(primitive, algorithm, replace(problem, mode=mode), dtype)
         assert not differing_orders(results), problem
 

@@ -12,6 +12,11 @@ constexpr int kResults = 4, kWindow = 4;
 const char* grad_weight_why_not(const ConvProblem& pb, const Operands& o) {
   return weight_why_not(pb, o, kResults, kWindow);
 }
+// The tensor cores' tile of weights has 64 x 64: groups of 16 on both sides fill a sixteenth of it.
+bool grad_weight_preferred(const ConvProblem& pb, const Operands&) {
+  const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
+  return Cg <= 4 || Kg <= 4 || (pb.G > 1 && Cg <= 16 && Kg <= 16);
+}
 void grad_weight(const ConvProblem& pb, const Operands& o) { launch_weight<kResults, kWindow>(pb, o); }
 
 }  // namespace few_channels

@@ -181,6 +181,21 @@ def call(primitive: str, algorithm: str, first, second, bias, problem: Problem, 
     return result
 
 
+def refusal(primitive: str, algorithm: str, problem: Problem, dtype) -> str:
+    """Why an algorithm can't do a problem; "" if it can. Leaves the configuration as it is by default."""
+    first, second, result = (torch.empty(shape, dtype=dtype) for shape in problem.shapes(primitive))
+    configure(dry=True)
+    try:
+        run_into(result, primitive, algorithm, first, second, None, problem)
+    except RuntimeError as error:
+        if "was forced but can't do" not in str(error):
+            raise
+        return str(error)
+    finally:
+        configure()
+    return ""
+
+
 def places() -> list[str]:
     """The barriers and waits that kernels have come to since the last call, as in "scatter.cuh:93"."""
     text = ctypes.create_string_buffer(65536)

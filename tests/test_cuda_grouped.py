@@ -1,0 +1,232 @@
+"""The CUDA row tensorcore_grouped on the emulator, beyond what test_cuda_emulated.py asks of every CUDA kernel: groups
+of every size beside and across the chunks of 16 channels that are multiplied together, and what becomes of infinities
+that a chunk shares with another group."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from emulator import library as emulator
+from emulator.build import COMPILER
+from exact import assert_exact, draw_integers, judge, numpy_of
+from problems import UGLY, Problem, with_modes
+from sampling import covering
+from test_accuracy import draw as draw_reals
+from test_accuracy import errors, torchs_result, ulp_of_largest
+from test_propagation import SPECIAL, difference, special_operands
+
+if COMPILER is None:
+    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
+
+ROW = "tensorcore_grouped"
+GATHERING = ("forward", "grad_input")
+DTYPES = (torch.float16, torch.bfloat16)
+PAIRS = (("contiguous", "channels_last"), ("channels_last", "contiguous"), ("channels_last", "channels_last"))
+
+
+def grouped(inputs, outputs, G, **others):
+    """3x3 with padding, unless said otherwise; more than one patch of 8 columns, the last of them cut."""
+    sizes = {"N": 1, "H": 6, "W": 11, "R": 3, "S": 3, "padding": (1, 1)} | others
+    return Problem(C=inputs * G, K=outputs * G, G=G, **sizes)
+
+
+GROUPS = {
+    "groups-of-4": grouped(4, 4, 16),
+    "groups-of-8": grouped(8, 8, 9, N=2),
+    "groups-of-16": grouped(16, 16, 6, H=15),
+    "groups-of-24": grouped(24, 24, 3),
+    "groups-of-32": grouped(32, 32, 3),
+    "groups-of-64": grouped(64, 64, 1, H=3, W=9),
+    "groups-of-12": grouped(12, 12, 7),  # no group begins where a chunk does, but the first
+    "groups-of-5": grouped(5, 5, 5),
+    "4-to-8": grouped(4, 8, 10),
+    "8-to-4": grouped(8, 4, 10),
+    "16-to-32": grouped(16, 32, 3),
+    "32-to-16": grouped(32, 16, 5),
+    "24-to-8": grouped(24, 8, 4),
+    "3-to-20": grouped(3, 20, 4),
+    "20-to-3": grouped(20, 3, 4),
+    "tall": grouped(8, 8, 4, H=29, W=3, N=2),  # patches of 14 rows
+    "14x14": grouped(16, 16, 2, H=14, W=14),
+    "7x7": grouped(16, 16, 2, H=7, W=7, N=3),
+    "stride-2": grouped(8, 8, 4, stride=(2, 2), H=11, W=19),
+    "stride-3-dilation-2": grouped(8, 16, 3, stride=(3, 2), dilation=(2, 3), padding=(2, 3), H=13, W=19),
+    "stride-4-of-2x2": grouped(8, 8, 3, stride=(4, 3), R=2, S=2, padding=(0, 0), H=13, W=14),  # phases without taps
+    "dilation": grouped(8, 8, 4, dilation=(2, 2), padding=(2, 2)),
+    "6x5": grouped(4, 4, 5, R=6, S=5, padding=(3, 2)),  # twice three rows of taps
+    "4x4": grouped(8, 8, 2, R=4, S=4),
+    "1x1": grouped(16, 16, 4, R=1, S=1, padding=(0, 0), H=14),
+}
+
+
+@pytest.fixture(autouse=True)
+def default_device():
+    emulator.configure()
+    yield
+    emulator.pretend_device()
+    emulator.configure()
+
+
+def suits(primitive, problem):
+    return not emulator.refusal(primitive, ROW, problem, torch.float16)
+
+
+@pytest.mark.parametrize("multiprocessors", (1, 132))  # blocks of many patches, and of one
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("primitive", GATHERING)
+def test_groups_of_every_size(primitive, name, multiprocessors):
+    problem, seen = GROUPS[name], len(name) + multiprocessors
+    emulator.pretend_device(multiprocessors=multiprocessors)
+    for i, (from_layout, to_layout) in enumerate(PAIRS):
+        dtype, order = DTYPES[(seen + i) % 2], emulator.ORDERS[(seen + i) % 3]
+        bias = ("none", "contiguous")[i % 2]
+        first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (from_layout, to_layout), bias)
+        emulator.configure(order, max_blocks=3 if i == 2 else emulator.ALL_BLOCKS)
+        actual = emulator.call(primitive, ROW, first, second, b, problem, to_layout == "channels_last")
+        assert_exact(actual, expected, (name, dtype, from_layout))
+
+
+def test_every_kernel_is_launched():
+    """So that the test above proves something."""
+    emulator.launched(forget=True)
+    emulator.configure(dry=True)
+    for dtype in DTYPES:
+        for problem in GROUPS.values():
+            for primitive in GATHERING:
+                first, second, _, _ = draw_integers(primitive, problem, dtype)
+                emulator.call(primitive, ROW, first, second, None, problem)
+    launches = [launched.symbol for launched in emulator.launched()]
+    for dtype in ("4Half", "8BFloat16"):
+        for fragments in (4, 7):
+            for tap_rows in (1, 3):
+                wanted = f"convolve_groupsINS_{dtype}ELi{fragments}ELi{tap_rows}E"
+                assert any(wanted in symbol for symbol in launches), wanted
+
+
+NAMES = ("groups-of-4", "groups-of-5", "groups-of-8", "groups-of-16", "24-to-8", "3-to-20", "stride-2", "7x7", "tall")
+PROPAGATION = {n: GROUPS[n] for n in NAMES} | {
+    n: p for n, p in with_modes(UGLY).items() if p.N and p.C and p.R * p.S <= 9 and len(n) % 3 == 0
+}
+
+
+@pytest.mark.parametrize(
+    "primitive, name, dtype, where, values, channels_last",
+    covering(GATHERING, PROPAGATION, DTYPES, (0, 1), SPECIAL, (False, True)),
+    ids=str,
+)
+def test_infinities_stay_in_their_group(primitive, name, dtype, where, values, channels_last):
+    problem = PROPAGATION[name]
+    if not suits(primitive, problem):
+        return
+    operands = special_operands(primitive, problem, dtype, where, SPECIAL[values])
+    with np.errstate(invalid="ignore"):
+        expected = judge(primitive, *map(numpy_of, operands), None, problem)
+    actual = emulator.call(primitive, ROW, *operands, None, problem, channels_last)
+    assert not (wrong := difference(actual, expected, problem)), wrong
+
+
+@pytest.mark.parametrize("inputs, outputs, G", ((4, 4, 8), (8, 8, 4), (5, 7, 6), (24, 24, 2)))
+@pytest.mark.parametrize("primitive", GATHERING)
+def test_infinities_of_every_other_group(primitive, inputs, outputs, G):
+    """Half of the groups are infinite, and the others don't see it; with a bias, which is added once."""
+    problem = grouped(inputs, outputs, G)
+    first, second, bias, _ = draw_integers(primitive, problem, torch.float16, bias="contiguous")
+    first = first.abs() + 1
+    per_group = first.shape[1] // G
+    for group in range(0, G, 2):
+        first[:, group * per_group : (group + 1) * per_group] = float("inf")
+    with np.errstate(invalid="ignore"):
+        expected = judge(primitive, *map(numpy_of, (first, second, bias)), problem)
+    actual = emulator.call(primitive, ROW, first, second, bias, problem)
+    assert not (wrong := difference(actual, expected, problem)), wrong
+    per_group = actual.shape[1] // G
+    assert actual[:, per_group : 2 * per_group].isfinite().all()
+
+
+@pytest.mark.parametrize("primitive", GATHERING)
+def test_a_sample_has_the_same_bits_in_every_batch(primitive):
+    for name in ("groups-of-4", "groups-of-16", "stride-2", "14x14"):
+        three = replace(GROUPS[name], N=3)
+        operands, _ = draw_reals(primitive, three, torch.float16, "cpu")
+        together = emulator.call(primitive, ROW, *operands, three)
+        emulator.pretend_device(multiprocessors=500)
+        alone = emulator.call(primitive, ROW, operands[0][1:2], *operands[1:], replace(three, N=1))
+        emulator.pretend_device()
+        assert torch.equal(together[1:2], alone), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ("groups-of-4", "groups-of-16", "groups-of-32", "stride-2", "6x5"))
+@pytest.mark.parametrize("primitive", GATHERING)
+def test_error_at_most_twice_torchs(primitive, name, dtype):
+    problem = GROUPS[name]
+    operands, exact = draw_reals(primitive, problem, dtype, "cpu")
+    torchs = errors(torchs_result(primitive, *operands, problem), exact)
+    ours = errors(emulator.call(primitive, ROW, *operands, problem), exact)
+    for kind, our, their in zip(("largest error", "norm of errors"), ours, torchs, strict=True):
+        assert our <= 2 * their, f"{kind} {our / their:.2f} times torch's, {ours[0] / ulp_of_largest(exact, dtype)} ulp"
+
+
+@pytest.mark.parametrize("primitive", GATHERING)
+def test_every_barrier_and_wait_is_needed(primitive):
+    """A block with several items of several patches each."""
+    problem = grouped(16, 16, 8, N=3, H=9)
+    first, second, bias, expected = draw_integers(primitive, problem, torch.float16)
+    emulator.pretend_device(multiprocessors=1)
+    emulator.places()
+    emulator.configure(max_blocks=1)
+    assert_exact(emulator.call(primitive, ROW, first, second, bias, problem), expected, problem)
+    places = [p for p in emulator.places() if p.startswith(ROW)]
+    assert len(places) == 3, places
+    for place in places:
+        emulator.configure(max_blocks=1, dropped=place)
+        with pytest.raises(RuntimeError, match="without a barrier|nobody has written|anybody waited"):
+            emulator.call(primitive, ROW, first, second, bias, problem)
+
+
+def test_what_is_left_to_others():
+    """Kernels whose weights, or strides whose patches are too large, and gradients of padding that repeats."""
+    beyond = {"large-kernel", "long-line", "stride-beyond-input"}
+    for primitive in GATHERING:
+        for name, problem in with_modes(UGLY).items():
+            if not all(torch.Size(s).numel() for s in problem.shapes(primitive)):
+                continue
+            refused = emulator.refusal(primitive, ROW, problem, torch.float16)
+            if primitive == "grad_input" and problem.mode != "zeros":
+                assert "padding that repeats" in refused
+            elif refused:
+                assert "beyond shared memory" in refused and any(name.startswith(b) for b in beyond), (name, refused)
+    problem = grouped(512, 512, 2)
+    assert "beyond shared memory" in emulator.refusal("forward", ROW, problem, torch.float16)
+    emulator.pretend_device(capability=75)
+    assert "8.0" in emulator.refusal("forward", ROW, GROUPS["1x1"], torch.float16)
+
+
+def test_what_networks_have_is_chosen():
+    """For groups of 4 to 64 channels, in 16 bits, on GPUs with tensor cores; few_channels has smaller ones, float32 and
+    older GPUs."""
+
+    def chosen(primitive, problem, dtype):
+        operands = [torch.empty(s, dtype=dtype) for s in problem.shapes(primitive)]
+        emulator.launched(forget=True)
+        emulator.configure(dry=True)
+        emulator.run_into(operands[2], primitive, "", *operands[:2], None, problem)
+        return " ".join(row.symbol for row in emulator.launched())
+
+    def layer(channels, **others):
+        return grouped(channels, channels, 256 // channels, H=14, W=14, **others)
+
+    for primitive in GATHERING:
+        for dtype in DTYPES:
+            for channels in (4, 8, 16, 32, 64):
+                assert "convolve_groups" in chosen(primitive, layer(channels), dtype)
+            assert "convolve_groups" in chosen(primitive, layer(16, stride=(2, 2)), dtype)
+            assert "convolve_groups" not in chosen(primitive, layer(2), dtype)
+            assert "convolve_groups" not in chosen(primitive, layer(128), dtype)
+        assert "window_gather" in chosen(primitive, layer(8), torch.float32)
+    # What this row refuses is multiplied by another that has tensor cores.
+    mirrored = replace(layer(16), mode="reflect")
+    assert "window_gather" not in chosen("grad_input", mirrored, torch.float16)
+    emulator.pretend_device(capability=75)
+    assert "window_gather" in chosen("forward", layer(16), torch.float16)
