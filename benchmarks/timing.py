@@ -1,9 +1,10 @@
 """Times several callables against one another: in turns, in one process, the first call apart, the median of the rest.
 
 In turns, because a machine's clock and its neighbours drift: what one callable meets, the others meet in the same
-second.
+second. And in another order each round, because what ran just before counts, too.
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -58,10 +59,12 @@ def interleaved(
         warm = {name: seconds_of(call, 1, device)[0] for name, call in callables.items()}
         calls = {name: max(1, min(50, int(2e-3 / warm[name]))) if device == "cuda" else 1 for name in callables}
         times: dict[str, list[float]] = {name: [] for name in callables}
+        order, shuffle = list(callables), random.Random(0).shuffle  # the same orders each time
         started = time.perf_counter()
         for done in range(1, rounds[1] + 1):
-            for name, call in callables.items():
-                times[name].append(seconds_of(call, calls[name], device)[0])
+            shuffle(order)
+            for name in order:
+                times[name].append(seconds_of(callables[name], calls[name], device)[0])
             if done >= rounds[0] and time.perf_counter() - started > seconds:
                 break
     return {

@@ -153,7 +153,7 @@ def test_integers_of_many_bits_are_exact(isa, bits):
 
 def test_it_is_chosen_where_it_is_for():
     """On its own instruction set, for a layer that fills its tiles; and not for one that doesn't, nor for float64."""
-    big, thin = Problem(2, 64, 28, 28, 64, 3, 3, (1, 1), (1, 1)), Problem(2, 3, 28, 28, 64, 3, 3, (1, 1), (1, 1))
+    big, thin = Problem(2, 64, 28, 28, 64, 5, 5, (1, 1), (1, 1)), Problem(2, 3, 28, 28, 64, 5, 5, (1, 1), (1, 1))
     cases = ((big, torch.float32, True), (thin, torch.float32, False), (big, torch.double, False))
     for isa, (problem, dtype, chosen) in itertools.product(ISAS, cases):
         first, second = (torch.randn(s, dtype=dtype) for s in problem.shapes("forward")[:2])
@@ -168,6 +168,50 @@ def test_it_is_chosen_where_it_is_for():
         assert torch.equal(with_unit, without) != chosen, (isa, problem, dtype)
         if WIDE == "avx512":
             assert torch.equal(automatic, with_unit if ISAS[-1] == "amx" else without)
+
+
+DENSE = Problem(2, 64, 28, 28, 64, 3, 3, (1, 1), (1, 1))
+DILATED = Problem(2, 64, 28, 28, 64, 3, 3, (1, 1), (2, 2), (2, 2))
+# Each element of the input meets 128 products, or a little more.
+FEW_USES = Problem(2, 64, 28, 28, 128, 2, 2, (2, 2))
+MORE_USES = Problem(2, 64, 28, 28, 144, 2, 2, (2, 2))
+# A million weights that meet 100 pixels of an image.
+MANY_WEIGHTS = Problem(1, 208, 10, 10, 208, 5, 5, (1, 1), (2, 2))
+FEWER_WEIGHTS = Problem(1, 192, 10, 10, 192, 5, 5, (1, 1), (2, 2))
+
+
+@isas
+@pytest.mark.parametrize(
+    "problem, dtype, chosen",
+    [
+        (DENSE, torch.float32, ("winograd", "winograd", "winograd")),
+        (DENSE, torch.float16, ("amx", "amx", "amx")),
+        (DENSE, torch.bfloat16, ("amx", "amx", "amx")),
+        (DILATED, torch.float32, ("amx", "amx", "outer_product")),
+        (FEW_USES, torch.float32, ("outer_product", "amx", "outer_product")),  # grad_input's outputs are four times 64
+        (FEW_USES, torch.float16, ("amx", "amx", "amx")),
+        (MORE_USES, torch.float32, ("amx", "amx", "outer_product")),
+        (MANY_WEIGHTS, torch.float32, ("outer_product", "outer_product", "outer_product")),
+        (FEWER_WEIGHTS, torch.float32, ("amx", "amx", "outer_product")),
+    ],
+    ids=str,
+)
+def test_what_is_chosen_instead(isa, problem, dtype, chosen):
+    """Seen by the bits: each of the three rounds otherwise. (Panels add up as outer_product does.)"""
+    for primitive, expected in zip(PRIMITIVES, chosen, strict=True):
+        generator = torch.Generator().manual_seed(0)
+        first, second = (torch.randn(s, generator=generator).to(dtype) for s in problem.shapes(primitive)[:2])
+        equal = set()
+        with forced(primitive, "", isa):
+            free = call(primitive, first, second, None, problem)
+        for name in ("amx", "winograd", "outer_product"):
+            try:
+                with forced(primitive, name, isa):
+                    if torch.equal(free, call(primitive, first, second, None, problem)):
+                        equal.add(name)
+            except RuntimeError as refused:
+                assert "it is for kernels of" in str(refused)
+        assert equal == {expected}, primitive
 
 
 @pytest.mark.skipif("amx" not in ISAS, reason="needs AMX")

@@ -1,5 +1,6 @@
 """The benchmark's own foundations: its shapes are what torch makes of them, and its check tells right from wrong."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import convx
 from benchmarks import check
 from benchmarks.computations import COMPUTATIONS, Operands, convx_call, make_operands, torch_call
 from benchmarks.shapes import CLASSES, load
+from benchmarks.timing import interleaved
 
 SHAPES = [replace(s, N=min(s.N, 2)) for s in load()]
 # The layer of each class that is least work.
@@ -59,3 +61,15 @@ def test_check_judges_in_float64(shape, computation):
     operands = make_operands(shape, torch.float64, "cpu")
     result = torch_call(shape, computation, operands)()
     assert check.errors(shape, computation, operands, result, result)[1] <= 64 * torch.finfo(torch.float64).eps
+
+
+def test_turns_are_in_another_order_each_round():
+    """Each side as often as the others, and behind each of them."""
+    turns = []
+    calls = {name: lambda name=name: turns.append(name) for name in "abc"}
+    timings = interleaved(calls, "cpu", 0, (20, 20))
+    assert [t.rounds for t in timings.values()] == [20] * 3
+    rounds = [turns[i : i + 3] for i in range(6, len(turns), 3)]  # the first call and the one for warmth come before
+    assert len(rounds) == 20 and all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    followed = {pair for r in rounds for pair in itertools.pairwise(r)}
+    assert followed == set(itertools.permutations("abc", 2))

@@ -243,6 +243,34 @@ def test_is_the_default_for_3x3_and_can_be_left_out(primitive, isa):
     assert not torch.equal(results["winograd"], results["outer_product"])
 
 
+@pytest.mark.parametrize("isa", [isa for isa in SETS if isa != "baseline"])
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize(
+    "primitive, problem, always",
+    (
+        ("forward", Problem(1, 16, 16, 16, 32, 3, 3, padding=(1, 1)), True),
+        ("forward", Problem(1, 64, 16, 16, 16, 3, 3, padding=(1, 1)), False),
+        ("grad_input", Problem(1, 64, 16, 16, 16, 3, 3, padding=(1, 1)), True),
+        ("grad_input", Problem(1, 16, 16, 16, 64, 3, 3, padding=(1, 1)), False),
+        ("grad_weight", Problem(1, 64, 16, 16, 16, 3, 3, padding=(1, 1)), False),
+        ("grad_weight", Problem(1, 16, 16, 16, 64, 3, 3, padding=(1, 1)), False),
+        ("grad_weight", Problem(1, 32, 13, 13, 32, 3, 3, padding=(1, 1)), True),
+        ("grad_weight", Problem(1, 32, 7, 7, 32, 3, 3, padding=(1, 1)), False),
+        ("forward", Problem(1, 32, 7, 7, 32, 3, 3, padding=(1, 1)), True),
+    ),
+    ids=str,
+)
+def test_it_needs_more_outputs_where_products_are_fast(primitive, problem, always, dtype, isa):
+    """float32 on AVX-512: 32 outputs instead of 16, and fewer patches that are edge for weight gradients."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(s, generator=generator, dtype=dtype) for s in problem.shapes(primitive)[:2])
+    results = {}
+    for name in ("", "winograd"):
+        with forced(primitive, name, isa):
+            results[name] = call(primitive, first, second, None, problem)
+    assert torch.equal(*results.values()) == (always or isa == "avx2" or dtype == torch.float64)
+
+
 @pytest.mark.parametrize("by_primitive", (False, True))
 def test_the_reference_cannot_be_left_out(by_primitive):
     with pytest.raises(ValueError, match="expected an algorithm"):

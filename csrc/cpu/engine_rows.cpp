@@ -262,12 +262,13 @@ bool suits_pixels(const Sizes& s) {
   return s.outputs <= 12 || (s.steps <= few_steps && !s.pointwise);
 }
 
-// Where weights are more than a cache holds and meet few pixels, and where a tile would be a copy of the input.
+// More than a cache holds.
+bool many_weights(const ConvProblem& pb) { return pb.K * pb.channels_per_group() * pb.R * pb.S >= 1 << 20; }
+
+// Where weights are many and meet few pixels, and where a tile would be a copy of the input.
 // (A large filter would have a channel's tile packed again for each slab of its taps.)
 bool suits_panels(const ConvProblem& pb, const Sizes& s) {
-  constexpr int64_t kManyWeights = 1 << 20;
-  return s.pointwise ||
-         (s.pixels <= 400 && s.taps <= 64 && pb.K * pb.channels_per_group() * pb.R * pb.S >= kManyWeights);
+  return s.pointwise || (s.pixels <= 400 && s.taps <= 64 && many_weights(pb));
 }
 
 }  // namespace
@@ -292,13 +293,39 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
                    multiply_adds);
 }
 
-// Both sides' transforms must meet enough of the other side, and patches must not be mostly edge: 49 results of 7 x 7
-// take 16 patches of 2 x 2, which is just worth it. (Measured on AVX2. Nothing here depends on the batch, as a sample's
-// result must not.)
-bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, int64_t taps_h, int64_t taps_w) {
-  const auto covered = [](int64_t count, int64_t taps) { return ceil_div(count, 5 - taps) * (5 - taps); };
-  return pb.channels_per_group() >= 16 && pb.outputs_per_group() >= 16 && rows * columns >= 36 &&
-         double(rows * columns) >= 0.75 * double(covered(rows, taps_h) * covered(columns, taps_w));
+// float32 is split into three terms, a pass over each operand that its uses must pay for. 128 multiply-adds take
+// vectors 4 cycles and the unit, six for one, 1.5; the rest is about what packing and splitting cost: with up to 72
+// uses of each element of the input the unit had 0.6 to 0.75 times the best other speed, with 128 0.9, with 192 1.15
+// and from 576 on mostly 1.2 to 1.6. How often a weight is used depends on the batch as well, which must not matter
+// here: so only where weights are more than a cache holds and meet few pixels of an image. (With 64 pixels, four images
+// broke even.)
+bool pays_for_terms(const ConvProblem& pb, DType dtype, int64_t uses_of_input, int64_t pixels) {
+  constexpr int64_t kUses = 128;
+  return dtype != DType::float32 || (uses_of_input > kUses && (pixels > kUses || !many_weights(pb)));
+}
+
+// Of `uses` by all taps: a phase of the input meets its own taps, and one of the results packs its input anew.
+int64_t of_one_phase(const ConvProblem& pb, int64_t uses) {
+  return uses / (pb.stride_h < pb.R ? pb.stride_h : pb.R) / (pb.stride_w < pb.S ? pb.stride_w : pb.S);
+}
+
+// AVX-512 halves the products' time but hardly that of the transforms, which mostly load and store. (Measured in
+// float32. With eight float64 a vector, products take as long as with eight float32.)
+bool fast_products(DType dtype) {
+  return dtype != DType::float64 && current_isa() != Isa::avx2 && current_isa() != Isa::baseline;
+}
+
+// The input's transforms must meet this many outputs.
+int64_t fewest_outputs_for_winograd(DType dtype) { return fast_products(dtype) ? 32 : 16; }
+
+// Both sides' transforms must meet enough of the other side, and patches must not be mostly edge, of which at least
+// `covered` must be results: 49 of 7 x 7 take 16 patches of 2 x 2, which is just worth it. (Nothing here depends on the
+// batch, as a sample's result must not.)
+bool suits_winograd(int64_t inputs, int64_t outputs, int64_t fewest, int64_t rows, int64_t columns, int64_t taps_h,
+                    int64_t taps_w, double covered) {
+  const auto whole = [](int64_t count, int64_t taps) { return ceil_div(count, 5 - taps) * (5 - taps); };
+  return inputs >= 16 && outputs >= fewest && rows * columns >= 36 &&
+         double(rows * columns) >= covered * double(whole(rows, taps_h) * whole(columns, taps_w));
 }
 
 // Each remainder of a dilation transforms the weights again.
@@ -311,40 +338,69 @@ double of_one_image(const ConvProblem& pb) { return pb.multiply_adds() / double(
 
 bool suits_amx_forward(const ConvProblem& pb, const Operands& o) {
   return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
-                   (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, of_one_image(pb));
+                   (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, of_one_image(pb)) &&
+         pays_for_terms(pb, o.dtype, of_one_phase(pb, pb.outputs_per_group() * pb.R * pb.S), pb.P * pb.Q);
 }
 
 bool suits_amx_grad_input(const ConvProblem& pb, const Operands& o) {
+  const int64_t outputs = pb.channels_per_group(), uses = outputs * pb.R * pb.S;
   const int64_t span = (pb.S - 1) * pb.dilation_w / pb.stride_w;
   if (pb.phases_read_the_same())
-    return suits_amx(o.dtype, pb.outputs_per_group(), pb.channels_per_group() * pb.R * pb.S, pb.P, pb.Q, 0, true,
-                     of_one_image(pb));
-  return suits_amx(o.dtype, pb.outputs_per_group(), pb.channels_per_group(), ceil_div(pb.H, pb.stride_h),
-                   ceil_div(pb.W, pb.stride_w), span, pb.R * pb.S == 1, of_one_image(pb));
+    return suits_amx(o.dtype, pb.outputs_per_group(), uses, pb.P, pb.Q, 0, true, of_one_image(pb)) &&
+           pays_for_terms(pb, o.dtype, uses, pb.P * pb.Q);
+  const int64_t rows = ceil_div(pb.H, pb.stride_h), columns = ceil_div(pb.W, pb.stride_w);
+  return suits_amx(o.dtype, pb.outputs_per_group(), outputs, rows, columns, span, pb.R * pb.S == 1, of_one_image(pb)) &&
+         pays_for_terms(pb, o.dtype, of_one_phase(pb, uses), rows * columns);
 }
 
+// Both operands are split and turned over anew for each block of results. In float32 this took 1.45 times
+// outer_product's time, and of 40 layers two gained something.
 bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
-  return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
+  return o.dtype != DType::float32 &&
+         suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
+namespace {
+
+// float32's six products on the unit take 1.2 times as long as winograd, unless that has to transform the weights for
+// each remainder of a dilation. 16-bit types have four products or one.
+bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not, bool suits) {
+  return (o.dtype != DType::float32 || pb.is_dilated()) && !why_not && suits;
+}
+
 // Phases of the input: four are dealt out in registers, more one by one.
-bool suits_winograd_forward(const ConvProblem& pb, const Operands&) {
+bool suits_winograd_forward(const ConvProblem& pb, int64_t fewest_outputs, double covered) {
   return pb.stride_h <= 2 && pb.stride_w <= 2 && few_remainders(pb) &&
-         suits_winograd(pb, ceil_div(pb.P, pb.dilation_h), ceil_div(pb.Q, pb.dilation_w), pb.R / pb.stride_h,
-                        pb.S / pb.stride_w);
+         suits_winograd(pb.channels_per_group(), pb.outputs_per_group(), fewest_outputs, ceil_div(pb.P, pb.dilation_h),
+                        ceil_div(pb.Q, pb.dilation_w), pb.R / pb.stride_h, pb.S / pb.stride_w, covered);
+}
+
+}  // namespace
+
+bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
+  return !better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) &&
+         suits_winograd_forward(pb, fewest_outputs_for_winograd(o.dtype), 0.75);
 }
 
 // Phases of different numbers of taps don't share patches.
-bool suits_winograd_grad_input(const ConvProblem& pb, const Operands&) {
+bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
   const bool alike = pb.R % pb.stride_h == 0 && pb.S % pb.stride_w == 0;
   constexpr double kManyResults = 600;  // of a phase
-  return few_remainders(pb) && (alike || double(pb.H) * pb.W / pb.stride_h / pb.stride_w >= kManyResults) &&
-         suits_winograd(pb, ceil_div(pb.H, pb.stride_h * pb.dilation_h), ceil_div(pb.W, pb.stride_w * pb.dilation_w),
-                        ceil_div(pb.R, pb.stride_h), ceil_div(pb.S, pb.stride_w));
+  return !better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) && few_remainders(pb) &&
+         (alike || double(pb.H) * pb.W / pb.stride_h / pb.stride_w >= kManyResults) &&
+         suits_winograd(pb.outputs_per_group(), pb.channels_per_group(), fewest_outputs_for_winograd(o.dtype),
+                        ceil_div(pb.H, pb.stride_h * pb.dilation_h), ceil_div(pb.W, pb.stride_w * pb.dilation_w),
+                        ceil_div(pb.R, pb.stride_h), ceil_div(pb.S, pb.stride_w), 0.75);
 }
 
-bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) { return suits_winograd_forward(pb, o); }
+// Both operands are transformed, to meet the other's channels. Where products are fast it gains less than forward does
+// (1.15 times instead of 1.35), and patches that are a fifth edge, as those of 7 x 7 and 8 x 8, take that back.
+bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
+  const int64_t fewest = fewest_outputs_for_winograd(o.dtype);
+  return !better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) &&
+         pb.channels_per_group() >= fewest && suits_winograd_forward(pb, fewest, fast_products(o.dtype) ? 0.8 : 0.75);
+}
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }
