@@ -69,6 +69,7 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"row_windows", "what a filter row reads becomes the channels of an image for tensor cores: first layers",
        row_windows::why_not, row_windows::preferred, row_windows::grad_weight},
       {"few_channels", "the same for several outputs at once: small groups, first and last layers",
+       few_channels::grad_weight_why_not, few_channels::grad_weight_preferred, few_channels::grad_weight},
       {"tensorcore_copied", "16-bit numbers on a Hopper's tensor cores, gathered by its copy engine",
        tensorcore::grad_weight_why_not_copied, tensorcore::preferred_for_grad_weight, tensorcore::grad_weight_copied},
       {"tensorcore_wgmma", "16-bit numbers on a Hopper's tensor cores, by four warps at a time",
