@@ -29,6 +29,7 @@ ONLY = {
     "scatter_atomic": (torch.float32, torch.float64),  # no atomic addition of 16 bits
     "tensorcore_split": (torch.float32,),
     "tensorcore_wgmma": (torch.float16, torch.bfloat16),
+    "tensorcore_copied": (torch.float16, torch.bfloat16),
     "tensorcore_grouped": (torch.float16, torch.bfloat16),
 }
 
@@ -39,9 +40,12 @@ def dtypes_of(algorithm):
 
 # What multiplies whole tiles takes its time here: its dtypes are spread over the problems instead of each meeting all,
 # and problems of many small products are left out (test_cuda_tensorcore.py has more that fit it).
-TILED = ("tensorcore", "tensorcore_split", "tensorcore_wgmma", "tensorcore_grouped")
-# What has limits beside its dtypes leaves problems to other rows; test_cuda_grouped.py says which.
-LIMITED = ("tensorcore_grouped",)
+TILED = (
+    "tensorcore", "tensorcore_split", "tensorcore_wgmma", "tensorcore_copied", "tensorcore_grouped", "output_blocks",
+    "row_windows",
+)  # fmt: skip
+# What has limits beside its dtypes leaves problems to other rows; test_cuda_grouped.py says which for one.
+LIMITED = ("tensorcore_grouped", "tensorcore_copied", "output_blocks", "row_windows")
 
 
 def suits(primitive, algorithm, problem):

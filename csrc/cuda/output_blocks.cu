@@ -91,6 +91,7 @@ void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
 
 const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   if (o.dtype == DType::int64) return "int64 is for the CPU only";
+  if (is_empty(pb)) return "a tensor is empty";
   if (pb.G > 1 || pb.is_dilated() || !pb.is_zero_padded()) return "it is for one group, no dilation and zero padding";
   constexpr int64_t kMost = 1 << 15;
   for (const int64_t size : {pb.C, pb.K, pb.R, pb.S, pb.stride_h, pb.stride_w, pb.pad_h, pb.pad_w})

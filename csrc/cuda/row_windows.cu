@@ -77,6 +77,7 @@ void grad_weight_of(const ConvProblem& pb, const Operands& o) {
 
 const char* why_not(const ConvProblem& pb, const Operands& o) {
   if (o.dtype == DType::int64) return "int64 is for the CPU only";
+  if (is_empty(pb)) return "a tensor is empty";
   if (pb.G > 1) return "its windows are of all channels";
   constexpr int64_t kMost = 1 << 20;
   if (pb.S > kMost || pb.C > kMost || pb.Q > kMost) return "a line of windows has more numbers than 32 bits count";

@@ -5,6 +5,7 @@
 #include "rows.h"
 #include "tensorcore_copied_weight.cuh"
 #include "tensorcore_launch.cuh"
+#include "types.h"
 
 namespace convx {
 namespace cuda {
@@ -37,6 +38,7 @@ bool can_be_copied(const Axis& axis, bool is_grad_input) {
 const char* why_not_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   if (const char* reason = why_not_wgmma(pb, o)) return reason;
   if (!pb.is_zero_padded()) return "the copy engine pads with zeros";
+  if (is_empty(pb)) return "a tensor is empty";
   const int64_t inputs = is_grad_input ? pb.outputs_per_group() : pb.channels_per_group();
   if (pb.G > 1 && inputs % kCopiedDepth != 0) return "it copies 64 channels at a time, which have to be of one group";
   if (phases_of(pb.rows(), is_grad_input) * phases_of(pb.columns(), is_grad_input) > kMostPhases)
@@ -106,17 +108,20 @@ void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t inputs = is_grad_input ? Kg : Cg, outputs = is_grad_input ? Cg : Kg;
   const View& from = is_grad_input ? o.y : o.x;
-  const Packed<T> image = channels_together<T>(from.data, from.strides, inputs * from.strides.c, pb.N, pb.G, inputs,
-                                               is_grad_input ? pb.P : pb.H, is_grad_input ? pb.Q : pb.W, false, o);
+  const Packed<T> image =
+      channels_together<T>(from.data, from.strides, inputs * from.strides.c, pb.N, pb.G, inputs,
+                           is_grad_input ? pb.P : pb.H, is_grad_input ? pb.Q : pb.W, false, o, true);
   // The weight is [output][tap][input]. For grad_input that is the other way round, which wgmma can read as well, if
   // chunks are whole: then nothing is packed.
   const Strides &w = o.w.strides, turned = {w.c, w.n, w.h, w.w};
-  const auto whole = [&](int64_t stride, int64_t count) { return count == 1 || stride % kElements == 0; };
+  const auto whole = [&](int64_t stride, int64_t count) {
+    return count == 1 || (stride != 0 && stride % kElements == 0);
+  };
   const bool in_place = is_grad_input && w.c == 1 && whole(Cg, 1) && whole(w.n, pb.K) && whole(w.h, pb.R) &&
                         whole(w.w, pb.S) && reinterpret_cast<uintptr_t>(o.w.data) % kChunk == 0;
   const Packed<T> weight = in_place ? Packed<T>{static_cast<const T*>(o.w.data), 1, Kg * w.n, w.h, w.w, image.channels}
                                     : channels_together<T>(o.w.data, is_grad_input ? turned : w, Kg * w.n, outputs,
-                                                           pb.G, inputs, pb.R, pb.S, true, o);
+                                                           pb.G, inputs, pb.R, pb.S, true, o, true);
   CopiedConvolution<T> work = {};
   work.cv = convolution_of<T>(pb, o, is_grad_input, image, weight);
   if (in_place) work.cv.weight_c = int(w.n);
@@ -185,9 +190,9 @@ template <class T>
 void run_weight_copied(const ConvProblem& pb, const Operands& o) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const Packed<T> x =
-      channels_together<T>(o.x.data, o.x.strides, Cg * o.x.strides.c, pb.N, pb.G, Cg, pb.H, pb.W, false, o);
+      channels_together<T>(o.x.data, o.x.strides, Cg * o.x.strides.c, pb.N, pb.G, Cg, pb.H, pb.W, false, o, true);
   const Packed<T> y =
-      channels_together<T>(o.y.data, o.y.strides, Kg * o.y.strides.c, pb.N, pb.G, Kg, pb.P, pb.Q, false, o);
+      channels_together<T>(o.y.data, o.y.strides, Kg * o.y.strides.c, pb.N, pb.G, Kg, pb.P, pb.Q, false, o, true);
   const auto wg = weight_gradient_of<T, float>(pb, o, x, y);
   const bool few = pb.R * pb.S <= kFewTaps;
   if (Cg > 128)
@@ -212,6 +217,7 @@ const char* grad_input_why_not_copied(const ConvProblem& pb, const Operands& o) 
 const char* grad_weight_why_not_copied(const ConvProblem& pb, const Operands& o) {
   if (const char* reason = why_not_wgmma(pb, o)) return reason;
   if (!pb.is_zero_padded()) return "the copy engine pads with zeros";
+  if (is_empty(pb)) return "a tensor is empty";
   if (pb.R * pb.S > kManyTaps) return "it has maps for 49 taps";
   if (!taps_can_be_copied(pb.rows()) || !taps_can_be_copied(pb.columns()))
     return "stride, padding or dilation is larger than the copy engine's fields";

@@ -27,13 +27,15 @@ struct Packed {
 };
 
 // A tensor of N x (groups of channels) x H x W as the kernels want it: where it is, if its channels are together there,
-// or packed. `group` is the stride between groups.
+// or packed. `group` is the stride between groups. Strides of zero, of expanded tensors, are not for the copy engine.
 template <class T>
 Packed<T> channels_together(const void* data, const Strides& s, int64_t group, int64_t N, int64_t G, int64_t channels,
-                            int64_t H, int64_t W, bool is_weight, const Operands& o) {
+                            int64_t H, int64_t W, bool is_weight, const Operands& o, bool for_copy_engine = false) {
   constexpr int64_t kElements = kChunk / sizeof(T);
   const T* from = static_cast<const T*>(data);
-  const auto whole = [&](int64_t stride, int64_t count) { return count == 1 || stride % kElements == 0; };
+  const auto whole = [&](int64_t stride, int64_t count) {
+    return count == 1 || (stride % kElements == 0 && (stride != 0 || !for_copy_engine));
+  };
   if (s.c == 1 && channels % kElements == 0 && reinterpret_cast<uintptr_t>(data) % kChunk == 0 && whole(s.n, N) &&
       whole(group, G) && whole(s.h, H) && whole(s.w, W))
     return {from, s.n, group, s.h, s.w, int(channels)};

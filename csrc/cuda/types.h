@@ -22,6 +22,11 @@ void with_floating_type(DType dtype, F&& f) {
   throw std::runtime_error(std::string("convx has no CUDA kernel for ") + name(dtype));
 }
 
+// Whether one of the three tensors has no elements. Rows that are no one's last resort may refuse that.
+inline bool is_empty(const ConvProblem& pb) {
+  return pb.N == 0 || pb.C == 0 || pb.K == 0 || pb.H == 0 || pb.W == 0 || pb.P == 0 || pb.Q == 0;
+}
+
 inline const char* floating_only(const ConvProblem&, const Operands& o) {
   return o.dtype == DType::int64 ? "int64 is for the CPU only" : nullptr;
 }
