@@ -17,6 +17,7 @@ FOLDERS = (HERE, ROOT / "csrc", ROOT / "csrc" / "cuda")
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 FLAGS = ["-std=c++17", "-fPIC", "-g1", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+FLAGS += ["-Wno-psabi"]  # a note that tensor maps were once passed to functions otherwise
 # variant: (flags for the emulator, flags for the kernels)
 VARIANTS = {
     "watched": (["-O2"], ["-O2", "-fsanitize=thread"]),  # not linked with ThreadSanitizer: see memory_hooks.cpp

@@ -145,7 +145,7 @@ bool can_go_on(const Thread& t) {
 }
 
 // Lets all threads run until each waits for others or has finished. In order, a warp goes on alone as far as it can;
-// shuffled, the warps mix at every instruction that they do together.
+// shuffled, the warps mix at every instruction that they do together. False if none could go on.
 bool run_in_turn(std::vector<int64_t>& order, std::mt19937_64& random) {
   bool any_ran = false;
   put_in_order(order, random);
@@ -166,14 +166,14 @@ bool run_in_turn(std::vector<int64_t>& order, std::mt19937_64& random) {
   return any_ran;
 }
 
-// The same until none can go on, even if what is on its way to them comes.
+// The same until none can go on, and nothing is on its way that one of them waits for.
 void run_to_barrier(std::vector<int64_t>& order, std::mt19937_64& random) {
   do
     while (run_in_turn(order, random)) continue;
   while (bring_a_copy());
 }
 
-// What the threads wait for that wait for what never comes.
+// What threads wait for that can't come any more.
 std::string hopes(const std::vector<int64_t>& order) {
   std::set<std::string> known;
   std::string all;
