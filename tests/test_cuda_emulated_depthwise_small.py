@@ -66,7 +66,9 @@ STRIDE_2 = {
     "stride-2-even-padding": depthwise(1, 4, 16, 48, 3, (0, 0), 2),
 }
 PROBLEMS = STRIDE_1 | STRIDE_2
-CASES = [("forward", n) for n in PROBLEMS] + [("grad_input", n) for n in STRIDE_1]
+GATHERS = [("forward", n) for n in PROBLEMS] + [("grad_input", n) for n in STRIDE_1]
+CASES = GATHERS + [("grad_weight", n) for n in PROBLEMS]
+PRIMITIVES = ("forward", "grad_input", "grad_weight")
 
 
 @pytest.fixture(autouse=True)
@@ -99,14 +101,15 @@ def test_exact(case, dtype, layout_1, layout_2, bias, channels_last, order, max_
 @pytest.mark.parametrize("layout", SAME)
 @pytest.mark.parametrize("primitive, name", CASES)
 def test_exact_in_the_layouts_it_is_made_for(primitive, name, layout, dtype):
-    first, second, b, expected = draw_integers(
-        primitive, PROBLEMS[name], dtype, "cpu", (layout, "contiguous"), "contiguous"
-    )
+    layouts = (layout, layout if primitive == "grad_weight" else "contiguous")
+    first, second, b, expected = draw_integers(primitive, PROBLEMS[name], dtype, "cpu", layouts, "contiguous")
     actual = emulator.call(primitive, NAME, first, second, b, PROBLEMS[name], layout == "channels_last")
     assert_exact(actual, expected, PROBLEMS[name])
 
 
-@pytest.mark.parametrize("case, dtype, where, values, layout", covering(CASES, FLOATING, (0, 1), SPECIAL, SAME), ids=str)
+@pytest.mark.parametrize(
+    "case, dtype, where, values, layout", covering(CASES, FLOATING, (0, 1), SPECIAL, SAME), ids=str
+)
 def test_special_values_go_where_they_belong(case, dtype, where, values, layout):
     primitive, name = case
     problem = PROBLEMS[name]
@@ -122,7 +125,7 @@ def test_special_values_go_where_they_belong(case, dtype, where, values, layout)
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("name", ("32-channels", "20-channels-5x5", "chunks-7x7"))
-@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+@pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_error_at_most_twice_torchs(primitive, name, dtype):
     operands, exact = draw_reals(primitive, PROBLEMS[name], dtype, "cpu")
     ulp = ulp_of_largest(exact, dtype)
@@ -133,7 +136,7 @@ def test_error_at_most_twice_torchs(primitive, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
-@pytest.mark.parametrize("primitive, name", CASES)
+@pytest.mark.parametrize("primitive, name", GATHERS)
 def test_same_bits_in_any_batch_layout_and_order(primitive, name, dtype):
     """The second image of three by itself, with a tile to a thread and with several, in both layouts."""
     three = replace(PROBLEMS[name], N=3)
@@ -143,21 +146,47 @@ def test_same_bits_in_any_batch_layout_and_order(primitive, name, dtype):
         emulator.pretend_device(multiprocessors=multiprocessors)
         emulator.configure(order)
         alone = LAYOUTS[layout](first[1:2])
-        actual = emulator.call(
-            primitive, NAME, alone, second, bias, replace(three, N=1), layout == "channels_last"
-        )
+        actual = emulator.call(primitive, NAME, alone, second, bias, replace(three, N=1), layout == "channels_last")
         assert torch.equal(actual.contiguous(), expected[1:2].contiguous()), (layout, multiprocessors, order)
 
 
-@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+@pytest.mark.parametrize("layout", SAME)
+@pytest.mark.parametrize("name", ("chunks", "32-channels", "20-channels-5x5", "odd-7x7"))
+def test_weights_have_the_same_bits_in_every_order(name, layout):
+    operands, _ = draw_reals("grad_weight", PROBLEMS[name], torch.float32, "cpu")
+    operands[:2] = [LAYOUTS[layout](t) for t in operands[:2]]
+    results = []
+    for order, max_blocks in product(emulator.ORDERS, (emulator.ALL_BLOCKS, 1)):
+        emulator.configure(order, max_blocks=max_blocks)
+        results.append(emulator.call("grad_weight", NAME, *operands, PROBLEMS[name]))
+    assert all(torch.equal(r, results[0]) for r in results)
+
+
+@pytest.mark.parametrize("order", emulator.ORDERS)
+def test_every_barrier_is_needed(order):
+    """One block goes through all channels; without any one of its barriers there is a race."""
+    problem = depthwise(2, 80, 20, 20, 3, (1, 1))
+    operands, _ = draw_reals("grad_weight", problem, torch.float32, "cpu")
+    operands[:2] = [LAYOUTS["channels_last"](t) for t in operands[:2]]
+    emulator.places()
+    emulator.configure(order, max_blocks=1)
+    emulator.call("grad_weight", NAME, *operands, problem)
+    places = emulator.places()
+    assert len(places) == 4, places
+    for place in places:
+        emulator.configure(order, dropped=place, max_blocks=1)
+        with pytest.raises(RuntimeError, match=r"without a barrier|which nobody has written"):
+            emulator.call("grad_weight", NAME, *operands, problem)
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_several_tiles_to_a_thread(primitive):
     """A plane of so many tiles that threads take several, as they do in large batches."""
     problem = depthwise(1, 8, 150, 160, 3, (1, 1))
     emulator.pretend_device(multiprocessors=1)
     for layout in SAME:
-        first, second, b, expected = draw_integers(
-            primitive, problem, torch.float32, "cpu", (layout, "contiguous"), "contiguous"
-        )
+        layouts = (layout, layout if primitive == "grad_weight" else "contiguous")
+        first, second, b, expected = draw_integers(primitive, problem, torch.float32, "cpu", layouts, "contiguous")
         actual = emulator.call(primitive, NAME, first, second, b, problem, layout == "channels_last")
         assert_exact(actual, expected, problem)
 
@@ -188,7 +217,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("why", REFUSED)
-@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+@pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_what_it_refuses(primitive, why):
     operands, _ = draw_reals(primitive, REFUSED[why], torch.float32, "cpu")
     with pytest.raises(RuntimeError, match=why):
@@ -201,9 +230,11 @@ def test_it_is_chosen():
         if layout == "channels_last" and PROBLEMS[name].C % 4:
             continue
         operands, _ = draw_reals(primitive, PROBLEMS[name], torch.float16, "cpu")
-        operands[0] = LAYOUTS[layout](operands[0])
+        operands[: 1 + (primitive == "grad_weight")] = [
+            LAYOUTS[layout](t) for t in operands[: 1 + (primitive == "grad_weight")]
+        ]
         emulator.launched(forget=True)
         emulator.call(primitive, "", *operands, PROBLEMS[name], layout == "channels_last")
         chosen = {row.symbol for row in emulator.launched(forget=True)}
-        ours = all("small_depthwise" in symbol for symbol in chosen)
+        ours = all("small_" in symbol for symbol in chosen)
         assert ours == (PROBLEMS[name].G > 1), (primitive, name, layout, chosen)

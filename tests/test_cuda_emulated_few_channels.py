@@ -183,7 +183,7 @@ def test_every_barrier_is_needed(primitive, algorithm, order):
 def test_what_networks_have_is_chosen():
     """The rows are the automatic choice for the layers they are for: the same bits as when forced."""
     chosen = {
-        "depthwise": ("tiles", "64-channels", "31x31"),
+        "depthwise": ("31x31", "13x13-channels", "multiplier"),
         "few_channels": ("groups-of-4", "first-layer", "last-layer"),
     }
     for primitive, (algorithm, names) in product(("forward", "grad_input", "grad_weight"), chosen.items()):

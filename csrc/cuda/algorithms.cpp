@@ -64,6 +64,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
        reference::grad_input},
   };
   static const AlgorithmList grad_weight = {
+      {"depthwise_small", "the same tiles, with the sums of all taps in registers; summed in fixed order",
+       depthwise_small::grad_weight_why_not, depthwise_small::grad_weight_preferred, depthwise_small::grad_weight},
       {"depthwise", "kernel rows slide along the input; pixels split over blocks, summed in fixed order",
        depthwise::grad_weight_why_not, depthwise::preferred, depthwise::grad_weight},
       {"row_windows", "what a filter row reads becomes the channels of an image for tensor cores: first layers",

@@ -32,7 +32,11 @@ struct SmallTile {
   static constexpr bool kIsDouble = sizeof(T) == 8, kAcross = kLayout == SmallLayout::channels;
   static constexpr int kRows = 7;
   static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (kIsDouble ? 2 : 1);
-  static constexpr int kColumns = !kAcross || kSize == 7 ? (kIsDouble ? 4 : kAcross ? 7 : 8) : kSize == 3 ? 2 : 4;
+  static constexpr int kColumns = !kAcross || kSize == 7 ? (kIsDouble                         ? 4
+                                                            : kLayout == SmallLayout::columns ? 8
+                                                                                              : 7)
+                                  : kSize == 3           ? 2
+                                                         : 4;
   static constexpr int kSourceRows = (kRows - 1) * kStride + kSize;
   static constexpr int kSourceColumns = (kColumns - 1) * kStride + kSize;
 };
@@ -91,6 +95,15 @@ template <class T, int kCount>
 struct alignas(sizeof(T) * kCount) StoredPack {
   T v[kCount];
 };
+
+// The same number, which the compiler knows nothing of: else it would work out the places of all columns ahead of the
+// loop over tiles, and keep them in registers that there aren't.
+__device__ inline int unknown(int value) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
 
 // A row of the source, as far as a tile reads it; zeros where there is none. `from` is where its first column would be.
 template <class T, int kSize, int kStride, SmallLayout kLayout>
@@ -209,15 +222,16 @@ __device__ inline void add_row(Acc (&sums)[Tile::kRows][Tile::kColumns][Tile::kC
   }
 }
 
-constexpr int kSmallThreads = 128;
-// How many blocks a multiprocessor has registers for: 128 of them a thread, 168, or 255.
-template <class T, int kSize>
+constexpr int kSmallThreads = 96;
+// How many blocks a multiprocessor has registers for: 136 of them a thread, 168, or 255.
+template <class T, int kSize, int kStride, SmallLayout kLayout>
 constexpr int small_blocks() {
-  return kSize == 3 ? 4 : sizeof(T) == 8 ? 2 : 3;
+  if (kSize == 3 && (kLayout == SmallLayout::columns || (kStride == 1 && sizeof(T) == 2))) return 5;
+  return kSize > 3 && sizeof(T) == 8 ? 2 : 4;
 }
 
 template <class T, int kSize, int kStride, SmallLayout kLayout>
-__global__ void __launch_bounds__(kSmallThreads, small_blocks<T, kSize>())
+__global__ void __launch_bounds__(kSmallThreads, small_blocks<T, kSize, kStride, kLayout>())
     small_depthwise(SmallPlan plan, SmallTensors<T> t) {
   using Tile = SmallTile<T, kSize, kStride, kLayout>;
   using Row = SmallRow<T, kSize, kStride, kLayout>;
@@ -253,20 +267,21 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<T, kSize>())
     }
 
     const int columns = plan.result_columns - q0, w0 = q0 * kStride - plan.pad_w;
-    for (int tile = 0; tile < plan.tiles; ++tile) {
-      const int p0 = first_p + tile * Tile::kRows, rows = plan.result_rows - p0;
-      if (rows <= 0) break;
-      if (!is_finite(special)) {
+    const int end_p = smaller(plan.result_rows, first_p + plan.tiles * Tile::kRows);
+    if (!is_finite(special)) {
+      for (int p0 = first_p; p0 < end_p; p0 += Tile::kRows)
         sum_slowly<kSize, kStride, Tile>(plan, t, source, result, channel, p0, q0);
-        continue;
-      }
-      int h = p0 * kStride - plan.pad_h;
-      const char* from = source + (int64_t(h) * t.source_h + int64_t(w0) * t.source_w);
-      char* to = result + (int64_t(p0) * t.result_h + int64_t(q0) * t.result_w);
-      constexpr int kAhead = 2;  // rows that are on their way
+      continue;
+    }
+    int h = first_p * kStride - plan.pad_h;
+    const char* from = source + (int64_t(h) * t.source_h + int64_t(w0) * t.source_w);
+    char* to = result + (int64_t(first_p) * t.result_h + int64_t(q0) * t.result_w);
+#pragma unroll 1
+    for (int rows = end_p - first_p; rows > 0; rows -= Tile::kRows) {
+      constexpr int kAhead = kSize * kStride < 7 ? 2 : 1;  // rows that are on their way
       Row on_their_way[kAhead];
       const auto load_next = [&](Row& row) {
-        row.load(from, plan, t.source_w, unsigned(h) < unsigned(plan.source_rows), w0);
+        row.load(from, plan, unknown(t.source_w), unsigned(h) < unsigned(plan.source_rows), w0);
         ++h, from += t.source_h;
       };
 #pragma unroll
@@ -292,6 +307,8 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<T, kSize>())
         if (p < rows) store_row<kLayout, Tile, T>(to, t.result_w, columns, sums[p]);
         to += t.result_h;
       }
+      constexpr int kAgain = Tile::kSourceRows - Tile::kRows * kStride;  // rows that the next tile reads too
+      h -= kAgain, from -= int64_t(kAgain) * t.source_h;
     }
   }
 }

@@ -15,10 +15,13 @@ void grad_weight(const ConvProblem&, const Operands&);
 namespace depthwise_small {
 const char* forward_why_not(const ConvProblem&, const Operands&);
 const char* grad_input_why_not(const ConvProblem&, const Operands&);
+const char* grad_weight_why_not(const ConvProblem&, const Operands&);
 bool forward_preferred(const ConvProblem&, const Operands&);
 bool grad_input_preferred(const ConvProblem&, const Operands&);
+bool grad_weight_preferred(const ConvProblem&, const Operands&);
 void forward(const ConvProblem&, const Operands&);
 void grad_input(const ConvProblem&, const Operands&);
+void grad_weight(const ConvProblem&, const Operands&);
 }  // namespace depthwise_small
 
 namespace depthwise {
