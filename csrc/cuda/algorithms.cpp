@@ -13,7 +13,7 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"depthwise", "a window of the input slides in registers, a channel to a block or a lane",
        depthwise::forward_why_not, depthwise::preferred, depthwise::forward},
       {"tensorcore_grouped", "groups of up to 64 channels on tensor cores, 16-bit numbers, a patch copied once",
-       tensorcore_grouped::forward_why_not, tensorcore_grouped::forward_preferred, tensorcore_grouped::forward},
+       tensorcore_grouped::forward_why_not, tensorcore_grouped::preferred, tensorcore_grouped::forward},
       {"few_channels", "the same for several outputs at once: small groups, first and last layers",
        few_channels::forward_why_not, few_channels::forward_preferred, few_channels::forward},
       {"tensorcore_wgmma", "16-bit numbers on a Hopper's tensor cores, by four warps at a time",
@@ -52,6 +52,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList grad_weight = {
       {"depthwise", "kernel rows slide along the input; pixels split over blocks, summed in fixed order",
        depthwise::grad_weight_why_not, depthwise::preferred, depthwise::grad_weight},
+      {"tensorcore_grouped", "groups of up to 64 channels on tensor cores, 16-bit numbers, a patch copied once",
+       tensorcore_grouped::grad_weight_why_not, tensorcore_grouped::preferred, tensorcore_grouped::grad_weight},
       {"few_channels", "the same for several outputs at once: small groups, first and last layers",
        few_channels::grad_weight_why_not, few_channels::grad_weight_preferred, few_channels::grad_weight},
       {"tensorcore_wgmma", "16-bit numbers on a Hopper's tensor cores, by four warps at a time",
