@@ -58,7 +58,7 @@ template <class T, int kFragments>
 void launch_convolve(Convolution<T> cv, int64_t N, const Operands& o) {
   const int64_t shared = set_patches(cv, kFragments);
   cv.patches = Patches::of(N, cv.input.rows.count, cv.input.columns.count, kFragments);
-  cv.streams = streams_of(cv.patches.count, fitting_blocks(shared, kBlocks), cv.column_tiles);
+  cv.streams = int(streams_of(cv.patches.count, fitting_blocks(shared, kBlocks), cv.column_tiles));
   const int64_t packed_bytes = int64_t(cv.column_tiles) * cv.weight_bytes;
   if (packed_bytes > 0) {
     cv.packed = static_cast<T*>(o.workspace->allocate(size_t(packed_bytes)));
@@ -66,7 +66,7 @@ void launch_convolve(Convolution<T> cv, int64_t N, const Operands& o) {
   }
   launch("convolve_groups",
          rows_together(cv.input.rows) ? convolve_groups<T, kFragments, 3> : convolve_groups<T, kFragments, 1>,
-         {cv.column_tiles * cv.streams, dim3(kThreads), size_t(shared)}, o.stream, cv);
+         {int64_t(cv.column_tiles) * cv.streams, dim3(kThreads), size_t(shared)}, o.stream, cv);
 }
 
 template <class T>
@@ -84,7 +84,7 @@ void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const int64_t across = is_grad_input ? phases(pb.W, pb.stride_w) : 1;
   for (int64_t phase = 0; phase < down * across; ++phase) {
     Convolution<T> cv = sizes<T>(pb, is_grad_input, phase / across, phase % across);
-    cv.input.data = image.data, cv.input.n = image.n, cv.input.h = image.h, cv.input.w = image.w;
+    cv.input.data = image.data, cv.input.n = image.n, cv.input.h = int(image.h), cv.input.w = int(image.w);
     cv.input.chunks = image.channels / kElements;
     cv.weight = static_cast<const T*>(o.w.data), cv.weight_group = pb.outputs_per_group() * w.n;
     cv.weight_output = is_grad_input ? w.c : w.n, cv.weight_input = is_grad_input ? w.n : w.c;
@@ -105,7 +105,7 @@ void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
 const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   if (o.dtype != DType::float16 && o.dtype != DType::bfloat16) return "it multiplies 16-bit numbers";
   if (const char* reason = tensorcore::why_not(pb, o)) return reason;
-  if (pb.C == 0 || pb.K == 0) return nullptr;  // nothing to copy
+  if (const char* reason = why_not_in_patches(pb)) return reason;
   if (is_grad_input && !pb.is_zero_padded()) return "it has no gradient of padding that repeats the input";
   const int64_t down = is_grad_input ? phases(pb.H, pb.stride_h) : 1;
   const int64_t across = is_grad_input ? phases(pb.W, pb.stride_w) : 1;

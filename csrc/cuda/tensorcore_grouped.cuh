@@ -1,11 +1,12 @@
 // forward and grad_input of grouped layers on tensor cores, 16-bit numbers. A group of 16 channels fills a quarter of
 // the smallest tile of tensorcore_convolve.cuh at best, which copies its part of the image once for each tap. Here a
-// block has a patch of one image with all that its taps read, copied once, and 64 outputs of whatever groups they are.
+// block has a patch of one image with all that its taps read (tensorcore_grouped_patch.cuh), copied once, and 64
+// outputs of whatever groups they are:
 //
-//   patch    16 rows of 7 or 4 pairs of rows, kFragments: results (f, 0..7) and (f + kFragments, 0..7) are the 16 rows
-//            of fragment f of A, so 8 columns, and 14 rows (images of 7 * 2^n) or 8
-//   warp     16 outputs of all the patch: all of its groups' inputs, in `depth` chunks of 16
-//   weights  as fragments of B, [16 outputs][tap][chunk][lane], zeros where input and output are of different groups
+//   rows       results of the patch, 16 to a fragment of A
+//   columns    16 outputs of a warp
+//   reduction  the inputs of their groups, `depth` chunks of 16, tap after tap
+//   B          packed as fragments, [16 outputs][tap][chunk][lane]; zeros where input and output differ in their group
 //
 // The product is block-diagonal: a tap shifts the address at which a fragment of A is read from the patch, and a chunk
 // is multiplied only for those 16 outputs whose groups it has. Groups of 4 and 8 share a chunk, and zeros are
@@ -18,13 +19,13 @@
 // grad_input reads y by the taps that one phase of the stride shares, from the last to the first, which makes it a
 // convolution with weights that are turned around when they are packed: a launch to a phase.
 //
-// Limit: memory. For 16 x 512 x 56 x 56, 3 x 3 and groups of 16, 103 MB are 24 us at 4.3 TB/s. Besides, on 132
-// multiprocessors of 1.7 GHz: 1.8 M products m16n8k16 take 4 us each four clocks of a multiprocessor's quarter, so 8
-// us; ldmatrix and B's fragments 12 times 512 bytes for each 42 products, 9 us, without the rows that go together 18;
-// the patches' copies, 1.43 times the image, 4 us into shared memory and 13 us from L2; all instructions, some 450 of a
-// warp for a patch, 8 us. Expected: 35 to 45 us. Groups of 32 and 64 double and quadruple products and ldmatrix, not
-// bytes. tensorcore_convolve.cuh asks L2 for each tap anew and fills a quarter of its tiles; few_channels has no
-// matrices.
+// Limit: memory. For 16 x 512 x 56 x 56, 3x3 and groups of 16, 103 MB are 24 us at 4.3 TB/s. Beside it, on an H200's
+// 132 multiprocessors at 1.7 GHz: 1.8 M products m16n8k16 at mma.sync's 62 % of the matrix rate, 6 us; 12 reads of 512
+// bytes from shared memory for each 42 products, 9 us (without rows that go together 18); the patches with what is
+// around them, 1.43 times the image, 13 us from L2; all instructions, some 900 of a warp for a patch, 14 us, more than
+// a third of them to find out what is copied. A block multiplies while its next patch is on its way, and three share a
+// multiprocessor. Expected: 35 to 50 us, where tensorcore_convolve.cuh takes 416, by wgmma 352, and few_channels 1151.
+// Groups of 32 and 64 double and quadruple products and reads of shared memory, not bytes.
 //
 // Machine code of convolve_groups<.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.M88.4, LDS.128
 #pragma once
@@ -53,7 +54,7 @@ struct Convolution {
   bool stores_channels;  // four at a time
   Patches patches;
   int patch_bytes, weight_bytes, column_tiles;
-  int64_t streams;  // blocks that share the patches of 64 outputs
+  int streams;  // blocks that share the patches of 64 outputs
 
   CONVX_HD int taps() const { return input.rows.taps * input.columns.taps; }
   __device__ const T* weights(int group, int output, int i, int j) const {
@@ -163,41 +164,38 @@ __device__ void store_results(const Convolution<T>& cv, const Patch& patch, int 
                               const Sums<kFragments>& sums) {
   const int column = patch.column + lane() / 4, output = first_output + lane() % 4 * 4;
   const int count = cv.groups.all_outputs() - output;  // of the lane's outputs, those that exist
-  if (column >= cv.input.columns.count || count <= 0) return;
+  const AxisPlan &rows = cv.input.rows, &columns = cv.input.columns;
+  if (column >= columns.count || count <= 0) return;
   const auto bias = [&](int e) { return cv.bias && e < count ? float(cv.bias[(output + e) * cv.bias_stride]) : 0.0f; };
-  const auto result = [&](int at) {  // of row `at` of the patch
-    return cv.output + cv.output_strides(patch.n, output,
-                                         cv.input.rows.first_out + (patch.row + at) * cv.input.rows.out_step,
-                                         cv.input.columns.first_out + column * cv.input.columns.out_step);
-  };
+  T* const first = cv.output + cv.output_strides(patch.n, output, rows.first_out + patch.row * rows.out_step,
+                                                 columns.first_out + column * columns.out_step);
+  const int64_t down = rows.out_step * cv.output_strides.h;
   const float b[4] = {bias(0), bias(1), bias(2), bias(3)};
+  T* to = first;
   bool doubt = false;
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
+  for (int at = 0; at < 2 * kFragments; ++at, to += down) {
+    if (patch.row + at >= rows.count) break;
+    Four<T> four;
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f) {
-      if (patch.row + f + half * kFragments >= cv.input.rows.count) break;
-      T* const to = result(f + half * kFragments);
-      Four<T> four;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float sum = sums.d[f][e / 2][2 * half + e % 2];
-        doubt = doubt || sum != sum;
-        four.v[e] = T(sum + b[e]);
-      }
-      if (cv.stores_channels) {
-        *reinterpret_cast<Four<T>*>(to) = four;
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (e < count) to[e * cv.output_strides.c] = four.v[e];
-      }
+    for (int e = 0; e < 4; ++e) {
+      const float sum = sums.d[at % kFragments][e / 2][at / kFragments * 2 + e % 2];
+      doubt = doubt || sum != sum;
+      four.v[e] = T(sum + b[e]);
     }
+    if (cv.stores_channels) {
+      *reinterpret_cast<Four<T>*>(to) = four;
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (e < count) to[e * cv.output_strides.c] = four.v[e];
+    }
+  }
 
   if (!doubt) return;
-  for (int at = 0; at < 2 * kFragments && patch.row + at < cv.input.rows.count; ++at)
+  for (int at = 0; at < 2 * kFragments && patch.row + at < rows.count; ++at)
     for (int e = 0; e < 4 && e < count; ++e) {
-      T* const to = result(at) + e * cv.output_strides.c;
+      T* const to = first + at * down + e * cv.output_strides.c;
       const float stored = float(*to);
       if (stored != stored) *to = T(sum_of_taps(cv, patch.n, patch.row + at, column, output + e) + bias(e));
     }
@@ -211,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) convolve_groups(Convolution
   char* const patches = weights + cv.weight_bytes;  // two
   const Walk walk = Walk::of(cv.input);
   const int warp = int(threadIdx.x) / 32;
-  for (int64_t item = blockIdx.x; item < cv.column_tiles * cv.streams; item += gridDim.x) {
+  for (int64_t item = blockIdx.x; item < int64_t(cv.column_tiles) * cv.streams; item += gridDim.x) {
     // Blocks that run at the same time share patches: what is between their outputs' channels comes from memory once.
     const int tile = int(item % cv.column_tiles);
     const int output = tile * kOutputs + warp * kWarpOutputs;
@@ -219,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) convolve_groups(Convolution
     const char* const packed = reinterpret_cast<const char*>(cv.packed) + int64_t(tile) * cv.weight_bytes;
     for (int at = int(threadIdx.x) * kChunk; at < cv.weight_bytes; at += kThreads * kChunk)
       cp_async_16(weights + at, packed + at, true);
-    int64_t next = item / cv.column_tiles;
+    int next = int(item / cv.column_tiles);
     Patch patch = cv.patches.at(next, kFragments);
     load_patch(cv.input, walk, patch, 0, 0, first_chunk, patches);
     for (int buffer = 0; next < cv.patches.count; buffer ^= 1) {

@@ -21,7 +21,6 @@ namespace tensorcore_grouped {
 using tensorcore::AxisPlan;
 using tensorcore::kChunk;
 using tensorcore::lane;
-using tensorcore::Odometer;
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kWarpOutputs = 16, kOutputs = kWarps * kWarpOutputs;  // of a warp, and of a block
@@ -29,6 +28,8 @@ constexpr int kDepth = 16;                                          // inputs of
 constexpr int kColumns = 8;                                         // results of a patch's row
 constexpr int kElements = kChunk / 2;
 constexpr int kMostFragments = 7, kFewestFragments = 4;
+
+constexpr int64_t kBeyond = int64_t(1) << 40;  // more bytes than any shared memory has
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -62,16 +63,15 @@ struct Patch {
 
 // How the results of all images are cut into patches.
 struct Patches {
-  int down, across;
-  int64_t count;
+  int down, across, count;
 
   static Patches of(int64_t N, int64_t height, int64_t width, int64_t fragments) {
     const int64_t down = ceil_div(height, 2 * fragments), across = ceil_div(width, kColumns);
-    return {int(down), int(across), N * down * across};
+    return {int(down), int(across), int(N * down * across)};
   }
-  __device__ Patch at(int64_t i, int fragments) const {
-    const int in_image = int(i % (down * across));
-    return {int(i / (down * across)), in_image / across * 2 * fragments, in_image % across * kColumns};
+  __device__ Patch at(int i, int fragments) const {
+    const int in_image = i % (down * across);
+    return {i / (down * across), in_image / across * 2 * fragments, in_image % across * kColumns};
   }
 };
 
@@ -87,7 +87,8 @@ __device__ inline int source(const AxisPlan& axis, int position) {
 template <class T>
 struct Image {
   const T* data;
-  int64_t n, h, w;
+  int64_t n;
+  int h, w;
   int chunks;              // of a pixel
   AxisPlan rows, columns;  // what the results' taps read
 
@@ -106,7 +107,7 @@ struct Image {
     const int64_t together = ceil_div(wide, columns.stride), bytes_of_pixel = (chunks_of_pixel | 1) * kChunk;
     patch_rows = int(high), patch_columns = int(wide), across = int(together);
     span = int(chunks_of_pixel), pitch = int(bytes_of_pixel);
-    return high * together * columns.stride * bytes_of_pixel;
+    return chunks_of_pixel > kThreads ? kBeyond : high * together * columns.stride * bytes_of_pixel;
   }
 
   __device__ int place(int column) const {
@@ -120,34 +121,66 @@ struct Image {
   }
 };
 
-// A thread's chunks of every patch: (row, column, chunk of the pixel), from `first` on in steps of all threads.
+// The pixels of every patch that a thread copies a chunk of, always the same one of a pixel: from the first on, in
+// steps of all that the threads copy at once.
 struct Walk {
-  Odometer first, step;
+  int chunk, row, column, rows_step, columns_step;
   template <class T>
   __device__ static Walk of(const Image<T>& image) {
-    const int columns = max(image.patch_columns, 1), span = max(image.span, 1);
-    return {Odometer::of(int(threadIdx.x), columns, span), Odometer::of(kThreads, columns, span)};
+    const int columns = max(image.patch_columns, 1), span = max(image.span, 1), pixels = kThreads / span;
+    const int first = int(threadIdx.x) / span;
+    const bool is_idle = first >= pixels;  // of threads that are not enough for another pixel
+    return {int(threadIdx.x) % span, is_idle ? image.patch_rows : first / columns, first % columns, pixels / columns,
+            pixels % columns};
   }
 };
 
-// Begins to copy what a patch's results read from tap (i, j) on, from a chunk of its pixels on.
+// Begins to copy what a patch's results read from tap (i, j) on, from a chunk of its pixels on. kPlain: padding is
+// zeros and the stride along rows is 1, which leaves half of the instructions.
+template <bool kPlain, class T>
+__device__ void copy_pixels(const Image<T>& image, const Walk& walk, const Patch& patch, int i, int j, int first_chunk,
+                            char* to) {
+  const int top = image.rows.position(patch.row, i), left = image.columns.position(patch.column, j);
+  const int chunk = first_chunk + walk.chunk, row_bytes = image.row_bytes();
+  const T* const from = image.data + patch.n * image.n + chunk * kElements;
+  const bool exists = chunk < image.chunks, repeats = image.rows.mode != PaddingMode::zeros;
+  to += walk.chunk * kChunk;
+  int row = walk.row, column = walk.column;
+  while (row < image.patch_rows) {
+    int h = top + row, w = left + column;
+    bool reads = unsigned(h) < unsigned(image.rows.in) && unsigned(w) < unsigned(image.columns.in);
+    if (!kPlain && !reads && repeats) {
+      h = source(image.rows, h), w = source(image.columns, w);
+      reads = h >= 0 && w >= 0;
+    }
+    reads = reads && exists;
+    cp_async_16(to + row * row_bytes + (kPlain ? column : image.place(column)) * image.pitch,
+                reads ? from + (h * image.h + w * image.w) : image.data, reads);
+    row += walk.rows_step, column += walk.columns_step;
+    if (column >= image.patch_columns) column -= image.patch_columns, ++row;
+  }
+}
 template <class T>
 __device__ void load_patch(const Image<T>& image, const Walk& walk, const Patch& patch, int i, int j, int first_chunk,
                            char* to) {
-  const int top = image.rows.position(patch.row, i), left = image.columns.position(patch.column, j);
-  const T* const from = image.data + patch.n * image.n;
-  const int row_bytes = image.row_bytes();
-  for (Odometer o = walk.first; o.high < image.patch_rows; o.advance(walk.step, image.patch_columns, image.span)) {
-    const int h = source(image.rows, top + o.high), w = source(image.columns, left + o.middle);
-    const int chunk = first_chunk + o.low;
-    const bool reads = h >= 0 && w >= 0 && chunk < image.chunks;
-    cp_async_16(to + o.high * row_bytes + image.place(o.middle) * image.pitch + o.low * kChunk,
-                reads ? from + h * image.h + w * image.w + chunk * kElements : image.data, reads);
-  }
+  if (image.columns.stride == 1 && image.rows.mode == PaddingMode::zeros)
+    copy_pixels<true>(image, walk, patch, i, j, first_chunk, to);
+  else
+    copy_pixels<false>(image, walk, patch, i, j, first_chunk, to);
 }
 
 inline AxisPlan forward_plan(const Axis& a) {
   return {int(a.in), int(a.out), int(a.kernel), int(a.stride), -int(a.pad), int(a.dilation), 0, 1, 0, 1, a.mode};
+}
+
+// Whether 32 bits count the patches, and reach all of an image whose pixels have been filled up to a chunk.
+inline const char* why_not_in_patches(const ConvProblem& pb) {
+  const auto is_large = [&](int64_t height, int64_t width) {
+    constexpr int64_t kMost = int64_t(1) << 30;
+    return height * width * kElements > kMost ||
+           pb.N * ceil_div(height, 2 * kFewestFragments) * ceil_div(width, kColumns) > kMost;
+  };
+  return is_large(pb.H, pb.W) || is_large(pb.P, pb.Q) ? "there are more pixels than its 32-bit numbers count" : nullptr;
 }
 
 // Whether three row taps go together: the row that one reads for a result is the next one's for the result above.
@@ -174,10 +207,11 @@ int64_t choose_fragments(const Image<T>& image, int64_t most_blocks, Set set) {
   return fitting_blocks(set(best), most_blocks) > 0 ? best : 0;
 }
 
-// How many blocks share the patches of 64 outputs: as many as run at a time, each with as many patches as the others.
+// How many blocks share the patches of an item: as many as run at a time, each with as many patches as the others. One
+// more, and it would run when all others are done.
 inline int64_t streams_of(int64_t patches, int64_t blocks, int64_t items) {
-  const int64_t wanted = std::min(patches, ceil_div(current_device().multiprocessors * blocks, items));
-  return ceil_div(patches, ceil_div(patches, wanted));
+  const int64_t wanted = std::max(current_device().multiprocessors * blocks / items, int64_t(1));
+  return ceil_div(patches, ceil_div(patches, std::min(patches, wanted)));
 }
 
 }  // namespace tensorcore_grouped

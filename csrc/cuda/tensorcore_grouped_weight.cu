@@ -41,7 +41,7 @@ void launch_weight(WeightGradient<T> wg, const Operands& o) {
   wg.patches = Patches::of(wg.N, wg.x.rows.count, wg.x.columns.count, kFragments);
   if (wg.patches.count > 0) {
     const int64_t most = std::max(tensorcore::kMostPartialBytes / bytes, int64_t(1));
-    wg.streams = std::min(most, streams_of(wg.patches.count, fitting_blocks(shared, kWeightBlocks), wg.tiles()));
+    wg.streams = int(std::min(most, streams_of(wg.patches.count, fitting_blocks(shared, kWeightBlocks), wg.tiles())));
     wg.partial = static_cast<float*>(o.workspace->allocate(size_t(wg.streams * bytes)));
     launch("weight_of_groups",
            rows_together(wg.x.rows) ? weight_of_groups<T, kFragments, true> : weight_of_groups<T, kFragments, false>,
@@ -58,7 +58,7 @@ void run(const ConvProblem& pb, const Operands& o) {
     return tensorcore::channels_together<T>(v.data, v.strides, 0, pb.N, 1, channels, height, width, false, o);
   };
   const auto set = [](Image<T>& image, const tensorcore::Packed<T>& p) {
-    image.data = p.data, image.n = p.n, image.h = p.h, image.w = p.w, image.chunks = p.channels / kElements;
+    image.data = p.data, image.n = p.n, image.h = int(p.h), image.w = int(p.w), image.chunks = p.channels / kElements;
   };
   WeightGradient<T> wg = sizes<T>(pb);
   set(wg.x, packed(o.x, pb.C, pb.H, pb.W));
@@ -73,6 +73,7 @@ void run(const ConvProblem& pb, const Operands& o) {
 const char* grad_weight_why_not(const ConvProblem& pb, const Operands& o) {
   if (o.dtype != DType::float16 && o.dtype != DType::bfloat16) return "it multiplies 16-bit numbers";
   if (const char* reason = tensorcore::why_not(pb, o)) return reason;
+  if (const char* reason = why_not_in_patches(pb)) return reason;
   return choose_fragments(sizes<Half>(pb)) ? nullptr : "the inputs of 64 outputs are beyond shared memory";
 }
 void grad_weight(const ConvProblem& pb, const Operands& o) {

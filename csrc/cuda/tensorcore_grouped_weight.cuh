@@ -18,8 +18,9 @@
 // is NaN, and what is NaN is computed again by the definition: a pass over all pixels for each such weight.
 //
 // Limit: memory, as in forward: x and y once, 24 us for 16 x 512 x 56 x 56 in groups of 16 at 4.3 TB/s, and the
-// streams' sums, 10 MB written and read. As many products as in forward, 8 us; 34 ldmatrix for each 126 products, 9 us;
-// from L2 72 and 57 MB. Expected: 45 to 60 us. Groups of 32 and 64 read the patches two and four times.
+// streams' sums, 10 MB written and read. As many products as in forward, 6 us; 34 reads of 512 bytes of shared memory
+// for each 126 of them, 9 us; from L2 72 and 57 MB, 23 us; instructions as in forward, 14 us. Two blocks share a
+// multiprocessor. Expected: 50 to 65 us. Groups of 32 and 64 read the patches two and four times.
 // tensorcore_weight.cuh reads x for each tap and fills a sixteenth of its smallest tile with groups of 16.
 //
 // Machine code of weight_of_groups<.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.MT88.4
@@ -41,7 +42,7 @@ struct WeightGradient {
   int depth;  // items that the inputs of 16 outputs take
   int N, x_bytes, y_bytes, column_tiles;
   Patches patches;
-  int64_t streams;
+  int streams;
   float* partial;  // [stream][output][tap][input of its group]
   T* w;
   Strides w_strides;
@@ -143,8 +144,8 @@ __global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(Weig
     rest /= wg.depth;
     const int first_s = rest % wg.tap_tiles_across() * kTaps, first_r = rest / wg.tap_tiles_across() * kTaps;
     const int output = tile * kOutputs + warp * kWarpOutputs, first_chunk = wg.groups.first_chunk(tile * kOutputs);
-    const int64_t stream = item / wg.tiles();
-    const auto load = [&](int64_t patch, char* to) {
+    const int stream = int(item / wg.tiles());
+    const auto load = [&](int patch, char* to) {
       const Patch at = wg.patches.at(patch, kFragments);
       load_patch(wg.x, x_walk, at, first_r, first_s, first_chunk + chunk, to);
       load_patch(wg.y, y_walk, at, 0, 0, tile * (kOutputs / kElements), to + wg.x_bytes);
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(Weig
     WeightSums sums = {};
     load(stream, shared);
     int buffer = 0;
-    for (int64_t patch = stream; patch < wg.patches.count; patch += wg.streams, buffer ^= 1) {
+    for (int patch = stream; patch < wg.patches.count; patch += wg.streams, buffer ^= 1) {
       cp_async_commit();
       cp_async_wait<0>();
       __syncthreads();  // all threads' copies are there, and all have multiplied the patch that is overwritten next
@@ -196,7 +197,7 @@ __global__ void add_streams(WeightGradient<T> wg) {
     const int c = int(i % wg.groups.inputs), tap = int(i / wg.groups.inputs % wg.taps());
     const int k = int(i / wg.groups.inputs / wg.taps()), r = tap / wg.x.columns.taps, s = tap % wg.x.columns.taps;
     float sum = 0;
-    for (int64_t stream = 0; stream < wg.streams; ++stream) sum += wg.partial[stream * count + i];
+    for (int stream = 0; stream < wg.streams; ++stream) sum += wg.partial[stream * count + i];
     if (sum != sum) sum = sum_of_pixels(wg, k, r, s, k / wg.groups.outputs * wg.groups.inputs + c);
     wg.w[wg.w_strides(k, c, r, s)] = T(sum);
   }
