@@ -21,6 +21,7 @@ if COMPILER is None:
 
 ROW = "tensorcore_grouped"
 GATHERING = ("forward", "grad_input")
+PRIMITIVES = (*GATHERING, "grad_weight")
 DTYPES = (torch.float16, torch.bfloat16)
 PAIRS = (("contiguous", "channels_last"), ("channels_last", "contiguous"), ("channels_last", "channels_last"))
 
@@ -56,6 +57,8 @@ GROUPS = {
     "dilation": grouped(8, 8, 4, dilation=(2, 2), padding=(2, 2)),
     "6x5": grouped(4, 4, 5, R=6, S=5, padding=(3, 2)),  # twice three rows of taps
     "4x4": grouped(8, 8, 2, R=4, S=4),
+    "reflect": grouped(8, 8, 3, mode="reflect", padding=(2, 3)),
+    "circular-stride": grouped(8, 8, 3, mode="circular", padding=(2, 3), stride=(1, 2)),
     "1x1": grouped(16, 16, 4, R=1, S=1, padding=(0, 0), H=14),
 }
 
@@ -74,13 +77,16 @@ def suits(primitive, problem):
 
 @pytest.mark.parametrize("multiprocessors", (1, 132))  # blocks of many patches, and of one
 @pytest.mark.parametrize("name", GROUPS)
-@pytest.mark.parametrize("primitive", GATHERING)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_groups_of_every_size(primitive, name, multiprocessors):
     problem, seen = GROUPS[name], len(name) + multiprocessors
+    if not suits(primitive, problem):
+        assert primitive == "grad_input" and problem.mode != "zeros"
+        return
     emulator.pretend_device(multiprocessors=multiprocessors)
     for i, (from_layout, to_layout) in enumerate(PAIRS):
         dtype, order = DTYPES[(seen + i) % 2], emulator.ORDERS[(seen + i) % 3]
-        bias = ("none", "contiguous")[i % 2]
+        bias = ("none", "contiguous")[i % 2 and primitive != "grad_weight"]
         first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (from_layout, to_layout), bias)
         emulator.configure(order, max_blocks=3 if i == 2 else emulator.ALL_BLOCKS)
         actual = emulator.call(primitive, ROW, first, second, b, problem, to_layout == "channels_last")
@@ -93,7 +99,7 @@ def test_every_kernel_is_launched():
     emulator.configure(dry=True)
     for dtype in DTYPES:
         for problem in GROUPS.values():
-            for primitive in GATHERING:
+            for primitive in PRIMITIVES if problem.mode == "zeros" else ():
                 first, second, _, _ = draw_integers(primitive, problem, dtype)
                 emulator.call(primitive, ROW, first, second, None, problem)
     launches = [launched.symbol for launched in emulator.launched()]
@@ -101,6 +107,9 @@ def test_every_kernel_is_launched():
         for fragments in (4, 7):
             for tap_rows in (1, 3):
                 wanted = f"convolve_groupsINS_{dtype}ELi{fragments}ELi{tap_rows}E"
+                assert any(wanted in symbol for symbol in launches), wanted
+            for together in (0, 1):
+                wanted = f"weight_of_groupsINS_{dtype}ELi{fragments}ELb{together}E"
                 assert any(wanted in symbol for symbol in launches), wanted
 
 
@@ -112,7 +121,7 @@ PROPAGATION = {n: GROUPS[n] for n in NAMES} | {
 
 @pytest.mark.parametrize(
     "primitive, name, dtype, where, values, channels_last",
-    covering(GATHERING, PROPAGATION, DTYPES, (0, 1), SPECIAL, (False, True)),
+    covering(PRIMITIVES, PROPAGATION, DTYPES, (0, 1), SPECIAL, (False, True)),
     ids=str,
 )
 def test_infinities_stay_in_their_group(primitive, name, dtype, where, values, channels_last):
@@ -127,21 +136,40 @@ def test_infinities_stay_in_their_group(primitive, name, dtype, where, values, c
 
 
 @pytest.mark.parametrize("inputs, outputs, G", ((4, 4, 8), (8, 8, 4), (5, 7, 6), (24, 24, 2)))
-@pytest.mark.parametrize("primitive", GATHERING)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_infinities_of_every_other_group(primitive, inputs, outputs, G):
     """Half of the groups are infinite, and the others don't see it; with a bias, which is added once."""
     problem = grouped(inputs, outputs, G)
-    first, second, bias, _ = draw_integers(primitive, problem, torch.float16, bias="contiguous")
+    bias = "none" if primitive == "grad_weight" else "contiguous"
+    first, second, bias, _ = draw_integers(primitive, problem, torch.float16, bias=bias)
     first = first.abs() + 1
     per_group = first.shape[1] // G
     for group in range(0, G, 2):
         first[:, group * per_group : (group + 1) * per_group] = float("inf")
+    operands = [None if t is None else numpy_of(t) for t in (first, second, bias)]
     with np.errstate(invalid="ignore"):
-        expected = judge(primitive, *map(numpy_of, (first, second, bias)), problem)
+        expected = judge(primitive, *operands, problem)
     actual = emulator.call(primitive, ROW, first, second, bias, problem)
     assert not (wrong := difference(actual, expected, problem)), wrong
-    per_group = actual.shape[1] // G
-    assert actual[:, per_group : 2 * per_group].isfinite().all()
+    actual = actual.transpose(0, 1) if primitive != "grad_weight" else actual
+    per_group = actual.shape[0] // G
+    assert actual[per_group : 2 * per_group].isfinite().all() and not actual[:per_group].isfinite().all()
+
+
+@pytest.mark.parametrize("channels", (16, 40))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weight_gradient_split_over_patches(dtype, channels):
+    """Several blocks share the patches, and their sums are added: exact, whatever number of multiprocessors says how
+    many they are."""
+    problem = grouped(channels, channels, 2, N=3, H=15, W=17)
+    x, y, _, expected = draw_integers("grad_weight", problem, dtype)
+    most = set()
+    for multiprocessors in (1, 4, 132):
+        emulator.pretend_device(multiprocessors=multiprocessors)
+        emulator.launched(forget=True)
+        assert_exact(emulator.call("grad_weight", ROW, x, y, None, problem), expected, problem)
+        most.add(max(row.most_blocks for row in emulator.launched() if "weight_of_groups" in row.symbol))
+    assert len(most) > 1, most
 
 
 @pytest.mark.parametrize("primitive", GATHERING)
@@ -158,7 +186,7 @@ def test_a_sample_has_the_same_bits_in_every_batch(primitive):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ("groups-of-4", "groups-of-16", "groups-of-32", "stride-2", "6x5"))
-@pytest.mark.parametrize("primitive", GATHERING)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_error_at_most_twice_torchs(primitive, name, dtype):
     problem = GROUPS[name]
     operands, exact = draw_reals(primitive, problem, dtype, "cpu")
@@ -168,27 +196,28 @@ def test_error_at_most_twice_torchs(primitive, name, dtype):
         assert our <= 2 * their, f"{kind} {our / their:.2f} times torch's, {ours[0] / ulp_of_largest(exact, dtype)} ulp"
 
 
-@pytest.mark.parametrize("primitive", GATHERING)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_every_barrier_and_wait_is_needed(primitive):
-    """A block with several items of several patches each."""
-    problem = grouped(16, 16, 8, N=3, H=9)
+    """A block with several items, of two patches and of one: the last is in either buffer."""
+    problem = grouped(16, 16, 8, N=3, H=8, W=7)
     first, second, bias, expected = draw_integers(primitive, problem, torch.float16)
     emulator.pretend_device(multiprocessors=1)
     emulator.places()
     emulator.configure(max_blocks=1)
     assert_exact(emulator.call(primitive, ROW, first, second, bias, problem), expected, problem)
     places = [p for p in emulator.places() if p.startswith(ROW)]
+    reports = "without a barrier|nobody has written|anybody waited"
     assert len(places) == 3, places
     for place in places:
         emulator.configure(max_blocks=1, dropped=place)
-        with pytest.raises(RuntimeError, match="without a barrier|nobody has written|anybody waited"):
+        with pytest.raises(RuntimeError, match=reports):
             emulator.call(primitive, ROW, first, second, bias, problem)
 
 
 def test_what_is_left_to_others():
     """Kernels whose weights, or strides whose patches are too large, and gradients of padding that repeats."""
     beyond = {"large-kernel", "long-line", "stride-beyond-input"}
-    for primitive in GATHERING:
+    for primitive in PRIMITIVES:
         for name, problem in with_modes(UGLY).items():
             if not all(torch.Size(s).numel() for s in problem.shapes(primitive)):
                 continue
@@ -217,14 +246,15 @@ def test_what_networks_have_is_chosen():
     def layer(channels, **others):
         return grouped(channels, channels, 256 // channels, H=14, W=14, **others)
 
-    for primitive in GATHERING:
+    kernels = {"forward": "convolve_groups", "grad_input": "convolve_groups", "grad_weight": "weight_of_groups"}
+    for primitive, kernel in kernels.items():
         for dtype in DTYPES:
             for channels in (4, 8, 16, 32, 64):
-                assert "convolve_groups" in chosen(primitive, layer(channels), dtype)
-            assert "convolve_groups" in chosen(primitive, layer(16, stride=(2, 2)), dtype)
-            assert "convolve_groups" not in chosen(primitive, layer(2), dtype)
-            assert "convolve_groups" not in chosen(primitive, layer(128), dtype)
-        assert "window_gather" in chosen(primitive, layer(8), torch.float32)
+                assert kernel in chosen(primitive, layer(channels), dtype)
+            assert kernel in chosen(primitive, layer(16, stride=(2, 2)), dtype)
+            assert kernel not in chosen(primitive, layer(2), dtype)
+            assert kernel not in chosen(primitive, layer(128), dtype)
+        assert "window" in chosen(primitive, layer(8), torch.float32)
     # What this row refuses is multiplied by another that has tensor cores.
     mirrored = replace(layer(16), mode="reflect")
     assert "window_gather" not in chosen("grad_input", mirrored, torch.float16)

@@ -65,10 +65,12 @@ void grad_input(const ConvProblem&, const Operands&);
 namespace tensorcore_grouped {
 const char* forward_why_not(const ConvProblem&, const Operands&);
 const char* grad_input_why_not(const ConvProblem&, const Operands&);
-bool forward_preferred(const ConvProblem&, const Operands&);
+const char* grad_weight_why_not(const ConvProblem&, const Operands&);
+bool preferred(const ConvProblem&, const Operands&);
 bool grad_input_preferred(const ConvProblem&, const Operands&);
 void forward(const ConvProblem&, const Operands&);
 void grad_input(const ConvProblem&, const Operands&);
+void grad_weight(const ConvProblem&, const Operands&);
 }  // namespace tensorcore_grouped
 
 namespace direct {
