@@ -28,6 +28,7 @@ ALGORITHMS = [(p, a) for p, rows in emulator.algorithms().items() for a in rows 
 ONLY = {
     "scatter_atomic": (torch.float32, torch.float64),  # no atomic addition of 16 bits
     "tensorcore_split": (torch.float32,),
+    "tensorcore_terms": (torch.float32,),
     "tensorcore_wgmma": (torch.float16, torch.bfloat16),
     "tensorcore_copied": (torch.float16, torch.bfloat16),
     "tensorcore_grouped": (torch.float16, torch.bfloat16),
@@ -41,11 +42,11 @@ def dtypes_of(algorithm):
 # What multiplies whole tiles takes its time here: its dtypes are spread over the problems instead of each meeting all,
 # and problems of many small products are left out (test_cuda_tensorcore.py has more that fit it).
 TILED = (
-    "tensorcore", "tensorcore_split", "tensorcore_wgmma", "tensorcore_copied", "tensorcore_grouped", "output_blocks",
-    "row_windows",
+    "tensorcore", "tensorcore_split", "tensorcore_wgmma", "tensorcore_copied", "tensorcore_terms", "tensorcore_grouped",
+    "output_blocks", "row_windows",
 )  # fmt: skip
 # What has limits beside its dtypes leaves problems to other rows; test_cuda_grouped.py says which for one.
-LIMITED = ("tensorcore_grouped", "tensorcore_copied", "output_blocks", "row_windows")
+LIMITED = ("tensorcore_grouped", "tensorcore_copied", "tensorcore_terms", "output_blocks", "row_windows")
 
 
 def suits(primitive, algorithm, problem):

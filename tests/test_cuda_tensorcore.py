@@ -25,6 +25,9 @@ KINDS = {
     "fp64": ("tensorcore", torch.float64),
     "wgmma-fp16": ("tensorcore_wgmma", torch.float16),
     "wgmma-bf16": ("tensorcore_wgmma", torch.bfloat16),
+    "copied-fp16": ("tensorcore_copied", torch.float16),
+    "copied-bf16": ("tensorcore_copied", torch.bfloat16),
+    "terms": ("tensorcore_terms", torch.float32),
 }
 
 

@@ -72,7 +72,7 @@ bool im2col_map(TensorMap* map, const void* data, int64_t C, int64_t W, int64_t 
   const cuuint32_t steps[4] = {1, cuuint32_t(columns.step), cuuint32_t(rows.step), 1};
   cuuint64_t bytes[3];
   int lower[2], upper[2];
-  if (!encode || !in_bytes(strides, bytes) || !corners(columns, W, lower[0], upper[0]) ||
+  if (!encode || pixels > 256 || !in_bytes(strides, bytes) || !corners(columns, W, lower[0], upper[0]) ||
       !corners(rows, H, lower[1], upper[1]))
     return false;
   return encode(reinterpret_cast<CUtensorMap*>(map), kSixteenBits, 4, const_cast<void*>(data), dimensions, bytes, lower,

@@ -84,6 +84,18 @@ bool preferred_for_grad_weight(const ConvProblem& pb, const Operands& o) {
          filled(pb.channels_per_group(), kTile) * filled(pb.outputs_per_group(), kTile) >= least_filled(o);
 }
 
+// Terms are padded to whole stages of 64 and need a pass of their own; the products take half of Split's time.
+static bool prefers_terms(const ConvProblem& pb, const Operands& o, int64_t inputs, int64_t outputs) {
+  return is_large(pb) && filled(inputs, kTile) * filled(outputs, kTile) >= (o.allow_tf32 ? 0.25 : 0.4);
+}
+bool preferred_terms(const ConvProblem& pb, const Operands& o) {
+  return prefers_terms(pb, o, pb.channels_per_group(), pb.outputs_per_group());
+}
+bool preferred_terms_for_grad_input(const ConvProblem& pb, const Operands& o) {
+  return prefers_terms(pb, o, pb.outputs_per_group(), pb.channels_per_group());
+}
+bool preferred_terms_for_grad_weight(const ConvProblem& pb, const Operands& o) { return preferred_terms(pb, o); }
+
 static void run(Primitive primitive, const ConvProblem& pb, const Operands& o) {
   switch (o.dtype) {
     case DType::float16:

@@ -1,8 +1,7 @@
 // How tensorcore_copied.cuh is launched, and which problems it can do: those whose image and weight the copy engine
 // finds its way in.
-#include <stdexcept>
-
 #include "rows.h"
+#include "tensorcore_copied_limits.cuh"
 #include "tensorcore_copied_weight.cuh"
 #include "tensorcore_launch.cuh"
 #include "types.h"
@@ -11,29 +10,6 @@ namespace convx {
 namespace cuda {
 namespace tensorcore {
 namespace {
-
-AxisPlan plan_of(const Axis& axis, bool is_grad_input, int phase) {
-  return is_grad_input ? grad_input_plan(axis, phase) : forward_plan(axis);
-}
-
-int64_t phases_of(const Axis& axis, bool is_grad_input) {
-  return is_grad_input ? std::min(axis.stride, axis.in) : int64_t(1);
-}
-
-// Whether the fields of an im2col map and of its copies hold every phase of an axis: see im2col_map().
-bool can_be_copied(const Axis& axis, bool is_grad_input) {
-  const auto is_small = [](int64_t value, int64_t least, int64_t most) { return value >= least && value <= most; };
-  for (int phase = 0; phase < phases_of(axis, is_grad_input); ++phase) {
-    const AxisPlan plan = plan_of(axis, is_grad_input, phase);
-    if (plan.taps <= 0) continue;
-    const CopiedAxis copied = CopiedAxis::of(plan);
-    const int64_t past = copied.pixels.first + int64_t(plan.count - 1) * plan.stride + 1 - plan.in;
-    if (!is_small(copied.pixels.first, -128, 127) || !is_small(past, -128, 127) || plan.stride > 8 ||
-        copied.offset(0) > 255 || copied.offset(plan.taps - 1) > 255)
-      return false;
-  }
-  return true;
-}
 
 const char* why_not_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   if (const char* reason = why_not_wgmma(pb, o)) return reason;
@@ -46,13 +22,6 @@ const char* why_not_copied(const ConvProblem& pb, const Operands& o, bool is_gra
   if (!can_be_copied(pb.rows(), is_grad_input) || !can_be_copied(pb.columns(), is_grad_input))
     return "stride, padding or dilation is larger than the copy engine's fields";
   return nullptr;
-}
-
-// A dimension's stride, or for a dimension that nobody walks along, one that the copy engine takes.
-int64_t stride_of(int64_t size, int64_t stride) { return size > 1 ? stride : 8; }
-
-void must(bool made) {
-  if (!made) throw std::runtime_error("the driver refused a tensor map of convx's kernel convolve_copied");
 }
 
 template <class T, class Shape, bool kTurned>
@@ -128,38 +97,6 @@ void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   in_place ? launch_best<T, true>(work, o) : launch_best<T, false>(work, o);
 }
 
-constexpr int kFewTaps = 9, kManyTaps = 49;
-
-// Whether the maps of every tap can be made, as can_be_copied().
-bool taps_can_be_copied(const Axis& axis) {
-  for (int r = 0; r < axis.kernel; ++r) {
-    const TapRun run = TapRun::of(axis, r);
-    if (run.count == 0) continue;
-    const int64_t y_past = run.first + run.count - axis.out;
-    const int64_t x_past = run.offset + int64_t(run.count - 1) * run.stride + 1 - axis.in;
-    if (run.first > 127 || y_past < -128 || run.offset > 127 || x_past < -128 || run.stride > 8) return false;
-  }
-  return true;
-}
-
-// Into how many parts the pixels are split. Blocks take turns, and the last turn may leave some without work; each
-// split costs a pass over the weights. By the rates of an H200: a stage of 128 x 128 takes 0.4 us, and its
-// multiprocessors together write and read a million sums in some 2 us.
-template <class Shape>
-int best_splits(int64_t tiles, int64_t stages, int64_t weights) {
-  constexpr int64_t kFewest = 4, kMost = 64;  // stages of a split, splits
-  const double stage = 0.4 * Shape::kColumns / 128, sums = 2e-6 * double(weights);
-  const int64_t most = std::min({kMost, stages / kFewest, kMostPartialBytes / (weights * int64_t(sizeof(float)))});
-  double least = 0;
-  int best = 1;
-  for (int64_t splits = 1; splits == 1 || splits <= most; ++splits) {
-    const int64_t turns = ceil_div(tiles * splits, current_device().multiprocessors);
-    const double time = double(turns) * (stage * double(ceil_div(stages, splits)) + 2) + sums * double(splits);
-    if (splits == 1 || time < least) least = time, best = int(splits);
-  }
-  return best;
-}
-
 template <class T, class Shape, int kMostTaps>
 void launch_weight_copied(WeightGradient<T, float> wg, const Packed<T>& x, const Packed<T>& y, const ConvProblem& pb,
                           const Operands& o) {
@@ -167,7 +104,7 @@ void launch_weight_copied(WeightGradient<T, float> wg, const Packed<T>& x, const
   wg.row_tiles = int(ceil_div(wg.outputs, Shape::kRows)), wg.column_tiles = int(ceil_div(wg.inputs, Shape::kColumns));
   const int64_t taps = pb.R * pb.S, weights = pb.K * taps * wg.inputs;
   const int64_t tiles = wg.G * taps * wg.row_tiles * wg.column_tiles;
-  wg.splits = best_splits<Shape>(tiles, ceil_div(pb.N * pb.P * pb.Q, kCopiedDepth), weights);
+  wg.splits = best_splits(0.4 * Shape::kColumns / 128, tiles, ceil_div(pb.N * pb.P * pb.Q, kCopiedDepth), weights);
   wg.partial = static_cast<float*>(o.workspace->allocate(wg.splits * weights * sizeof(float)));
   work.wg = wg;
   for (int tap = 0; tap < taps; ++tap) {

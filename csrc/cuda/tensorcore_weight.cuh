@@ -28,7 +28,8 @@ struct WeightGradient {
   const T *x, *y;
   int64_t x_n, x_group, y_n, y_group;
   int x_h, x_w, y_h, y_w;
-  Sum* partial;  // [split][group][tap][output][input]
+  int64_t x_c = 1, y_c = 1;  // of the definition only: the loaders want channels that are neighbours
+  Sum* partial;              // [split][group][tap][output][input]
   T* w;
   Strides w_strides;
   int64_t N;
@@ -182,9 +183,9 @@ __device__ Sum sum_of_pixels(const WeightGradient<T, Sum>& wg, int group, int ta
       for (int j = 0; j < columns.count; ++j) {
         const int64_t h = wg.rows.source(i * rows.stride + rows.offset);
         const int64_t w = wg.columns.source(j * columns.stride + columns.offset);
-        const T y =
-            wg.y[group * wg.y_group + n * wg.y_n + (rows.first + i) * wg.y_h + (columns.first + j) * wg.y_w + k];
-        const T x = wg.x[group * wg.x_group + n * wg.x_n + h * wg.x_h + w * wg.x_w + c];
+        const T y = wg.y[group * wg.y_group + n * wg.y_n + (rows.first + i) * wg.y_h + (columns.first + j) * wg.y_w +
+                         k * wg.y_c];
+        const T x = wg.x[group * wg.x_group + n * wg.x_n + h * wg.x_h + w * wg.x_w + c * wg.x_c];
         sum = fma(Sum(y), Sum(x), sum);
       }
   return sum;
