@@ -8,6 +8,8 @@ namespace cuda {
 namespace tensorcore_grouped {
 namespace {
 
+constexpr int64_t kMostPhases = 16;
+
 int64_t phases(int64_t in, int64_t stride) { return std::min(in, stride); }
 
 // x[h] is read by tap r of output p if h = p * stride - pad + r * dilation, so the taps of a phase are those of one
@@ -109,6 +111,7 @@ const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input
   if (is_grad_input && !pb.is_zero_padded()) return "it has no gradient of padding that repeats the input";
   const int64_t down = is_grad_input ? phases(pb.H, pb.stride_h) : 1;
   const int64_t across = is_grad_input ? phases(pb.W, pb.stride_w) : 1;
+  if (down * across > kMostPhases) return "each phase of its stride would be a launch";
   for (int64_t phase = 0; phase < down * across; ++phase)
     if (!choose_fragments(sizes<Half>(pb, is_grad_input, phase / across, phase % across)))
       return "the inputs and weights of 64 outputs are beyond shared memory";

@@ -38,10 +38,12 @@ struct Groups {
   int count, inputs, outputs;  // of a group
   CONVX_HD int all_outputs() const { return count * outputs; }
   CONVX_HD int first_chunk(int output) const { return output / outputs * inputs / kElements; }
+  // So many outputs show all ways in which 16 of them may lie in their groups; in a single group there is one.
+  int varied_outputs() const { return count == 1 ? std::min(outputs, 1) : all_outputs(); }
   // How many times kDepth inputs that takes, for the 16 outputs that take the most.
   int depth() const {
     int64_t most = 0;
-    for (int first = 0; first < all_outputs(); first += kWarpOutputs) {
+    for (int first = 0; first < varied_outputs(); first += kWarpOutputs) {
       const int64_t last = std::min(first + kWarpOutputs, all_outputs()) - 1;
       most = std::max(most, ceil_div((last / outputs + 1) * inputs - int64_t(first_chunk(first)) * kElements, kDepth));
     }
@@ -50,7 +52,7 @@ struct Groups {
   // The chunks of a pixel that a block's 64 outputs read, if all take `depth`.
   int span(int depth) const {
     int most = 0;
-    for (int first = 0; first < all_outputs(); first += kWarpOutputs)
+    for (int first = 0; first < varied_outputs(); first += kWarpOutputs)
       most = std::max(most, first_chunk(first) - first_chunk(first / kOutputs * kOutputs) + 2 * depth);
     return most;
   }

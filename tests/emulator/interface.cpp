@@ -79,6 +79,16 @@ class PoisonedWorkspace : public Workspace {
   std::vector<std::unique_ptr<unsigned char[]>> memory_;
 };
 
+// Of x, w and y, strides four to a tensor.
+Operands operands_of(int dtype, void* const* data, const int64_t* all_strides) {
+  Operands o;
+  o.dtype = DType(dtype);
+  o.x = {data[0], strides(all_strides)};
+  o.w = {data[1], strides(all_strides + 4)};
+  o.y = {data[2], strides(all_strides + 8)};
+  return o;
+}
+
 // Runs f and returns 0, or puts what it throws into `message` and returns 1.
 template <class F>
 int guarded(char* message, int64_t message_bytes, F&& f) {
@@ -120,18 +130,23 @@ void emulated_device(int capability, int multiprocessors, int64_t shared_per_blo
   device = {capability, multiprocessors, size_t(shared_per_block), capability == 90};
 }
 
-// Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: of
-// x, w and y, strides four to a tensor.
+// Why `algorithm` can't do a problem; empty if it can. See emulated_run.
+void emulated_refusal(int primitive, const char* algorithm, int dtype, const int64_t* problem, void* const* data,
+                      const int64_t* all_strides, char* text, int64_t text_bytes) {
+  for (const Algorithm& a : cuda::algorithms(Primitive(primitive)))
+    if (std::string(a.name) == algorithm)
+      if (const char* reason = a.why_not(problem_of(problem), operands_of(dtype, data, all_strides)))
+        strncpy(text, reason, size_t(text_bytes) - 1);
+}
+
+// Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: see
+// operands_of.
 int emulated_run(int primitive, const char* algorithm, int dtype, const int64_t* problem, void* const* data,
                  const int64_t* all_strides, const void* bias, int64_t bias_stride, int allow_tf32, char* message,
                  int64_t message_bytes) {
   return guarded(message, message_bytes, [&] {
     const ConvProblem pb = problem_of(problem);
-    Operands o;
-    o.dtype = DType(dtype);
-    o.x = {data[0], strides(all_strides)};
-    o.w = {data[1], strides(all_strides + 4)};
-    o.y = {data[2], strides(all_strides + 8)};
+    Operands o = operands_of(dtype, data, all_strides);
     o.bias = bias, o.bias_stride = bias_stride;
     const Regions regions;
     if (!emulator::settings.dry) add_operands(Primitive(primitive), pb, o);

@@ -134,6 +134,12 @@ def _longs(values):
     return (ctypes.c_int64 * len(values))(*values)
 
 
+def _numbers(p: Problem):
+    """As problem_of in interface.cpp takes them."""
+    numbers = (p.N, p.C, p.H, p.W, p.K, p.R, p.S, p.P, p.Q, p.G, *p.stride, *p.padding, *p.dilation)
+    return _longs((*numbers, PADDING_MODES.index(p.mode)))
+
+
 TAKES_FLOAT32_AS_TF32 = ("tensorcore",)  # only if it may be rounded so
 
 
@@ -146,14 +152,12 @@ def run_into(result, primitive: str, algorithm: str, first, second, bias, proble
         "grad_input": (result, second, first),
         "grad_weight": (first, result, second),
     }[primitive]
-    p = problem
-    numbers = (p.N, p.C, p.H, p.W, p.K, p.R, p.S, p.P, p.Q, p.G, *p.stride, *p.padding, *p.dilation)
     _guarded(
         library().emulated_run,
         PRIMITIVES.index(primitive),
         algorithm.encode(),
         DTYPES.index(result.dtype),
-        _longs((*numbers, PADDING_MODES.index(p.mode))),
+        _numbers(problem),
         (ctypes.c_void_p * 3)(x.data_ptr(), w.data_ptr(), y.data_ptr()),
         _longs((*x.stride(), *w.stride(), *y.stride())),
         None if bias is None else ctypes.c_void_p(bias.data_ptr()),
@@ -182,18 +186,20 @@ def call(primitive: str, algorithm: str, first, second, bias, problem: Problem, 
 
 
 def refusal(primitive: str, algorithm: str, problem: Problem, dtype) -> str:
-    """Why an algorithm can't do a problem; "" if it can. Leaves the configuration as it is by default."""
-    first, second, result = (torch.empty(shape, dtype=dtype) for shape in problem.shapes(primitive))
-    configure(dry=True)
-    try:
-        run_into(result, primitive, algorithm, first, second, None, problem)
-    except RuntimeError as error:
-        if "was forced but can't do" not in str(error):
-            raise
-        return str(error)
-    finally:
-        configure()
-    return ""
+    """Why an algorithm can't do a problem with contiguous operands; "" if it can."""
+    tensors = [torch.empty(s, dtype=dtype, device="meta") for s in (problem.x_shape, problem.w_shape, problem.y_shape)]
+    text = ctypes.create_string_buffer(2048)
+    library().emulated_refusal(
+        PRIMITIVES.index(primitive),
+        algorithm.encode(),
+        DTYPES.index(dtype),
+        _numbers(problem),
+        (ctypes.c_void_p * 3)(),
+        _longs([stride for t in tensors for stride in t.stride()]),
+        text,
+        ctypes.c_int64(len(text)),
+    )
+    return text.value.decode()
 
 
 def places() -> list[str]:
