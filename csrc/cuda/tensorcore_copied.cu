@@ -136,11 +136,11 @@ void run_weight_copied(const ConvProblem& pb, const Operands& o) {
     few ? launch_weight_copied<T, CopiedShape<256>, kFewTaps>(wg, x, y, pb, o)
         : launch_weight_copied<T, CopiedShape<256>, kManyTaps>(wg, x, y, pb, o);
   else if (Cg > 64)
-    few ? launch_weight_copied<T, CopiedShape<128>, kFewTaps>(wg, x, y, pb, o)
-        : launch_weight_copied<T, CopiedShape<128>, kManyTaps>(wg, x, y, pb, o);
+    few ? launch_weight_copied<T, CopiedShape<128, false>, kFewTaps>(wg, x, y, pb, o)
+        : launch_weight_copied<T, CopiedShape<128, false>, kManyTaps>(wg, x, y, pb, o);
   else
-    few ? launch_weight_copied<T, CopiedShape<64>, kFewTaps>(wg, x, y, pb, o)
-        : launch_weight_copied<T, CopiedShape<64>, kManyTaps>(wg, x, y, pb, o);
+    few ? launch_weight_copied<T, CopiedShape<64, false>, kFewTaps>(wg, x, y, pb, o)
+        : launch_weight_copied<T, CopiedShape<64, false>, kManyTaps>(wg, x, y, pb, o);
 }
 
 void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {

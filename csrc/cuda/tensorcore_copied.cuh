@@ -27,16 +27,25 @@ namespace tensorcore {
 constexpr int kCopiedDepth = 64, kCopiedRowBytes = 2 * kCopiedDepth;
 constexpr int kMostPhases = 16;
 
-// Two warpgroups with 64 rows of the tile each and all columns, and one that copies.
-template <int kColumns_>
+// Two warpgroups that multiply, and one that copies. With kTurns each of the two has a tile of its own, all 128 rows,
+// and they take turns: one multiplies while the other stores. Otherwise they share a tile, 64 rows each, which leaves
+// registers for 256 columns.
+template <int kColumns_, bool kTurns_ = kColumns_ <= 128>
 struct CopiedShape {
   static constexpr int kRows = 128, kColumns = kColumns_, kWarpRows = 16, kWarpColumns = kColumns;
+  static constexpr bool kTurns = kTurns_;
+  static constexpr int kHalves = kTurns ? 2 : 1;  // times 64 rows that a warpgroup has
   static constexpr int kConsumers = 256, kThreads = kConsumers + 128;
+  static constexpr int kReaders = kConsumers / 32 / kHalves;  // warps that multiply a stage
   static constexpr int kABytes = kRows * kCopiedRowBytes, kBytes = kABytes + kColumns * kCopiedRowBytes;
   static constexpr int kStages = kColumns == 256 ? 4 : kColumns == 128 ? 6 : 8;
   static constexpr int kSharedBytes = kStages * kBytes + 2 * kStages * int(sizeof(uint64_t));
 
-  __device__ static int first_row() { return int(threadIdx.x) / 32 * kWarpRows; }
+  // Of the warp's sixteen rows, and of the warpgroup's, in their half of the tile.
+  __device__ static int first_row(int half = 0) {
+    return kTurns ? 64 * half + int(threadIdx.x) % 128 / 32 * kWarpRows : int(threadIdx.x) / 32 * kWarpRows;
+  }
+  __device__ static int first_of_warpgroup(int half) { return kTurns ? 64 * half : int(threadIdx.x) / 128 * 64; }
 };
 
 // What a launch works on. A map of the image for each phase, since each has a grid of pixels of its own.
@@ -77,7 +86,7 @@ struct Ring {
     if (threadIdx.x == 0) {
       for (int i = 0; i < Shape::kStages; ++i) {
         mbarrier_init(full + i, 1);
-        mbarrier_init(empty + i, Shape::kConsumers / 32);
+        mbarrier_init(empty + i, Shape::kReaders);
       }
       fence_mbarrier_init();
     }
@@ -87,6 +96,11 @@ struct Ring {
   __device__ char* b() const { return a() + Shape::kABytes; }
   __device__ void next() {
     if (++stage == Shape::kStages) stage = 0, parity ^= 1;
+  }
+  __device__ void skip(int stages) {
+    stage += stages;
+    parity ^= uint32_t(stage / Shape::kStages) & 1;
+    stage %= Shape::kStages;
   }
 };
 
@@ -146,27 +160,32 @@ __device__ uint64_t copied_operand(const char* tile, int row, int k) {
                  : wgmma_operand_128(tile + row * kCopiedRowBytes + 2 * k);
 }
 
-// Adds the products of all stages of a tile; the warpgroup's 64 rows.
+// Adds the products of all stages of a tile; the warpgroup's rows.
 template <class Shape, bool kAcrossA, bool kAcrossB, class T>
-__device__ void multiply_stages(FloatSums<Shape>& sums, Ring<Shape>& ring, int steps) {
+__device__ void multiply_stages(FloatSums<Shape> (&sums)[Shape::kHalves], Ring<Shape>& ring, int steps) {
   using Registers = float[Shape::kColumns / 2];
-  Registers& d = reinterpret_cast<Registers&>(sums.d);
-  const int row = int(threadIdx.x) / 128 * 64;
+  const auto registers = [&](int half) -> Registers& { return reinterpret_cast<Registers&>(sums[half].d); };
   uint64_t* before = nullptr;
   for (int step = 0; step < steps; ++step) {
     mbarrier_wait(ring.full + ring.stage, ring.parity);
-    wgmma_fence(d);
+#pragma unroll
+    for (int half = 0; half < Shape::kHalves; ++half) wgmma_fence(registers(half));
 #pragma unroll
     for (int k = 0; k < kCopiedDepth; k += 16)
-      wgmma_m64k16<Shape::kColumns, kAcrossA, kAcrossB>(d, copied_operand<kAcrossA>(ring.a(), row, k),
-                                                        copied_operand<kAcrossB>(ring.b(), 0, k), T{});
+#pragma unroll
+      for (int half = 0; half < Shape::kHalves; ++half)
+        wgmma_m64k16<Shape::kColumns, kAcrossA, kAcrossB>(
+            registers(half), copied_operand<kAcrossA>(ring.a(), Shape::first_of_warpgroup(half), k),
+            copied_operand<kAcrossB>(ring.b(), 0, k), T{});
     wgmma_commit();
-    wgmma_wait<1>(d);
+#pragma unroll
+    for (int half = 0; half < Shape::kHalves; ++half) wgmma_wait<1>(registers(half));
     if (before && lane() == 0) mbarrier_arrive(before);  // the stage before this one has been multiplied
     before = ring.empty + ring.stage;
     ring.next();
   }
-  wgmma_wait<0>(d);
+#pragma unroll
+  for (int half = 0; half < Shape::kHalves; ++half) wgmma_wait<0>(registers(half));
   if (before && lane() == 0) mbarrier_arrive(before);
 }
 
@@ -198,10 +217,10 @@ __device__ uint32_t as_word(float low, float high) {
 // rows g and g + 8 of its warp's sixteen, and of every eight columns two; four lanes exchange what they have, so that
 // each stores eight neighbours.
 template <class Shape, class T>
-__device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, FloatSums<Shape>& sums) {
+__device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, FloatSums<Shape>& sums, int first_row) {
   using Sums = FloatSums<Shape>;
   const int g = lane() / 4, t = lane() % 4;
-  const auto row = [&](int i) { return Shape::first_row() + 8 * i + g; };
+  const auto row = [&](int i) { return first_row + 8 * i + g; };
   const auto column = [&](int j) { return place.column + j / 2 * 8 + 2 * t + j % 2; };
   const auto offset = [&](const Odometer& at, int output) {
     return cv.output_strides(at.high, place.group * int64_t(cv.outputs) + output,
@@ -271,15 +290,23 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   } else {
     take_registers<232>();
     const Convolution<T>& cv = work.cv;
+    const int chunks = (cv.inputs + kCopiedDepth - 1) / kCopiedDepth;
+    int turn = 0;
     for (int64_t tile = blockIdx.x; tile < cv.tiles; tile += gridDim.x) {
       TilePlace place;
       int phase;
       if (!find_tile<T, Shape>(cv, tile, place, phase)) continue;
-      FloatSums<Shape> sums;
-      sums.clear();
-      const int chunks = (cv.inputs + kCopiedDepth - 1) / kCopiedDepth;
-      multiply_stages<Shape, false, kTurned, T>(sums, ring, place.rows.taps * place.columns.taps * chunks);
-      store_tile<Shape>(cv, place, sums);
+      const int steps = place.rows.taps * place.columns.taps * chunks;
+      if (Shape::kTurns && turn++ % 2 != int(threadIdx.x) / 128) {
+        ring.skip(steps);
+        continue;
+      }
+      FloatSums<Shape> sums[Shape::kHalves];
+      for (auto& half : sums) half.clear();
+      multiply_stages<Shape, false, kTurned, T>(sums, ring, steps);
+#pragma unroll
+      for (int half = 0; half < Shape::kHalves; ++half)
+        store_tile<Shape>(cv, place, sums[half], Shape::first_row(half));
     }
   }
 }

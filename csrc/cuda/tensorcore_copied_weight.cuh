@@ -101,9 +101,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     const auto& wg = work.wg;
     for (int64_t i = blockIdx.x; i < weight_units(wg); i += gridDim.x) {
       const WeightUnit u = weight_unit<Shape>(wg, i);
-      Sums sums;
+      Sums all[1], &sums = all[0];
       sums.clear();
-      multiply_stages<Shape, true, true, T>(sums, ring, u.steps());
+      multiply_stages<Shape, true, true, T>(all, ring, u.steps());
       float* const partial =
           wg.partial + u.split * wg.partial_size() + (int64_t(u.group) * wg.taps() + u.tap) * wg.outputs * wg.inputs;
       const int k = u.row + Shape::first_row() + lane() / 4, c = u.column + lane() % 4 * 2;

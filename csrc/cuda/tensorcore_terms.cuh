@@ -30,7 +30,7 @@ template <int kTerms_, int kColumns_>
 struct TermShape {
   static constexpr int kTerms = kTerms_;
   static constexpr int kRows = 128, kColumns = kColumns_, kWarpRows = 16, kWarpColumns = kColumns;
-  static constexpr int kConsumers = 256, kThreads = kConsumers + 128;
+  static constexpr int kConsumers = 256, kThreads = kConsumers + 128, kReaders = kConsumers / 32;
   static constexpr int kTermOfA = kRows * kCopiedRowBytes, kTermOfB = kColumns * kCopiedRowBytes;  // bytes
   static constexpr int kABytes = kTerms * kTermOfA, kBytes = kABytes + kTerms * kTermOfB;
   static constexpr int kStages = 216 * 1024 / kBytes;
