@@ -26,17 +26,19 @@ namespace cuda {
 // bytes with the padding of half a kernel, or nothing that is known of.
 enum class SmallLayout { channels, columns, any };
 
-// The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows.
+// The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows. Of columns and
+// channels, as many as there are registers for.
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 struct SmallTile {
-  static constexpr bool kIsDouble = sizeof(T) == 8, kAcross = kLayout == SmallLayout::channels;
+  static constexpr bool kAcross = kLayout == SmallLayout::channels, kAlong = kLayout == SmallLayout::columns;
   static constexpr int kRows = 7;
-  static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (kIsDouble ? 2 : 1);
-  static constexpr int kColumns = !kAcross || kSize == 7 ? (kIsDouble                         ? 4
-                                                            : kLayout == SmallLayout::columns ? 8
-                                                                                              : 7)
-                                  : kSize == 3           ? 2
-                                                         : 4;
+  static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (sizeof(T) == 8 ? 2 : 1);
+  static constexpr int columns() {
+    if (kAcross && kSize < 7) return kSize == 3 ? 2 : 4;
+    if (sizeof(T) == 8 || (sizeof(T) == 4 && kAlong && kSize * kStride > 5)) return 4;
+    return kAlong ? 8 : 7;
+  }
+  static constexpr int kColumns = columns();
   static constexpr int kSourceRows = (kRows - 1) * kStride + kSize;
   static constexpr int kSourceColumns = (kColumns - 1) * kStride + kSize;
 };

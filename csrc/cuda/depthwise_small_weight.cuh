@@ -76,15 +76,18 @@ __device__ inline void add_tile(Acc (&sums)[kSize][kSize][V], const SmallPlan& p
     row.load(from_y, unknown(t.result_w), p < rows, columns);
     ++p, from_y += t.result_h;
   };
+  // The row after the one that is multiplied; in float32 there is no room for it beside 49 sums and 7 rows of y.
+  constexpr bool kAhead = !(sizeof(T) == 4 && Tile::kAlong && kSize == 7);
   Row on_its_way;
   ResultRow y_on_its_way;
-  load_next(on_its_way);
+  if (kAhead) load_next(on_its_way);
   load_next_y(y_on_its_way);
   Acc results[Tile::kRows][Tile::kColumns][V];  // of which the last kSize rows are needed
 #pragma unroll
   for (int j = 0; j < Tile::kSourceRows; ++j) {
+    if (!kAhead) load_next(on_its_way);
     const Row row = on_its_way;
-    if (j + 1 < Tile::kSourceRows) load_next(on_its_way);
+    if (kAhead && j + 1 < Tile::kSourceRows) load_next(on_its_way);
     if (j % kStride == 0 && j / kStride < Tile::kRows) {
 #pragma unroll
       for (int q = 0; q < Tile::kColumns; ++q)
@@ -131,14 +134,16 @@ __device__ Acc tile_sum_slowly(const SmallPlan& plan, const SmallTensors<T>& t, 
   return sum;
 }
 
-template <class T, int kSize, SmallLayout kLayout>
+// How many blocks a multiprocessor has registers for: 128 of them a thread, 168, or 255.
+template <class T, int kSize, int kStride, SmallLayout kLayout>
 constexpr int small_weight_blocks() {
-  return sizeof(T) == 8 ? (kSize == 3 ? 3 : 2) : kSize == 3 && kLayout != SmallLayout::channels ? 4 : 3;
+  if (sizeof(T) == 8) return kSize == 3 ? 3 : 2;
+  return kSize == 3 && kLayout != SmallLayout::channels && (kStride == 1 || sizeof(T) == 2) ? 4 : 3;
 }
 
 // partial: [channel][r][s][split]
 template <class T, int kSize, int kStride, SmallLayout kLayout>
-__global__ void __launch_bounds__(kSmallWeightThreads, small_weight_blocks<T, kSize, kLayout>())
+__global__ void __launch_bounds__(kSmallWeightThreads, small_weight_blocks<T, kSize, kStride, kLayout>())
     small_depthwise_weight(SmallWeightPlan plan, SmallTensors<T> t, typename Compute<T>::type* partial) {
   using Tile = SmallTile<T, kSize, kStride, kLayout>;
   using Acc = typename Compute<T>::type;
