@@ -1,5 +1,5 @@
-// forward, and grad_input without strides, of depthwise problems with small kernels (3x3, 5x5, 7x7, a result to each
-// channel of the source): registers only.
+// forward, and grad_input without strides, of depthwise problems with small kernels (3x3, 5x5 or 7x7; a result to each
+// channel of the source), all in registers.
 //
 // A thread owns a tile of results, kRows x kColumns of some neighbouring channels, and its kernels. It goes down the
 // rows of the source that the tile reads: a row's elements come straight from global memory into registers, are
@@ -12,6 +12,18 @@
 //
 // Skipped taps: the padding is zeros in registers, and zero times a finite weight is the zero that it should be. A
 // thread whose kernels have an infinity or NaN goes over its results one by one instead, and leaves taps out.
+//
+// Limit: bytes at 3x3, multiply-adds at 7x7. Instructions of a result in 16 bits, counted in the machine code, whole
+// rows of columns: 19 at 3x3, 9 of them multiply-adds; 68 at 7x7, 49 of them; channels_last, 24 and 86. A
+// multiprocessor issues 128 a cycle at best, and an H200's moves 19 bytes meanwhile, so at 3x3 a result's 4 bytes take
+// 0.21 cycles and its instructions 0.15 (0.19); at 7x7 they take 0.53 (0.67), in which memory is idle half the time. At
+// three of four issue slots, 12.8 million results of 3x3 in float16, MobileNet's first, should take 15 to 20 us, where
+// memory allows 12 and the staged tiles of window_gather.cuh took 79; 19 million of 7x7 some 60 (channels_last 75),
+// where window_gather.cuh took 260. Those were measured on an H200; this kernel's times are estimated.
+//
+// Rows that are not whole chunks of 16 bytes are read an element at a time, neighbouring threads 7 columns apart: 7
+// wavefronts of L1 or more for each load. That is what limits them, and planes below 16 columns are left to
+// window_gather.cuh.
 //
 // Machine code of small_depthwise<.*, 3, 1, .*1>: LDG.128, STG.128
 #pragma once

@@ -12,6 +12,11 @@
 // Skipped taps: the padding is zeros, and so is y beyond its edges, where tiles stick out. Zero times something finite
 // is zero. A thread that comes out with an infinity or NaN sums each of its weights anew from the definition.
 //
+// Limit: as depthwise_small.cuh. Instructions of an element of y in 16 bits: 17 at 3x3, 62 at 7x7; channels_last, 22
+// and
+// 82. So MobileNet's first 3x3 should take some 20 us, where window_weight.cuh took 159 on an H200, and 19 million
+// elements of 7x7 some 55 (channels_last 70), where it took 419. Estimated, not measured.
+//
 // Machine code of small_depthwise_weight<.*, 3, 1, .*1.*>: LDG.128
 #pragma once
 #include "depthwise_small.cuh"
@@ -76,18 +81,15 @@ __device__ inline void add_tile(Acc (&sums)[kSize][kSize][V], const SmallPlan& p
     row.load(from_y, unknown(t.result_w), p < rows, columns);
     ++p, from_y += t.result_h;
   };
-  // The row after the one that is multiplied; in float32 there is no room for it beside 49 sums and 7 rows of y.
-  constexpr bool kAhead = !(sizeof(T) == 4 && Tile::kAlong && kSize == 7);
-  Row on_its_way;
+  Row on_its_way;  // the one after the one that is multiplied
   ResultRow y_on_its_way;
-  if (kAhead) load_next(on_its_way);
+  load_next(on_its_way);
   load_next_y(y_on_its_way);
   Acc results[Tile::kRows][Tile::kColumns][V];  // of which the last kSize rows are needed
 #pragma unroll
   for (int j = 0; j < Tile::kSourceRows; ++j) {
-    if (!kAhead) load_next(on_its_way);
     const Row row = on_its_way;
-    if (kAhead && j + 1 < Tile::kSourceRows) load_next(on_its_way);
+    if (j + 1 < Tile::kSourceRows) load_next(on_its_way);
     if (j % kStride == 0 && j / kStride < Tile::kRows) {
 #pragma unroll
       for (int q = 0; q < Tile::kColumns; ++q)
@@ -138,6 +140,7 @@ __device__ Acc tile_sum_slowly(const SmallPlan& plan, const SmallTensors<T>& t, 
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 constexpr int small_weight_blocks() {
   if (sizeof(T) == 8) return kSize == 3 ? 3 : 2;
+  if (sizeof(T) == 4 && kSize == 7 && kLayout == SmallLayout::columns) return 2;
   return kSize == 3 && kLayout != SmallLayout::channels && (kStride == 1 || sizeof(T) == 2) ? 4 : 3;
 }
 
