@@ -14,8 +14,8 @@
 // thread whose kernels have an infinity or NaN goes over its results one by one instead, and leaves taps out.
 //
 // Limit: bytes at 3x3, multiply-adds at 7x7. Instructions of a result in 16 bits, counted in the machine code, whole
-// rows of columns: 19 at 3x3, 9 of them multiply-adds; 68 at 7x7, 49 of them; channels_last, 24 and 86. A
-// multiprocessor issues 128 a cycle at best, and an H200's moves 19 bytes meanwhile, so at 3x3 a result's 4 bytes take
+// rows of columns: 19 at 3x3, 9 of them multiply-adds; 69 at 7x7, 49 of them; channels_last, 24 and 86. A
+// multiprocessor issues 128 in a cycle at best, in which an H200's moves 19 bytes, so at 3x3 a result's 4 bytes take
 // 0.21 cycles and its instructions 0.15 (0.19); at 7x7 they take 0.53 (0.67), in which memory is idle half the time. At
 // three of four issue slots, 12.8 million results of 3x3 in float16, MobileNet's first, should take 15 to 20 us, where
 // memory allows 12 and the staged tiles of window_gather.cuh took 79; 19 million of 7x7 some 60 (channels_last 75),
@@ -38,12 +38,12 @@ namespace cuda {
 // bytes with the padding of half a kernel, or nothing that is known of.
 enum class SmallLayout { channels, columns, any };
 
-// The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows. Of columns and
-// channels, as many as there are registers for.
+// The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows; four where seven
+// would not fit. Of columns and channels, as many as there are registers for.
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 struct SmallTile {
   static constexpr bool kAcross = kLayout == SmallLayout::channels, kAlong = kLayout == SmallLayout::columns;
-  static constexpr int kRows = 7;
+  static constexpr int kRows = kAlong && kSize == 7 ? 4 : 7;
   static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (sizeof(T) == 8 ? 2 : 1);
   static constexpr int columns() {
     if (kAcross && kSize < 7) return kSize == 3 ? 2 : 4;

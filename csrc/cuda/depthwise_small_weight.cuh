@@ -12,7 +12,7 @@
 // Skipped taps: the padding is zeros, and so is y beyond its edges, where tiles stick out. Zero times something finite
 // is zero. A thread that comes out with an infinity or NaN sums each of its weights anew from the definition.
 //
-// Limit: as depthwise_small.cuh. Instructions of an element of y in 16 bits: 17 at 3x3, 62 at 7x7; channels_last, 22
+// Limit: as depthwise_small.cuh. Instructions of an element of y in 16 bits: 17 at 3x3, 67 at 7x7; channels_last, 22
 // and
 // 82. So MobileNet's first 3x3 should take some 20 us, where window_weight.cuh took 159 on an H200, and 19 million
 // elements of 7x7 some 55 (channels_last 70), where it took 419. Estimated, not measured.
