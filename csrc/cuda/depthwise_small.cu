@@ -56,7 +56,6 @@ const char* forward_why_not(const ConvProblem& pb, const Operands& o) {
 const char* grad_input_why_not(const ConvProblem& pb, const Operands& o) {
   return small_why_not(Primitive::grad_input, pb, o);
 }
-// Where neighbouring threads read neighbours: not channels_last with channels that don't fit its chunks.
 bool forward_preferred(const ConvProblem& pb, const Operands& o) { return small_preferred(Primitive::forward, pb, o); }
 bool grad_input_preferred(const ConvProblem& pb, const Operands& o) {
   return small_preferred(Primitive::grad_input, pb, o);

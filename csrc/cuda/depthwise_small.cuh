@@ -1,5 +1,5 @@
-// forward, and grad_input without strides, of depthwise problems with small kernels (3x3, 5x5, 7x7, a result to each
-// channel of the source): registers only.
+// forward, and grad_input without strides, of depthwise problems with small kernels (3x3, 5x5 or 7x7; a result to each
+// channel of the source), all in registers.
 //
 // A thread owns a tile of results, kRows x kColumns of some neighbouring channels, and its kernels. It goes down the
 // rows of the source that the tile reads: a row's elements come straight from global memory into registers, are
@@ -12,6 +12,18 @@
 //
 // Skipped taps: the padding is zeros in registers, and zero times a finite weight is the zero that it should be. A
 // thread whose kernels have an infinity or NaN goes over its results one by one instead, and leaves taps out.
+//
+// Limit: bytes at 3x3, multiply-adds at 7x7. Instructions of a result in 16 bits, counted in the machine code, whole
+// rows of columns: 19 at 3x3, 9 of them multiply-adds; 69 at 7x7, 49 of them; channels_last, 24 and 86. A
+// multiprocessor issues 128 in a cycle at best, in which an H200's moves 19 bytes, so at 3x3 a result's 4 bytes take
+// 0.21 cycles and its instructions 0.15 (0.19); at 7x7 they take 0.53 (0.67), in which memory is idle half the time. At
+// three of four issue slots, 12.8 million results of 3x3 in float16, MobileNet's first, should take 15 to 20 us, where
+// memory allows 12 and the staged tiles of window_gather.cuh took 79; 19 million of 7x7 some 60 (channels_last 75),
+// where window_gather.cuh took 260. Those were measured on an H200; this kernel's times are estimated.
+//
+// Rows that are not whole chunks of 16 bytes are read an element at a time, neighbouring threads 7 columns apart: 7
+// wavefronts of L1 or more for each load. That is what limits them, and planes below 16 columns are left to
+// window_gather.cuh.
 //
 // Machine code of small_depthwise<.*, 3, 1, .*1>: LDG.128, STG.128
 #pragma once
@@ -26,17 +38,19 @@ namespace cuda {
 // bytes with the padding of half a kernel, or nothing that is known of.
 enum class SmallLayout { channels, columns, any };
 
-// The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows.
+// The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows; four where seven
+// would not fit. Of columns and channels, as many as there are registers for.
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 struct SmallTile {
-  static constexpr bool kIsDouble = sizeof(T) == 8, kAcross = kLayout == SmallLayout::channels;
-  static constexpr int kRows = 7;
-  static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (kIsDouble ? 2 : 1);
-  static constexpr int kColumns = !kAcross || kSize == 7 ? (kIsDouble                         ? 4
-                                                            : kLayout == SmallLayout::columns ? 8
-                                                                                              : 7)
-                                  : kSize == 3           ? 2
-                                                         : 4;
+  static constexpr bool kAcross = kLayout == SmallLayout::channels, kAlong = kLayout == SmallLayout::columns;
+  static constexpr int kRows = kAlong && kSize == 7 ? 4 : 7;
+  static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (sizeof(T) == 8 ? 2 : 1);
+  static constexpr int columns() {
+    if (kAcross && kSize < 7) return kSize == 3 ? 2 : 4;
+    if (sizeof(T) == 8 || (sizeof(T) == 4 && kAlong && kSize * kStride > 5)) return 4;
+    return kAlong ? 8 : 7;
+  }
+  static constexpr int kColumns = columns();
   static constexpr int kSourceRows = (kRows - 1) * kStride + kSize;
   static constexpr int kSourceColumns = (kColumns - 1) * kStride + kSize;
 };

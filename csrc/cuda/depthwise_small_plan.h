@@ -54,6 +54,7 @@ inline const char* small_why_not(Primitive primitive, const ConvProblem& pb, con
   if (!pb.is_zero_padded()) return "its padding is zeros";
   if (pb.stride_h != pb.stride_w || pb.stride_h > (primitive != Primitive::grad_input && pb.R < 7 ? 2 : 1))
     return "its strides are 1, and 2 with a kernel below 7x7, but not in grad_input";
+  if (!pb.N || !pb.C || !pb.H || !pb.W || !pb.P || !pb.Q) return "there is nothing to sum";
   const SmallRoles r = small_roles(primitive, pb, o);
   const SourceLayout kernel = {0, r.source.element, 1, 1, pb.R, pb.S, o.w.strides};
   const double tiles = double(pb.N) * double(pb.C) * (double(r.result.H) / 7 + 1) * (double(r.result.W) / 2 + 1);
@@ -63,9 +64,13 @@ inline const char* small_why_not(Primitive primitive, const ConvProblem& pb, con
   return nullptr;
 }
 
+// Where what a warp reads at once lies together: not channels_last with channels that don't fit its chunks, and not
+// small planes whose rows are not whole chunks, of which neighbouring threads would each read another.
 inline bool small_preferred(Primitive primitive, const ConvProblem& pb, const Operands& o) {
   const SmallRoles r = small_roles(primitive, pb, o);
-  return pb.G > 1 && (small_layout(r, pb) != SmallLayout::any || (r.source.strides.w == 1 && r.result.strides.w == 1));
+  if (pb.G == 1 || small_layout(r, pb) != SmallLayout::any) return pb.G > 1;
+  constexpr int kNarrow = 16;
+  return r.source.strides.w == 1 && r.result.strides.w == 1 && r.source.W >= kNarrow && r.result.W >= kNarrow;
 }
 
 template <class T>

@@ -12,6 +12,11 @@
 // Skipped taps: the padding is zeros, and so is y beyond its edges, where tiles stick out. Zero times something finite
 // is zero. A thread that comes out with an infinity or NaN sums each of its weights anew from the definition.
 //
+// Limit: as depthwise_small.cuh. Instructions of an element of y in 16 bits: 17 at 3x3, 67 at 7x7; channels_last, 22
+// and
+// 82. So MobileNet's first 3x3 should take some 20 us, where window_weight.cuh took 159 on an H200, and 19 million
+// elements of 7x7 some 55 (channels_last 70), where it took 419. Estimated, not measured.
+//
 // Machine code of small_depthwise_weight<.*, 3, 1, .*1.*>: LDG.128
 #pragma once
 #include "depthwise_small.cuh"
@@ -76,7 +81,7 @@ __device__ inline void add_tile(Acc (&sums)[kSize][kSize][V], const SmallPlan& p
     row.load(from_y, unknown(t.result_w), p < rows, columns);
     ++p, from_y += t.result_h;
   };
-  Row on_its_way;
+  Row on_its_way;  // the one after the one that is multiplied
   ResultRow y_on_its_way;
   load_next(on_its_way);
   load_next_y(y_on_its_way);
@@ -131,14 +136,17 @@ __device__ Acc tile_sum_slowly(const SmallPlan& plan, const SmallTensors<T>& t, 
   return sum;
 }
 
-template <class T, int kSize, SmallLayout kLayout>
+// How many blocks a multiprocessor has registers for: 128 of them a thread, 168, or 255.
+template <class T, int kSize, int kStride, SmallLayout kLayout>
 constexpr int small_weight_blocks() {
-  return sizeof(T) == 8 ? (kSize == 3 ? 3 : 2) : kSize == 3 && kLayout != SmallLayout::channels ? 4 : 3;
+  if (sizeof(T) == 8) return kSize == 3 ? 3 : 2;
+  if (sizeof(T) == 4 && kSize == 7 && kLayout == SmallLayout::columns) return 2;
+  return kSize == 3 && kLayout != SmallLayout::channels && (kStride == 1 || sizeof(T) == 2) ? 4 : 3;
 }
 
 // partial: [channel][r][s][split]
 template <class T, int kSize, int kStride, SmallLayout kLayout>
-__global__ void __launch_bounds__(kSmallWeightThreads, small_weight_blocks<T, kSize, kLayout>())
+__global__ void __launch_bounds__(kSmallWeightThreads, small_weight_blocks<T, kSize, kStride, kLayout>())
     small_depthwise_weight(SmallWeightPlan plan, SmallTensors<T> t, typename Compute<T>::type* partial) {
   using Tile = SmallTile<T, kSize, kStride, kLayout>;
   using Acc = typename Compute<T>::type;

@@ -11,6 +11,7 @@ overflow, pointers that are not aligned to their type.
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent.parent))
@@ -33,15 +34,20 @@ def environment() -> dict[str, str] | None:
 
 def run_algorithms() -> None:
     import test_cuda_emulated as tests
+    import test_cuda_emulated_depthwise_small as small
     from emulator import library as emulator
     from exact import assert_exact, draw_integers
     from memory import LAYOUTS
 
-    names, layouts, runs = sorted(tests.PROBLEMS), sorted(LAYOUTS), 0
-    for i, (primitive, algorithm, dtype) in enumerate(tests.ROWS):
+    layouts, runs = sorted(LAYOUTS), 0
+    rows = [(row, sorted(tests.PROBLEMS), tests.PROBLEMS) for row in tests.ROWS]
+    for primitive, dtype in product(small.PRIMITIVES, small.FLOATING):
+        names = sorted(name for p, name in small.CASES if p == primitive)
+        rows.append(((primitive, small.NAME, dtype), names, small.PROBLEMS))
+    for i, ((primitive, algorithm, dtype), names, problems) in enumerate(rows):
         bias = "none" if primitive == "grad_weight" else "sliced"
         for j in range(tests.SANITIZED_PROBLEMS):  # other ones for each row
-            problem = tests.PROBLEMS[names[(37 * i + 61 * j) % len(names)]]
+            problem = problems[names[(37 * i + 61 * j) % len(names)]]
             layout = layouts[(5 * i + 7 * j) % len(layouts)]
             if not tests.suits(primitive, algorithm, problem):
                 continue
