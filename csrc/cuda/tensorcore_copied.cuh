@@ -39,7 +39,7 @@ struct CopiedShape {
   static constexpr int kReaders = kConsumers / 32 / kHalves;  // warps that multiply a stage
   static constexpr int kABytes = kRows * kCopiedRowBytes, kBytes = kABytes + kColumns * kCopiedRowBytes;
   static constexpr int kStages = kColumns == 256 ? 4 : kColumns == 128 ? 6 : 8;
-  static constexpr int kSharedBytes = kStages * kBytes + 2 * kStages * int(sizeof(uint64_t));
+  static constexpr int kSharedBytes = kStages * kBytes + (2 * kStages + 2) * int(sizeof(uint64_t));
 
   // Of the warp's sixteen rows, and of the warpgroup's, in their half of the tile.
   __device__ static int first_row(int half = 0) {
@@ -70,24 +70,29 @@ struct CopiedAxis {
   CONVX_HD int offset(int j) const { return first_offset + j * dilation; }
 };
 
-// The ring of stages in shared memory, from one side.
+// The ring of stages in shared memory, from one side. turns[]: the other warpgroup has begun all products of its tile,
+// so this one's stages come next. (To wait for one of them earlier would be no good: a barrier tells this phase from
+// the last, but not from the one before.)
 template <class Shape>
 struct Ring {
   char* tiles;
-  uint64_t *full, *empty;
+  uint64_t *full, *empty, *turns;
   int stage = 0;
   uint32_t parity = 0;
 
   __device__ explicit Ring(char* shared)
       : tiles(shared),
         full(reinterpret_cast<uint64_t*>(shared + Shape::kStages * Shape::kBytes)),
-        empty(full + Shape::kStages) {}
+        empty(full + Shape::kStages),
+        turns(empty + Shape::kStages) {}
   __device__ void prepare() {
     if (threadIdx.x == 0) {
       for (int i = 0; i < Shape::kStages; ++i) {
         mbarrier_init(full + i, 1);
         mbarrier_init(empty + i, Shape::kReaders);
       }
+      if (Shape::kTurns)
+        for (int i = 0; i < 2; ++i) mbarrier_init(turns + i, Shape::kReaders);
       fence_mbarrier_init();
     }
     __syncthreads();
@@ -160,9 +165,10 @@ __device__ uint64_t copied_operand(const char* tile, int row, int k) {
                  : wgmma_operand_128(tile + row * kCopiedRowBytes + 2 * k);
 }
 
-// Adds the products of all stages of a tile; the warpgroup's rows.
+// Adds the products of all stages of a tile; the warpgroup's rows. `next`, if any, is told when all have begun.
 template <class Shape, bool kAcrossA, bool kAcrossB, class T>
-__device__ void multiply_stages(FloatSums<Shape> (&sums)[Shape::kHalves], Ring<Shape>& ring, int steps) {
+__device__ void multiply_stages(FloatSums<Shape> (&sums)[Shape::kHalves], Ring<Shape>& ring, int steps,
+                                uint64_t* next = nullptr) {
   using Registers = float[Shape::kColumns / 2];
   const auto registers = [&](int half) -> Registers& { return reinterpret_cast<Registers&>(sums[half].d); };
   uint64_t* before = nullptr;
@@ -184,6 +190,7 @@ __device__ void multiply_stages(FloatSums<Shape> (&sums)[Shape::kHalves], Ring<S
     before = ring.empty + ring.stage;
     ring.next();
   }
+  if (next && lane() == 0) mbarrier_arrive(next);
 #pragma unroll
   for (int half = 0; half < Shape::kHalves; ++half) wgmma_wait<0>(registers(half));
   if (before && lane() == 0) mbarrier_arrive(before);
@@ -291,19 +298,24 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     take_registers<232>();
     const Convolution<T>& cv = work.cv;
     const int chunks = (cv.inputs + kCopiedDepth - 1) / kCopiedDepth;
+    const int warpgroup = int(threadIdx.x) / 128;
     int turn = 0;
     for (int64_t tile = blockIdx.x; tile < cv.tiles; tile += gridDim.x) {
       TilePlace place;
       int phase;
       if (!find_tile<T, Shape>(cv, tile, place, phase)) continue;
       const int steps = place.rows.taps * place.columns.taps * chunks;
-      if (Shape::kTurns && turn++ % 2 != int(threadIdx.x) / 128) {
+      const bool is_mine = !Shape::kTurns || turn % 2 == warpgroup;
+      // The n-th tile of the block follows the n-1st, which is the other's (n - 1) / 2-th.
+      if (Shape::kTurns && is_mine && turn > 0) mbarrier_wait(ring.turns + warpgroup, (turn - 1) / 2 & 1);
+      ++turn;
+      if (!is_mine) {
         ring.skip(steps);
         continue;
       }
       FloatSums<Shape> sums[Shape::kHalves];
       for (auto& half : sums) half.clear();
-      multiply_stages<Shape, false, kTurned, T>(sums, ring, steps);
+      multiply_stages<Shape, false, kTurned, T>(sums, ring, steps, Shape::kTurns ? ring.turns + !warpgroup : nullptr);
 #pragma unroll
       for (int half = 0; half < Shape::kHalves; ++half)
         store_tile<Shape>(cv, place, sums[half], Shape::first_row(half));

@@ -31,10 +31,11 @@ struct TermShape {
   static constexpr int kTerms = kTerms_;
   static constexpr int kRows = 128, kColumns = kColumns_, kWarpRows = 16, kWarpColumns = kColumns;
   static constexpr int kConsumers = 256, kThreads = kConsumers + 128, kReaders = kConsumers / 32;
+  static constexpr bool kTurns = false;
   static constexpr int kTermOfA = kRows * kCopiedRowBytes, kTermOfB = kColumns * kCopiedRowBytes;  // bytes
   static constexpr int kABytes = kTerms * kTermOfA, kBytes = kABytes + kTerms * kTermOfB;
   static constexpr int kStages = 216 * 1024 / kBytes;
-  static constexpr int kSharedBytes = kStages * kBytes + 2 * kStages * int(sizeof(uint64_t));
+  static constexpr int kSharedBytes = kStages * kBytes + (2 * kStages + 2) * int(sizeof(uint64_t));
 
   __device__ static int first_row() { return int(threadIdx.x) / 32 * kWarpRows; }
 };
