@@ -15,14 +15,11 @@ const char* forward_why_not(const ConvProblem& pb, const Operands& o) {
 const char* grad_input_why_not(const ConvProblem& pb, const Operands& o) {
   return gather_why_not(Primitive::grad_input, pb, o, kResults, kWindow);
 }
-// A side of a group that is 4 channels or fewer would leave a matrix tile nearly empty; groups of up to 16 on both
-// sides leave it mostly so. But 16-bit numbers are multiplied by tensor cores so much faster that a quarter of a tile
-// is enough: resnext_101's groups of 16 take them a third of the time on an H200.
-bool forward_preferred(const ConvProblem& pb, const Operands& o) {
+// A side of a group that is 4 channels or fewer would leave a matrix tile nearly empty; groups of fewer than 16 on both
+// sides leave it mostly so. (Groups of 16 take direct's tiles half the time of these sums, on an H200 in float32.)
+bool forward_preferred(const ConvProblem& pb, const Operands&) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
-  const bool is_fast =
-      tensorcore::why_not(pb, o) == nullptr && (o.dtype == DType::float16 || o.dtype == DType::bfloat16);
-  return Cg <= 4 || Kg <= 4 || (pb.G > 1 && Cg <= 16 && Kg <= 16 && !(is_fast && Cg == 16 && Kg == 16));
+  return Cg <= 4 || Kg <= 4 || (pb.G > 1 && Cg < 16 && Kg < 16);
 }
 // Where kernel = stride, y is read once here: with few of either side, that is what counts.
 bool grad_input_preferred(const ConvProblem& pb, const Operands& o) {
