@@ -116,7 +116,9 @@ def parse() -> argparse.Namespace:
     add("--shapes", nargs="+", metavar="NAME", help="names from benchmarks/shapes/; all by default")
     add("--max-gflop", type=float, default=2.0, help="batches are halved until a call is at most this much (2)")
     add("--every", type=int, default=1, metavar="N", help="only every N-th shape of each class")
-    add("--within", type=float, default=8.0, metavar="N", help="leave out what takes N times longer than the choice (8)")
+    add(
+        "--within", type=float, default=8.0, metavar="N", help="leave out what takes N times longer than the choice (8)"
+    )
     add("--minutes", type=float, default=float("inf"), help="begin no more layers after so many minutes")
     add("--tf32", action="store_true", help="on a GPU: both sides may use TF32 for float32")
     add("--all", action="store_true", help="the algorithms that are there to be read, too")

@@ -213,8 +213,9 @@ def test_errors_are_within_what_the_instructions_do(primitive, kind):
     assert (error <= allowed).all() and error.max() > 0, (error / allowed).max()
 
 
+@pytest.mark.parametrize("algorithm", ("tensorcore_split", "tensorcore_terms"))
 @pytest.mark.parametrize("primitive", PRIMITIVES)
-def test_float32_of_all_sizes(primitive):
+def test_float32_of_all_sizes(primitive, algorithm):
     """From subnormal numbers to the largest, in one sum or apart: each product to 22 bits and more."""
     problem = Problem(1, 11, 4, 5, 9, 1, 1)
     generator = torch.Generator().manual_seed(4)
@@ -225,10 +226,26 @@ def test_float32_of_all_sizes(primitive):
         first = (first * 2.0**exponents).float().clamp(-3e38, 3e38)
         second = (second * 2.0 ** -exponents.mean().round().clamp(-60, 60)).float()
         a, b, as_matrix = factors(primitive, first, second)
-        result = as_matrix(emulator.call(primitive, "tensorcore_split", first, second, None, problem).double().numpy())
+        result = as_matrix(emulator.call(primitive, algorithm, first, second, None, problem).double().numpy())
         allowed = (np.abs(a) @ np.abs(b)) * 2.0**-22 + 2.0**-149
         assert np.isfinite(result).all() and np.count_nonzero(result), (low, high)
         assert (np.abs(result - a @ b) <= allowed).all(), (low, high)
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_two_terms_where_tf32_is_allowed(primitive):
+    """Sixteen significant bits, where TF32 has eleven."""
+    problem = Problem(2, 40, 6, 7, 70, 3, 3, padding=(1, 1))
+    generator = torch.Generator().manual_seed(5)
+    shape_1, shape_2, shape_out = problem.shapes(primitive)
+    first, second = (torch.randn(s, generator=generator) for s in (shape_1, shape_2))
+    errors = []
+    for tf32 in (False, True):
+        result = torch.empty(shape_out)
+        emulator.run_into(result, primitive, "tensorcore_terms", first, second, None, problem, tf32=tf32)
+        exact = judge(primitive, first.double().numpy(), second.double().numpy(), None, problem)
+        errors.append(np.linalg.norm(result.double().numpy() - exact) / np.linalg.norm(exact))
+    assert errors[0] < 2.0**-22 and 2.0**-22 < errors[1] < 2.0**-15, errors
 
 
 PROPAGATION = {

@@ -108,6 +108,8 @@ void grad_weight_split(const ConvProblem&, const Operands&);
 const char* forward_why_not_copied(const ConvProblem&, const Operands&);
 const char* grad_input_why_not_copied(const ConvProblem&, const Operands&);
 const char* grad_weight_why_not_copied(const ConvProblem&, const Operands&);
+bool preferred_copied(const ConvProblem&, const Operands&);
+bool preferred_copied_for_grad_input(const ConvProblem&, const Operands&);
 void forward_copied(const ConvProblem&, const Operands&);
 void grad_input_copied(const ConvProblem&, const Operands&);
 void grad_weight_copied(const ConvProblem&, const Operands&);

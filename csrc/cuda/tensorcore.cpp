@@ -84,6 +84,14 @@ bool preferred_for_grad_weight(const ConvProblem& pb, const Operands& o) {
          filled(pb.channels_per_group(), kTile) * filled(pb.outputs_per_group(), kTile) >= least_filled(o);
 }
 
+// Stages of the copy engine's kernels have 64 inputs; half of them empty is what those kernels gain over the others.
+bool preferred_copied(const ConvProblem& pb, const Operands& o) {
+  return preferred(pb, o) && filled(pb.channels_per_group(), kTile) >= 0.5;
+}
+bool preferred_copied_for_grad_input(const ConvProblem& pb, const Operands& o) {
+  return preferred_for_grad_input(pb, o) && filled(pb.outputs_per_group(), kTile) >= 0.5;
+}
+
 // Terms are padded to whole stages of 64 and need a pass of their own; the products take half of Split's time.
 static bool prefers_terms(const ConvProblem& pb, const Operands& o, int64_t inputs, int64_t outputs) {
   return is_large(pb) && filled(inputs, kTile) * filled(outputs, kTile) >= (o.allow_tf32 ? 0.25 : 0.4);

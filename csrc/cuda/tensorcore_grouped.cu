@@ -118,11 +118,13 @@ const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input
   return nullptr;
 }
 
-// Groups that fill little of a tile elsewhere, and images that fill a patch here: 8 x 8 results, or a half of them.
+// Groups that fill little of a tile elsewhere, one of them if both sides are that small; and images that fill a patch
+// here: 8 x 8 results, or a half of them.
 bool preferred(const ConvProblem& pb, int64_t height, int64_t width) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t patches = ceil_div(height, 2 * kFewestFragments) * ceil_div(width, kColumns);
-  return pb.G > 1 && std::min(Cg, Kg) >= 4 && std::max(Cg, Kg) <= 64 && pb.multiply_adds() >= 1 << 20 &&
+  const int64_t most = pb.G > 1 ? 64 : pb.is_pointwise() ? 0 : 32;
+  return std::min(Cg, Kg) >= 4 && std::max(Cg, Kg) <= most && pb.multiply_adds() >= 1 << 20 &&
          2 * height * width >= patches * 2 * kFewestFragments * kColumns;
 }
 

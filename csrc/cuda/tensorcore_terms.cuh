@@ -9,8 +9,9 @@
 // operand's. Where float32 may be rounded to TF32 two terms and three products do: 16 significant bits instead of 11,
 // in 1.5 times the time of TF32's products, and operands of either order, of which wgmma has none in 32 bits.
 //
-// As in Split, tensor cores cut sums off, so they sum 32 numbers of the reduction, small terms first, and what they sum
-// is added to the total by an ordinary rounded addition: one warpgroup adds while the other multiplies. Operands are
+// As in Split, tensor cores cut sums off, so they sum 16 numbers of the reduction, small terms first, and what they sum
+// is added to the total by an ordinary rounded addition: one warpgroup adds while the other multiplies. (Two terms are
+// less precise than that anyway: a whole stage.) Operands are
 // scaled by 2^24, sums by 2^-48; a sum that comes out infinite or NaN is computed again by the definition.
 //
 // Limit: a sixth of the rate of 16-bit products, 110 to 130 TFLOP/s on an H200 where float32 multiply-adds end at 67;
@@ -138,11 +139,12 @@ __device__ void multiply_term_stages(FloatSums<Shape>& sums, Ring<Shape>& ring, 
   // Pairs of terms whose numbers add up to less than kTerms, the smallest first.
   constexpr int kProducts = Shape::kTerms == 3 ? 6 : 3;
   constexpr int kOfA[2][6] = {{1, 0, 0}, {2, 0, 1, 1, 0, 0}}, kOfB[2][6] = {{0, 1, 0}, {0, 2, 1, 0, 1, 0}};
+  constexpr int kSummed = Shape::kTerms == 3 ? 16 : kCopiedDepth;
   const int row = int(threadIdx.x) / 128 * 64;
   for (int step = 0; step < steps; ++step) {
     mbarrier_wait(ring.full + ring.stage, ring.parity);
 #pragma unroll
-    for (int half = 0; half < kCopiedDepth; half += 32) {
+    for (int first = 0; first < kCopiedDepth; first += kSummed) {
       FloatSums<Shape> part;
       part.clear();
       Registers& d = reinterpret_cast<Registers&>(part.d);
@@ -152,13 +154,13 @@ __device__ void multiply_term_stages(FloatSums<Shape>& sums, Ring<Shape>& ring, 
         const char* const a = ring.a() + kOfA[Shape::kTerms - 2][product] * Shape::kTermOfA;
         const char* const b = ring.b() + kOfB[Shape::kTerms - 2][product] * Shape::kTermOfB;
 #pragma unroll
-        for (int k = half; k < half + 32; k += 16)
+        for (int k = first; k < first + kSummed; k += 16)
           wgmma_m64k16<Shape::kColumns, kAcross, kAcross>(d, copied_operand<kAcross>(a, row, k),
                                                           copied_operand<kAcross>(b, 0, k), BFloat16{});
       }
       wgmma_commit();
       wgmma_wait<0>(d);
-      if (half > 0 && lane() == 0) mbarrier_arrive(ring.empty + ring.stage);
+      if (first + kSummed == kCopiedDepth && lane() == 0) mbarrier_arrive(ring.empty + ring.stage);
 #pragma unroll
       for (int j = 0; j < FloatSums<Shape>::kColumns; ++j)
         for (int i = 0; i < FloatSums<Shape>::kRows; ++i) sums.at(i, j) += part.at(i, j);
