@@ -3,11 +3,11 @@
 # builds for the GPU that is here, runs the tests that need one, the sanitizer, and the benchmark. Needs torch with
 # CUDA, nvcc, pytest and numpy, but no network.
 #
-#     OUT=results tools/gpu_session.sh [build] [tests] [bench] [wgmma] [sanitize]      (the first four by default)
+#     OUT=results tools/gpu_session.sh [build] [tests] [bench] [survey] [sanitize]      (the first three by default)
 #
 # $OUT gets session.log, what is printed here, and results.tar.gz, all logs and tables. MINUTES=9 is how long all of it
-# may take: tests end after a seventh of it each, the sanitizer after a third, and the benchmark fills what is left; of
-# each class of layers it takes every EVERY-th (4). Each part goes on whatever became of the one before, so that a failure
+# may take: tests end after a seventh of it each, the sanitizer after a third, and the benchmark, or the survey of every
+# algorithm beside the choice, fills what is left; of each class of layers it takes every EVERY-th (4). Each part goes on whatever became of the one before, so that a failure
 # does not cost the rest. What was built stays, so a second call can go on:
 #
 #     OUT=results MINUTES=3 EVERY=3 tools/gpu_session.sh sanitize bench
@@ -18,7 +18,7 @@ LOGS=$(mktemp -d)
 MINUTES=${MINUTES:-9}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
-[ $# -gt 0 ] || set -- build tests bench wgmma
+[ $# -gt 0 ] || set -- build tests bench
 exec > >(tee "$OUT/session.log") 2>&1
 failed=0
 
@@ -62,16 +62,15 @@ for step in "$@"; do
       # First what only a GPU can show; then the rest of the suite's CUDA cases, as far as the time goes. Each of the
       # first two files compiles something once, for one process.
       part gpu_tests "$share" "$PYTHON" -m pytest -q "${parallel[@]}" "${parallel[@]:+--dist=loadfile}" --maxfail=20 \
-        -k "not wgmma" tests/test_cuda_device.py tests/test_ptx.py
-      part exact_tests "$share" "$PYTHON" -m pytest -q "${parallel[@]}" --maxfail=20 -k "cuda and not wgmma" \
+        tests/test_cuda_device.py tests/test_ptx.py
+      part exact_tests "$share" "$PYTHON" -m pytest -q "${parallel[@]}" --maxfail=20 -k cuda \
         tests/test_exact.py tests/test_propagation.py tests/test_accuracy.py tests/test_determinism.py
       ;;
     sanitize) part sanitize $((MINUTES * 20)) "$PYTHON" tools/cuda_sanitize.py --tool memcheck --tool racecheck ;;
     bench)
       kinds=("float16" "bfloat16" "float32 --tf32" "float32" "float64")
-      [[ " $* " == *" wgmma "* ]] && kept=105 || kept=0
       for i in "${!kinds[@]}"; do
-        share=$((($(left) - kept) / (${#kinds[@]} - i)))
+        share=$(($(left) / (${#kinds[@]} - i)))
         [ "$share" -gt 20 ] || break
         minutes=$(awk "BEGIN { print ($share - 15) / 60 }")
         # shellcheck disable=SC2086  # a kind is a dtype and perhaps an option
@@ -79,17 +78,15 @@ for step in "$@"; do
           --dtype ${kinds[i]} --seconds 0.02 --max-gflop 100 --every "${EVERY:-4}" --minutes "$minutes"
       done
       ;;
-    wgmma)
-      # By itself, since a kernel that fails takes the process with it. Then beside the same rows of the benchmark above,
-      # where mma.sync has them.
-      part wgmma_tests 60 "$PYTHON" -m pytest -q --maxfail=5 -k wgmma tests/test_ptx.py tests/test_cuda_device.py \
-        tests/test_exact.py
-      CONVX_ALGORITHM=tensorcore_wgmma part wgmma 45 "$PYTHON" -m benchmarks.run \
-        --device cuda --layout best --dtype float16 --seconds 0.02 --max-gflop 100 \
-        --classes dense 1x1 "transposed, dense" --every "${EVERY:-4}" --minutes 0.5
+    survey)
+      for dtype in float16 float32; do
+        minutes=$(awk "BEGIN { print ($(left) / 2 - 15) / 60 }")
+        part "survey_$dtype" "$(left)" "$PYTHON" -m benchmarks.algorithms --device cuda --dtype "$dtype" --seconds 0.01 \
+          --max-gflop 100 --every "${EVERY:-4}" --minutes "$minutes" --save "$LOGS/survey_$dtype.json"
+      done
       ;;
     *)
-      echo "gpu-session: expected build, tests, bench, wgmma or sanitize, but got $step"
+      echo "gpu-session: expected build, tests, bench, survey or sanitize, but got $step"
       exit 2
       ;;
   esac

@@ -1,7 +1,5 @@
 // The GPU's algorithms, best first. A new one is a NAME.cuh with its kernels, a NAME.cu with their launches, a
 // namespace in rows.h, and rows here.
-//
-// tensorcore_wgmma has only run on the emulator: it is to be forced until it has been measured on a GPU.
 #include "rows.h"
 #include "types.h"
 
