@@ -6,6 +6,7 @@ and determinism tests run this row like all others; here are the numbers that on
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,6 +136,55 @@ def test_an_image_that_is_run_elsewhere_leaves_the_others_as_they_were(primitive
     assert torch.equal(after[1], run(primitive, isa, first[1:2], second)[0])
 
 
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "every other column": lambda t: torch.stack((t, t), -1).flatten(-2)[..., ::2],
+    "part of the columns": lambda t: torch.nn.functional.pad(t, (3, 2))[..., 3:-2],
+    "part of the channels": lambda t: torch.cat((t, t), 1)[:, : t.shape[1]],
+    "rows before columns": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
+
+@isas
+@primitives
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_small_numbers_are_found_wherever_they_lie(primitive, isa, layout):
+    """One in the first or the last place of an operand, or between: seen by the bits of outer_product."""
+    problem = Problem(2, 40, 9, 11, 36, 1, 1)
+    generator = torch.Generator().manual_seed(1)
+    whole = [torch.randn(s, generator=generator) for s in problem.shapes(primitive)[:2]]
+    for which, at in itertools.product((0, 1), (0, 1 / 3, 1)):
+        operands = [t.clone() for t in whole]
+        flat = operands[which].flatten()
+        flat[int(at * (len(flat) - 1))] = 1e-38
+        operands[which] = LAYOUTS[layout](flat.view(operands[which].shape))
+        image = slice(None) if which or primitive == "grad_weight" else slice(at == 1, 1 + (at == 1))
+        results = []
+        for forced_isa, name in ((isa, "amx"), (WIDE, "outer_product")):
+            with forced(primitive, name, forced_isa):
+                results.append(call(primitive, *operands, None, problem)[image])
+        assert torch.equal(*results), (which, at)
+
+
+@isas
+@pytest.mark.parametrize("primitive", PRIMITIVES[:2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [(7, 7), (1, 5), (20, 31)], ids=str)
+def test_images_in_one_row_are_as_they_are_alone(primitive, isa, dtype, size):
+    """Pointwise layers in channels_last run on from image to image."""
+    problem = Problem(5, 64, *size, 80, 1, 1)
+    generator = torch.Generator().manual_seed(2)
+    first, second = (torch.randn(s, generator=generator).to(dtype) for s in problem.shapes(primitive)[:2])
+    last = first.contiguous(memory_format=torch.channels_last)
+    with forced(primitive, "amx", isa):
+        planes = call(primitive, first, second, None, problem)
+        pixels = call(primitive, last, second, None, problem, channels_last=True)
+        alone = [call(primitive, last[n : n + 1], second, None, replace(problem, N=1)) for n in range(5)]
+    assert torch.equal(planes, pixels)
+    assert torch.equal(pixels, torch.cat(alone))
+
+
 @isas
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_integers_of_many_bits_are_exact(isa, bits):
@@ -175,6 +225,7 @@ DILATED = Problem(2, 64, 28, 28, 64, 3, 3, (1, 1), (2, 2), (2, 2))
 # Each element of the input meets 128 products, or a little more.
 FEW_USES = Problem(2, 64, 28, 28, 128, 2, 2, (2, 2))
 MORE_USES = Problem(2, 64, 28, 28, 144, 2, 2, (2, 2))
+POINTWISE = Problem(2, 64, 28, 28, 256, 1, 1)
 # A million weights that meet 100 pixels of an image.
 MANY_WEIGHTS = Problem(1, 208, 10, 10, 208, 5, 5, (1, 1), (2, 2))
 FEWER_WEIGHTS = Problem(1, 192, 10, 10, 192, 5, 5, (1, 1), (2, 2))
@@ -191,6 +242,8 @@ FEWER_WEIGHTS = Problem(1, 192, 10, 10, 192, 5, 5, (1, 1), (2, 2))
         (FEW_USES, torch.float32, ("outer_product", "amx", "outer_product")),  # grad_input's outputs are four times 64
         (FEW_USES, torch.float16, ("amx", "amx", "amx")),
         (MORE_USES, torch.float32, ("amx", "amx", "outer_product")),
+        (POINTWISE, torch.float32, ("outer_product", "outer_product", "outer_product")),
+        (POINTWISE, torch.bfloat16, ("amx", "amx", "amx")),
         (MANY_WEIGHTS, torch.float32, ("outer_product", "outer_product", "outer_product")),
         (FEWER_WEIGHTS, torch.float32, ("amx", "amx", "outer_product")),
     ],

@@ -44,6 +44,18 @@ struct TileBlocks {
   }
 };
 
+// The images of a pointwise layer as one row, where their pixels follow one another in memory (channels_last): the
+// weights are read once for more pixels, and the tiles of small planes are filled.
+template <class In>
+void join_images(Convolution<float, In>& cv) {
+  const int64_t pixels = cv.columns.count;
+  if (!cv.is_pointwise() || cv.rows.count != 1 || cv.columns.out_step != 1 || cv.merged() != 1 ||
+      cv.in_strides.n != pixels * cv.in_strides.w || cv.out_strides.n != pixels * cv.out_strides.w)
+    return;
+  cv.columns.in = cv.columns.count = cv.N * pixels;
+  cv.N = 1;
+}
+
 // The weights as B tiles, in the order of the steps: chunk of 32 channels, tap.
 template <class In>
 class TileWeights {
@@ -99,8 +111,8 @@ class TileWeights {
   }
 
   int64_t outputs_;
-  Buffer<uint16_t> data_;
-  Buffer<float> bias_;
+  Scratch<uint16_t> data_;
+  Scratch<float> bias_;
 };
 
 template <class In>

@@ -102,49 +102,82 @@ struct Magnitudes {
 
 inline int exponent(uint32_t bits) { return int(bits >> 23) - 127; }
 
-template <class In>
-Magnitudes magnitudes_of_run(const In* p, int64_t stride, int64_t count) {
-  Magnitudes m;
-  if (stride == 1) {
-    Words least = ~Words{}, greatest{};
-    for (int64_t i = 0; i < count; i += 16) {
-      const Words v = Words(load_some<float>(p + i, count - i)) & 0x7fffffffu;
-      const Words place = v - 1;  // zero becomes the largest
-      least = place < least ? place : least;
-      greatest = v > greatest ? v : greatest;
-    }
+// The same in each lane, until all has been seen: across the lanes they take as long as dozens of vectors do.
+struct LaneMagnitudes {
+  Words least = ~Words{}, greatest{};
+  void add(Floats f) {
+    const Words v = Words(f) & 0x7fffffffu, place = v - 1;  // zero becomes the largest
+    least = place < least ? place : least;
+    greatest = v > greatest ? v : greatest;
+  }
+  Magnitudes of_all() const {
+    Magnitudes m;
     for (int l = 0; l < 16; ++l) m.add({least[l] == 0xffffffffu ? least[l] : least[l] + 1, greatest[l]});
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      const uint32_t v = bit_cast<uint32_t>(float(p[i * stride])) & 0x7fffffffu;
-      m.add({v ? v : 0xffffffffu, v});
+    return m;
+  }
+};
+
+// Elements `stride` apart.
+struct Walk {
+  int64_t count, stride;
+};
+
+// The axes of an array in the order in which they lie in memory, as one where they follow one another: the first is the
+// longest run of neighbours that there is. (A filter of 1x1 or 3x3 is none, the filters of an output are.)
+struct Walks {
+  Walk axes[4];
+
+  Walks(Walk a, Walk b, Walk c, Walk d) : axes{a, b, c, d} {
+    for (Walk& w : axes)
+      if (w.stride == 0) w.count = smaller(w.count, 1);  // expanded: the same elements again
+    for (int i = 1; i < 4; ++i)
+      for (int j = i; j > 0 && place(axes[j]) < place(axes[j - 1]); --j) {
+        const Walk before = axes[j - 1];
+        axes[j - 1] = axes[j], axes[j] = before;
+      }
+    for (int i = 1; i < 4; ++i) {
+      if (axes[i].stride != axes[0].count * axes[0].stride) break;
+      axes[0].count *= axes[i].count;
+      axes[i].count = 1;
     }
   }
-  return m;
-}
 
-// Of each of N images of `channels` planes, along the axis whose elements are neighbours.
+  int64_t lines() const { return axes[1].count * axes[2].count * axes[3].count; }
+  int64_t start_of_line(int64_t i) const {
+    return i % axes[1].count * axes[1].stride + i / axes[1].count % axes[2].count * axes[2].stride +
+           i / axes[1].count / axes[2].count * axes[3].stride;
+  }
+
+ private:
+  static int64_t place(const Walk& w) { return w.count == 1 ? INT64_MAX : w.stride; }  // single elements last
+};
+
+// Of each of N images, `pitch` apart.
 template <class In>
-void magnitudes_of_images(Magnitudes* images, const In* data, const Strides& s, int64_t N, int64_t channels,
-                          int64_t height, int64_t width) {
-  const bool across_channels = s.c == 1 && s.w != 1;
-  const int64_t parts = across_channels ? height : channels, lines = across_channels ? width : height;
+void magnitudes_of_images(Magnitudes* images, const In* data, int64_t N, int64_t pitch, const Walks& walks) {
+  constexpr int64_t kPart = 8192;  // elements: some lines, or a piece of one
+  const int64_t stride = walks.axes[0].stride, length = walks.axes[0].count, lines = walks.lines();
+  for (int64_t n = 0; n < N; ++n) images[n] = {};
+  if (N * length * lines == 0) return;
+  const int64_t pieces = ceil_div(length, kPart), together = larger(1, kPart / length);
+  const int64_t parts = pieces * ceil_div(lines, together);
   Buffer<Magnitudes> found(N * parts);
-  const double length = double(across_channels ? channels : width);
-  parallel_for(N * parts, grain_for(lines * length / 4), [&](int64_t begin, int64_t end) {
+  parallel_for(N * parts, grain_for(double(together) * smaller(length, kPart) / 4), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / parts, part = i % parts;
-      Magnitudes m;
-      for (int64_t l = 0; l < lines; ++l)
-        m.add(across_channels ? magnitudes_of_run(data + s(n, 0, part, l), 1, channels)
-                              : magnitudes_of_run(data + s(n, part, l, 0), s.w, width));
-      found[i] = m;
+      const int64_t part = i % parts, line = part / pieces * together;
+      const int64_t first = part % pieces * kPart, last = smaller(length, first + kPart);
+      LaneMagnitudes m;
+      for (int64_t l = line; l < smaller(lines, line + together); ++l) {
+        const In* const from = data + i / parts * pitch + walks.start_of_line(l);
+        if (stride == 1)
+          for (int64_t e = first; e < last; e += 16) m.add(load_some<float>(from + e, last - e));
+        else
+          for (int64_t e = first; e < last; ++e) m.add(Floats{float(from[e * stride])});
+      }
+      found[i] = m.of_all();
     }
   });
-  for (int64_t n = 0; n < N; ++n) {
-    images[n] = {};
-    for (int64_t part = 0; part < parts; ++part) images[n].add(found[n * parts + part]);
-  }
+  for (int64_t i = 0; i < N * parts; ++i) images[i / parts].add(found[i]);
 }
 
 // Whether products of the two come out as float32's would: every term is at least what the unit takes as it is, 2^-126,

@@ -63,8 +63,13 @@ struct LineTile {
     }
   }
 
-  // One pixel's channels, which are neighbours; zeros if it lies in the padding.
+  // One pixel's channels, which are neighbours; zeros if it lies in the padding. Whole lines of bfloat16 are as the
+  // unit reads them.
   void pack_line(uint16_t* to, const In* from, int64_t count) const {
+    if (std::is_same_v<In, BFloat16> && from && count == kDepth) {
+      std::memcpy(to, static_cast<const void*>(from), kLine);
+      return;
+    }
     Words line[terms] = {};
     if (from)
       split_run(load_some<float>(from, smaller(16, count)),
@@ -75,17 +80,26 @@ struct LineTile {
   void pack_pixels(uint16_t* to, const AxisPlan& r, const AxisPlan& c, const Place& place, const In* in,
                    const Strides& strides, int64_t count) const {
     const int64_t height = place.ni + shape.row_span, width = place.nj + shape.column_span;
-    for (int pr = 0; pr < shape.rows.count; ++pr)
-      for (int pc = 0; pc < shape.columns.count; ++pc)
+    for (int pc = 0; pc < shape.columns.count; ++pc) {
+      const InsideRun run(c, place.j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc], width);
+      for (int pr = 0; pr < shape.rows.count; ++pr)
         for (int64_t row = 0; row < height; ++row) {
-          uint16_t* at = to + ((pr * shape.columns.count + pc) * shape.phase + row * shape.pitch) * kDepth;
+          uint16_t* const at = to + ((pr * shape.columns.count + pc) * shape.phase + row * shape.pitch) * kDepth;
           const int64_t h = r.source((place.i0 + row) * r.stride + shape.lowest_row + shape.rows.remainder[pr]);
-          const int64_t v0 = place.j0 * c.stride + shape.lowest_column + shape.columns.remainder[pc];
-          for (int64_t col = 0; col < width; ++col, at += kDepth) {
-            const int64_t w = h < 0 ? -1 : c.source(v0 + col * c.stride);
-            pack_line(at, w < 0 ? nullptr : in + h * strides.h + w * strides.w, count);
-          }
+          const In* const from = in + h * strides.h;
+          const auto edge = [&](int64_t begin, int64_t end) {
+            for (int64_t x = begin; x < end; ++x) {
+              const int64_t w = h < 0 ? -1 : c.source(run.v0 + x * c.stride);
+              pack_line(at + x * kDepth, w < 0 ? nullptr : from + w * strides.w, count);
+            }
+          };
+          const int64_t first = h < 0 ? width : run.first, last = h < 0 ? width : run.last;
+          edge(0, first);
+          for (int64_t x = first; x < last; ++x)
+            pack_line(at + x * kDepth, from + (run.v0 + x * c.stride) * strides.w, count);
+          edge(last, width);
         }
+    }
   }
 };
 

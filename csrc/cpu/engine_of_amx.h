@@ -11,7 +11,8 @@ namespace {
 struct AcrossTiles {
   static constexpr bool merges_phases = true;
   template <class In>
-  static bool convolve(const Convolution<float, In>& cv) {
+  static bool convolve(Convolution<float, In>& cv) {
+    join_images(cv);
     return convolve_tiles(cv);
   }
   template <class In>
@@ -33,15 +34,17 @@ void with_storage_type(DType dtype, F&& f) {
 
 template <class In>
 void magnitudes(Magnitudes* images, const View& v, int64_t N, int64_t channels, int64_t height, int64_t width) {
-  magnitudes_of_images(images, static_cast<const In*>(v.data), v.strides, N, channels, height, width);
+  const Strides& s = v.strides;
+  magnitudes_of_images(images, static_cast<const In*>(v.data), N, s.n,
+                       Walks({1, 0}, {channels, s.c}, {height, s.h}, {width, s.w}));
 }
 
 template <class In>
 Magnitudes magnitudes_of_all(const View& v, int64_t N, int64_t channels, int64_t height, int64_t width) {
-  Buffer<Magnitudes> each(N);
-  magnitudes<In>(each.data(), v, N, channels, height, width);
+  const Strides& s = v.strides;
   Magnitudes all;
-  for (int64_t n = 0; n < N; ++n) all.add(each[n]);
+  magnitudes_of_images(&all, static_cast<const In*>(v.data), 1, 0,
+                       Walks({N, s.n}, {channels, s.c}, {height, s.h}, {width, s.w}));
   return all;
 }
 

@@ -298,10 +298,11 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
 // uses of each element of the input the unit had 0.6 to 0.75 times the best other speed, with 128 0.9, with 192 1.15
 // and from 576 on mostly 1.2 to 1.6. How often a weight is used depends on the batch as well, which must not matter
 // here: so only where weights are more than a cache holds and meet few pixels of an image. (With 64 pixels, four images
-// broke even.)
+// broke even.) Pointwise layers don't pay at all yet: of eight none did, but that was before their operands were
+// looked through in one piece.
 bool pays_for_terms(const ConvProblem& pb, DType dtype, int64_t uses_of_input, int64_t pixels) {
   constexpr int64_t kUses = 128;
-  return dtype != DType::float32 || (uses_of_input > kUses && (pixels > kUses || !many_weights(pb)));
+  return dtype != DType::float32 || (pb.R * pb.S > 1 && uses_of_input > kUses && (pixels > kUses || !many_weights(pb)));
 }
 
 // Of `uses` by all taps: a phase of the input meets its own taps, and one of the results packs its input anew.
