@@ -142,22 +142,34 @@ bool taps_can_be_copied(const Axis& axis) {
   return true;
 }
 
-// Into how many parts the pixels are split. Blocks take turns, and the last turn may leave some without work; each
-// split costs a pass over the weights. By the rates of an H200: a stage of 128 x 128 takes 0.4 us, and its
-// multiprocessors together write and read a million sums in some 2 us.
+// Into how many parts the pixels are split. Blocks take turns, and the last turn may leave some without work; if there
+// is more than one part, their sums are written and read again. In microseconds, by the rates of an H200.
 template <class Shape>
 int best_splits(int64_t tiles, int64_t stages, int64_t weights) {
   constexpr int64_t kFewest = 4, kMost = 64;  // stages of a split, splits
-  const double stage = 0.4 * Shape::kColumns / 128, sums = 2e-6 * double(weights);
+  constexpr double kStage = Shape::kColumns == 256 ? 0.55 : Shape::kColumns == 128 ? 0.36 : 0.25;
+  constexpr double kTile = 2, kLaunch = 2, kBytes = 3e6;  // to begin and end a tile; the second kernel; memory
   const int64_t most = std::min({kMost, stages / kFewest, kMostPartialBytes / (weights * int64_t(sizeof(float)))});
   double least = 0;
   int best = 1;
   for (int64_t splits = 1; splits == 1 || splits <= most; ++splits) {
     const int64_t turns = ceil_div(tiles * splits, current_device().multiprocessors);
-    const double time = double(turns) * (stage * double(ceil_div(stages, splits)) + 2) + sums * double(splits);
+    const double partial = double(weights) * double(splits) * sizeof(float), result = double(weights) * 2;
+    const double sums = splits == 1 ? 0 : kLaunch + (2 * partial + result) / kBytes;
+    const double time = double(turns) * (kStage * double(ceil_div(stages, splits)) + kTile) + sums;
     if (splits == 1 || time < least) least = time, best = int(splits);
   }
   return best;
+}
+
+// Whether eight neighbouring inputs of a weight can be stored at once, wherever they begin.
+template <class T>
+bool has_whole_chunks(const WeightGradient<T, float>& wg, const ConvProblem& pb) {
+  constexpr int64_t kElements = kChunk / sizeof(T);
+  const Strides& s = wg.w_strides;
+  const auto whole = [](int64_t stride, int64_t count) { return count == 1 || stride % kElements == 0; };
+  return s.c == 1 && wg.inputs % kElements == 0 && reinterpret_cast<uintptr_t>(wg.w) % kChunk == 0 &&
+         whole(s.n, pb.K) && whole(s.h, pb.R) && whole(s.w, pb.S);
 }
 
 template <class T, class Shape, int kMostTaps>
@@ -168,8 +180,8 @@ void launch_weight_copied(WeightGradient<T, float> wg, const Packed<T>& x, const
   const int64_t taps = pb.R * pb.S, weights = pb.K * taps * wg.inputs;
   const int64_t tiles = wg.G * taps * wg.row_tiles * wg.column_tiles;
   wg.splits = best_splits<Shape>(tiles, ceil_div(pb.N * pb.P * pb.Q, kCopiedDepth), weights);
-  wg.partial = static_cast<float*>(o.workspace->allocate(wg.splits * weights * sizeof(float)));
-  work.wg = wg;
+  if (wg.splits > 1) wg.partial = static_cast<float*>(o.workspace->allocate(wg.splits * weights * sizeof(float)));
+  work.wg = wg, work.stores_chunks = has_whole_chunks(wg, pb);
   for (int tap = 0; tap < taps; ++tap) {
     const TapRun rows = TapRun::of(wg.rows, tap / int(pb.S)), columns = TapRun::of(wg.columns, tap % int(pb.S));
     if (rows.count == 0 || columns.count == 0) continue;
@@ -183,7 +195,7 @@ void launch_weight_copied(WeightGradient<T, float> wg, const Packed<T>& x, const
   const Grid grid = {std::min(tiles * wg.splits, int64_t(current_device().multiprocessors)), dim3(Shape::kThreads),
                      size_t(Shape::kSharedBytes)};
   launch("weight_gradient_copied", weight_gradient_copied<T, Shape, kMostTaps>, grid, o.stream, work);
-  launch("add_splits", add_splits<Warpgroup<T>>, one_thread_each(weights), o.stream, wg);
+  if (wg.splits > 1) launch_add_splits<Warpgroup<T>>(wg, o);
 }
 
 template <class T>
