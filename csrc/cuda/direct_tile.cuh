@@ -13,6 +13,7 @@
 #include "direct_maps.cuh"
 #include "launch.h"
 #include "ptx.h"
+#include "vectors.cuh"
 
 namespace convx {
 namespace cuda {
@@ -25,11 +26,6 @@ constexpr int kDepth = 8;  // of a tile in shared memory
 
 // The places of so many depths are found at a time.
 constexpr int kChunk = 256;
-
-template <class E, int kCount>
-struct alignas(sizeof(E) * kCount) Vector {
-  E v[kCount];
-};
 
 // Neighbours by one load if they are `found`, zeros if not. PTX, because the load should neither be a branch nor ask
 // what kind of memory the pointer leads to, which nvcc can't know of one that comes out of shared memory. Nobody writes

@@ -1,5 +1,5 @@
 // The row `output_blocks`: output_blocks.cuh around the tensor-core kernels.
-#include "output_blocks.cuh"
+#include "output_blocks_scatter.cuh"
 
 #include "rows.h"
 #include "types.h"
@@ -80,9 +80,11 @@ void run_of(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
          static_cast<T*>(operands.w.data), bias);
   run_inner(inner, operands);
   const int64_t height = is_grad_input ? pb.H : pb.P, width = is_grad_input ? pb.W : pb.Q;
-  launch("scatter_blocks", scatter_blocks<T>, one_thread_each(pb.N * height * width * blocks.outputs), o.stream, pb,
-         blocks, Tensors<T>{o}, static_cast<const T*>(operands.y.data), int(height), int(width), int(inner.P),
-         int(inner.Q));
+  const Strides& to = is_grad_input ? o.x.strides : o.y.strides;
+  const BlockRows rows = BlockRows::of<T>(blocks, to, int(height), int(width), int(inner.P), int(inner.Q));
+  launch("scatter_blocks", scatter_blocks<T>,
+         {pb.N * rows.down * rows.parts, dim3(kScatterThreads), rows.shared_bytes(sizeof(T))}, o.stream, pb, blocks,
+         Tensors<T>{o}, rows, static_cast<const T*>(operands.y.data));
 }
 
 void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {

@@ -85,37 +85,13 @@ __device__ T block_result(const ConvProblem& pb, const OutputBlocks& blocks, con
       const int64_t b =
           blocks.rows.is_grad_input ? columns.output_reading(j, s) : columns.source(columns.virtual_position(j, s));
       if (b < 0) continue;
+#pragma unroll 1  // it is rarely run, and should take no registers
       for (int input = 0; input < blocks.inputs; ++input)
         sum += blocks.rows.is_grad_input ? widen(t.w(input, output, r, s)) * widen(t.y(n, input, a, b))
                                          : widen(t.w(output, input, r, s)) * widen(t.x(n, input, a, b));
     }
   }
   return narrow<T>(sum + t.bias(output));
-}
-
-// From blocks, [n][i][j][channels], to results in the order of memory, a thread to a result; `height` and `width` are
-// theirs, `across` and `down` how many blocks there are.
-template <class T>
-__global__ void scatter_blocks(ConvProblem pb, OutputBlocks blocks, Tensors<T> t, const T* from, int height, int width,
-                               int down, int across) {
-  const View& to = blocks.rows.is_grad_input ? t.o.x : t.o.y;
-  const bool channels_last = to.strides.c < to.strides.w;
-  const int64_t plane = int64_t(height) * width;
-  for (int64_t item = first_item(); item < pb.N * plane * blocks.outputs; item += items_step()) {
-    const int64_t line = channels_last ? item / blocks.outputs : item / plane;  // pixel, or image and channel
-    const int low = int(channels_last ? item - line * blocks.outputs : item - line * plane);
-    const int pixel = channels_last ? int(line % plane) : low;
-    const int output = channels_last ? low : int(line % blocks.outputs);
-    const int64_t n = channels_last ? line / plane : line / blocks.outputs;
-    const int h = pixel / width, w = pixel - h * width;
-    const int i = h / blocks.rows.block, j = w / blocks.columns.block;
-    const int b = h - i * blocks.rows.block, d = w - j * blocks.columns.block;
-    T result = from[((n * down + i) * across + j) * blocks.channels() +
-                    (b * blocks.columns.block + d) * blocks.outputs + output];
-    const auto value = widen(result);
-    if (value != value) result = block_result(pb, blocks, t, n, output, h, w);
-    static_cast<T*>(to.data)[to.strides(n, output, h, w)] = result;
-  }
 }
 
 }  // namespace cuda

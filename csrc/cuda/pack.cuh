@@ -2,10 +2,11 @@
 // want of an operand, and what channels_last tensors of suitable sizes are already. Filled up with zeros.
 //
 // Limit: memory; each element is read and written once. Both sides are contiguous where the source has anything
-// contiguous: a tile of 32 positions x 32 channels is read along one and written along the other, through shared
-// memory.
+// contiguous: a tile of positions x channels is read along one and written along the other, through shared memory. A
+// lane has two positions, and of 16-bit numbers two channels, so that a warp's accesses are 128 bytes and more; and all
+// that a thread reads of a tile is on its way at once.
 #pragma once
-#include "launch.h"
+#include "vectors.cuh"
 
 namespace convx {
 namespace cuda {
@@ -18,50 +19,132 @@ struct Packing {
   T* to;
   int64_t A, B, C, H, W, channels;  // channels: C rounded up
   bool positions_first;
+
+  // Whether positions are equally far apart, and whether pairs of them can be read at once.
+  __device__ bool is_flat() const { return from_h == W * from_w; }
+  __device__ bool has_pairs() const {
+    return from_w == 1 && is_flat() && (from_a | from_b | from_c) % 2 == 0 && is_aligned<2>(from);
+  }
 };
 
-constexpr int kPackTile = 32, kPackThreads = 256;
+constexpr int kPackThreads = 256;
+
+template <class T>
+struct PackTile {
+  static constexpr int kLanes = 32, kTogether = sizeof(T) == 2 ? 2 : 1;  // channels of a lane
+  static constexpr int kPositions = 2 * kLanes, kChannels = kTogether * kLanes;
+  static constexpr int kStep = kPackThreads / kLanes;
+  // [channel][position], with two positions to spare: lanes that read neighbouring channels meet in few banks.
+  static constexpr int kPitch = kPositions + 2;
+  static constexpr int kBytes = kChannels * kPitch * int(sizeof(T));
+};
+
+// Reads a tile, lanes along positions.
+template <class T>
+__device__ void read_positions(const Packing<T>& p, const T* from, int64_t position, int64_t channel, T* tile) {
+  using Tile = PackTile<T>;
+  constexpr int kPasses = Tile::kChannels / Tile::kStep;
+  const int x = int(threadIdx.x) % Tile::kLanes * 2, first = int(threadIdx.x) / Tile::kLanes;
+  const int64_t positions = p.H * p.W, at = position + x;
+  const bool pairs = p.has_pairs();
+  const auto offset = [&](int64_t i) { return p.is_flat() ? i * p.from_w : i / p.W * p.from_h + i % p.W * p.from_w; };
+  const T* const low = from + (at < positions ? offset(at) : 0);
+  const T* const high = from + (at + 1 < positions ? offset(at + 1) : 0);
+  Vector<T, 2> values[kPasses];
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    const int64_t c = channel + first + i * Tile::kStep;
+    values[i] = {{T(0), T(0)}};
+    if (c < p.C && pairs && at + 1 < positions) {
+      values[i] = load_vector<2>(low + c * p.from_c);
+    } else if (c < p.C) {
+      if (at < positions) values[i].v[0] = low[c * p.from_c];
+      if (at + 1 < positions) values[i].v[1] = high[c * p.from_c];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) store_vector(tile + (first + i * Tile::kStep) * Tile::kPitch + x, values[i]);
+}
+
+// Reads a tile, lanes along channels.
+template <class T>
+__device__ void read_channels(const Packing<T>& p, const T* from, int64_t position, int64_t channel, T* tile) {
+  using Tile = PackTile<T>;
+  constexpr int kPasses = Tile::kPositions / Tile::kStep;
+  const int lane = int(threadIdx.x) % Tile::kLanes, first = int(threadIdx.x) / Tile::kLanes;
+  T values[kPasses][Tile::kTogether];
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    const int64_t at = position + first + i * Tile::kStep, row = p.is_flat() ? 0 : at / p.W;
+    const T* const pixel = from + row * p.from_h + (at - row * p.W) * p.from_w;
+#pragma unroll
+    for (int e = 0; e < Tile::kTogether; ++e) {
+      const int64_t c = channel + lane + e * Tile::kLanes;
+      values[i][e] = at < p.H * p.W && c < p.C ? pixel[c * p.from_c] : T(0);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i)
+#pragma unroll
+    for (int e = 0; e < Tile::kTogether; ++e)
+      tile[(lane + e * Tile::kLanes) * Tile::kPitch + first + i * Tile::kStep] = values[i][e];
+}
+
+// Writes a tile, lanes along channels, each two positions.
+template <class T>
+__device__ void write_channels(const Packing<T>& p, T* to, int64_t step, int64_t position, int64_t channel,
+                               const T* tile) {
+  using Tile = PackTile<T>;
+  constexpr int kTogether = Tile::kTogether;
+  const int lane = int(threadIdx.x) % Tile::kLanes, first = int(threadIdx.x) / Tile::kLanes;
+  const int64_t positions = p.H * p.W, c = channel + lane * kTogether;
+  if (c >= p.channels) return;
+#pragma unroll
+  for (int i = first; i < Tile::kLanes; i += Tile::kStep) {
+    Vector<T, 2> values[kTogether];
+#pragma unroll
+    for (int e = 0; e < kTogether; ++e)
+      values[e] = load_vector<2>(tile + (lane * kTogether + e) * Tile::kPitch + 2 * i);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int64_t at = position + 2 * i + j;
+      Vector<T, kTogether> channels;
+      for (int e = 0; e < kTogether; ++e) channels.v[e] = values[e].v[j];
+      if (at < positions) store_vector(to + at * step + c, channels);
+    }
+  }
+}
 
 template <class T>
 __global__ void pack(Packing<T> p) {
-  T* const tile = shared_memory<T>();  // [channel][position], a column to spare against bank conflicts
-  constexpr int kPitch = kPackTile + 1;
+  using Tile = PackTile<T>;
+  T* const tile = shared_memory<T>();
   const int64_t positions = p.H * p.W;
-  const int64_t across = (p.channels + kPackTile - 1) / kPackTile, down = (positions + kPackTile - 1) / kPackTile;
-  const int fast = int(threadIdx.x) % kPackTile, slow = int(threadIdx.x) / kPackTile;
-  constexpr int kStep = kPackThreads / kPackTile;
-  const bool reads_channels = p.from_c < p.from_w;
-  const bool small = positions < int64_t(1) << 31;  // then 32 bits divide in a fourth of the time
+  const int64_t across = (p.channels + Tile::kChannels - 1) / Tile::kChannels;
+  const int64_t down = (positions + Tile::kPositions - 1) / Tile::kPositions;
   for (int64_t i = blockIdx.x; i < p.A * p.B * across * down; i += gridDim.x) {
-    const int64_t channel = i % across * kPackTile, position = i / across % down * kPackTile;
-    const int64_t b = i / across / down % p.B, a = i / across / down / p.B;
-    for (int j = slow; j < kPackTile; j += kStep) {
-      const int x = reads_channels ? j : fast, y = reads_channels ? fast : j;
-      const int64_t at = position + x, c = channel + y;
-      T value{};
-      const int64_t row = small ? int64_t(unsigned(at) / unsigned(p.W)) : at / p.W;
-      if (at < positions && c < p.C)
-        value = p.from[a * p.from_a + b * p.from_b + c * p.from_c + row * p.from_h + (at - row * p.W) * p.from_w];
-      else
-        value = T(0);
-      tile[y * kPitch + x] = value;
-    }
+    const int64_t rest = i / across;
+    const int64_t channel = (i - rest * across) * Tile::kChannels;
+    const int64_t image = rest / down, position = (rest - image * down) * Tile::kPositions;
+    const int64_t a = image / p.B, b = image - a * p.B;
+    const T* const from = p.from + a * p.from_a + b * p.from_b;
+    if (p.from_c < p.from_w)
+      read_channels(p, from, position, channel, tile);
+    else
+      read_positions(p, from, position, channel, tile);
     __syncthreads();
-    for (int j = slow; j < kPackTile; j += kStep) {
-      const int64_t at = position + j, c = channel + fast;
-      if (at >= positions || c >= p.channels) continue;
-      const int64_t line = p.positions_first ? (a * positions + at) * p.B + b : (a * p.B + b) * positions + at;
-      p.to[line * p.channels + c] = tile[fast * kPitch + j];
-    }
+    T* const to = p.to + (p.positions_first ? a * positions * p.B + b : image * positions) * p.channels;
+    write_channels(p, to, p.positions_first ? p.B * p.channels : p.channels, position, channel, tile);
     __syncthreads();  // before the next tile overwrites this one
   }
 }
 
 template <class T>
 Grid pack_grid(const Packing<T>& p) {
-  const auto tiles = [](int64_t n) { return (n + kPackTile - 1) / kPackTile; };
-  return {p.A * p.B * tiles(p.channels) * tiles(p.H * p.W), dim3(kPackThreads),
-          kPackTile * (kPackTile + 1) * sizeof(T)};
+  using Tile = PackTile<T>;
+  const auto tiles = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
+  return {p.A * p.B * tiles(p.channels, Tile::kChannels) * tiles(p.H * p.W, Tile::kPositions), dim3(kPackThreads),
+          size_t(Tile::kBytes)};
 }
 
 }  // namespace cuda

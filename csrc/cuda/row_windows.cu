@@ -1,4 +1,6 @@
 // The row `row_windows`: row_windows.cuh around the tensor-core kernels.
+#include <algorithm>
+
 #include "device.h"
 #include "row_windows.cuh"
 #include "rows.h"
@@ -41,8 +43,16 @@ Operands gathered(const ConvProblem& pb, const Operands& o, int64_t size) {
   inner.x.strides = {pb.H * pb.Q * size, 1, pb.Q * size, size};
   inner.w.data = o.workspace->allocate(pb.K * pb.R * size * sizeof(T));
   inner.w.strides = {pb.R * size, 1, size, size};
-  launch("gather_windows", gather_windows<T>, {pb.N * pb.H, dim3(256)}, o.stream, pb, Tensors<T>{o},
-         static_cast<T*>(inner.x.data), int(size));
+  T* const windows = static_cast<T*>(inner.x.data);
+  const WindowParts parts = WindowParts::of<T>(pb, o.x.strides, int(size));
+  // No more blocks than there is room for: each finds out once where its numbers are.
+  const int64_t blocks = std::min(pb.N * pb.H, int64_t(kWindowBlocks) * current_device().multiprocessors);
+  if (parts.count > 0)
+    launch("gather_windows", gather_windows<T>, {blocks, dim3(kWindowThreads), size_t(parts.length * pb.C * sizeof(T))},
+           o.stream, pb, Tensors<T>{o}, windows, parts);
+  else
+    launch("gather_long_windows", gather_long_windows<T>, {pb.N * pb.H, dim3(256)}, o.stream, pb, Tensors<T>{o},
+           windows, int(size));
   return inner;
 }
 
@@ -60,8 +70,8 @@ void forward_of(const ConvProblem& pb, const Operands& o) {
   const int64_t begin = first.first < pb.Q ? first.first : pb.Q, end = last.last + 1 > begin ? last.last + 1 : begin;
   const int64_t count = begin + pb.Q - end;
   if (count > 0)
-    launch("correct_borders", correct_borders<T>, one_thread_each(pb.N * pb.P * count * pb.K), o.stream, pb,
-           Tensors<T>{o}, int(begin), int(count));
+    launch("correct_borders", correct_borders<T>, {pb.N * pb.P, dim3(128)}, o.stream, pb, Tensors<T>{o}, int(begin),
+           int(count));
 }
 
 template <class T>

@@ -15,27 +15,10 @@
 // Limit: memory. The windows are written and read once, 24 numbers for each pixel of 112 x 224 in a ResNet's first
 // layer, where its result has 64 for each of 112 x 112.
 #pragma once
-#include "launch.h"
-#include "tensors.cuh"
+#include "row_windows_gather.cuh"
 
 namespace convx {
 namespace cuda {
-
-// A line of windows, all columns of one row of one image, to a block. `size`: S * C in whole chunks, the rest zeros.
-template <class T>
-__global__ void gather_windows(ConvProblem pb, Tensors<T> t, T* windows, int size) {
-  const Axis columns = pb.columns();
-  const int count = int(pb.Q) * size, C = int(pb.C), used = int(pb.S) * C;
-  for (int64_t line = blockIdx.x; line < pb.N * pb.H; line += gridDim.x) {
-    const int64_t n = line / pb.H, h = line % pb.H;
-    T* const to = windows + line * count;
-    for (int i = int(threadIdx.x); i < count; i += int(blockDim.x)) {
-      const int q = i / size, e = i - q * size, s = e / C, c = e - s * C;
-      const int64_t w = e < used ? columns.source(columns.virtual_position(q, s)) : -1;
-      to[i] = w < 0 ? T(0) : t.x(n, c, h, w);
-    }
-  }
-}
 
 // The filters over windows: [k][r][size], a thread to a number.
 template <class T>
@@ -48,28 +31,29 @@ __global__ void gather_filters(ConvProblem pb, Tensors<T> t, T* filters, int siz
 }
 
 // Goes over the results in the `count` columns that read zero padding, the first `before` of a line and the last; a
-// thread to one of them.
+// line of results to a block.
 template <class T>
 __global__ void correct_borders(ConvProblem pb, Tensors<T> t, int before, int count) {
   const Axis rows = pb.rows(), columns = pb.columns();
-  for (int64_t i = first_item(); i < pb.N * pb.P * count * pb.K; i += items_step()) {
-    const int64_t k = i % pb.K, border = i / pb.K % count, p = i / pb.K / count % pb.P, n = i / pb.K / count / pb.P;
-    const int64_t q = border < before ? border : pb.Q - count + border;
-    T& result = t.y(n, k, p, q);
-    const auto value = widen(result);
-    if (value == value) continue;
-    typename Tensors<T>::Acc sum{};
-    for (int64_t r = 0; r < pb.R; ++r) {
-      const int64_t h = rows.source(rows.virtual_position(p, r));
-      if (h < 0) continue;
-      for (int64_t s = 0; s < pb.S; ++s) {
-        const int64_t w = columns.source(columns.virtual_position(q, s));
-        if (w < 0) continue;
-        for (int64_t c = 0; c < pb.C; ++c) sum += widen(t.w(k, c, r, s)) * widen(t.x(n, c, h, w));
+  for (int64_t line = blockIdx.x; line < pb.N * pb.P; line += gridDim.x)
+    for (int64_t i = threadIdx.x; i < pb.K * count; i += blockDim.x) {
+      const int64_t n = line / pb.P, p = line - n * pb.P, border = i / pb.K, k = i - border * pb.K;
+      const int64_t q = border < before ? border : pb.Q - count + border;
+      T& result = t.y(n, k, p, q);
+      const auto value = widen(result);
+      if (value == value) continue;
+      typename Tensors<T>::Acc sum{};
+      for (int64_t r = 0; r < pb.R; ++r) {
+        const int64_t h = rows.source(rows.virtual_position(p, r));
+        if (h < 0) continue;
+        for (int64_t s = 0; s < pb.S; ++s) {
+          const int64_t w = columns.source(columns.virtual_position(q, s));
+          if (w < 0) continue;
+          for (int64_t c = 0; c < pb.C; ++c) sum += widen(t.w(k, c, r, s)) * widen(t.x(n, c, h, w));
+        }
       }
+      result = narrow<T>(sum + t.bias(k));
     }
-    result = narrow<T>(sum + t.bias(k));
-  }
 }
 
 // A weight's gradient from that of the filters; a warp to a weight. One that is NaN may be so by a zero of the padding

@@ -20,6 +20,7 @@
 // by the tile of 256 x 128 (tensorcore_launch.cuh). 1x1 layers of few channels are limited by memory.
 #pragma once
 #include "tensorcore_loaders.cuh"
+#include "vectors.cuh"
 
 namespace convx {
 namespace cuda {
@@ -44,12 +45,6 @@ __device__ Sum sum_of_taps(const Convolution<T>& cv, const TilePlace& place, con
   }
   return sum;
 }
-
-// kCount neighbours as one store.
-template <class T, int kCount>
-struct alignas(sizeof(T) * kCount) Vector {
-  T v[kCount];
-};
 
 // Writes a warp's sums, rounded, with the bias; then goes over those in doubt.
 template <class Arithmetic, class Shape, class T>

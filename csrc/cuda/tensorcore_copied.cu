@@ -97,16 +97,27 @@ void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   in_place ? launch_best<T, true>(work, o) : launch_best<T, false>(work, o);
 }
 
+// Whether eight neighbouring inputs of a weight can be stored at once, wherever they begin.
+template <class T>
+bool has_whole_chunks(const WeightGradient<T, float>& wg, const ConvProblem& pb) {
+  constexpr int64_t kElements = kChunk / sizeof(T);
+  const Strides& s = wg.w_strides;
+  const auto whole = [](int64_t stride, int64_t count) { return count == 1 || stride % kElements == 0; };
+  return s.c == 1 && wg.inputs % kElements == 0 && reinterpret_cast<uintptr_t>(wg.w) % kChunk == 0 &&
+         whole(s.n, pb.K) && whole(s.h, pb.R) && whole(s.w, pb.S);
+}
+
 template <class T, class Shape, int kMostTaps>
 void launch_weight_copied(WeightGradient<T, float> wg, const Packed<T>& x, const Packed<T>& y, const ConvProblem& pb,
                           const Operands& o) {
+  constexpr double kStage = Shape::kColumns == 256 ? 0.55 : Shape::kColumns == 128 ? 0.36 : 0.25;  // us, on an H200
   CopiedWeightGradient<T, kMostTaps> work = {};
   wg.row_tiles = int(ceil_div(wg.outputs, Shape::kRows)), wg.column_tiles = int(ceil_div(wg.inputs, Shape::kColumns));
   const int64_t taps = pb.R * pb.S, weights = pb.K * taps * wg.inputs;
   const int64_t tiles = wg.G * taps * wg.row_tiles * wg.column_tiles;
-  wg.splits = best_splits(0.4 * Shape::kColumns / 128, tiles, ceil_div(pb.N * pb.P * pb.Q, kCopiedDepth), weights);
-  wg.partial = static_cast<float*>(o.workspace->allocate(wg.splits * weights * sizeof(float)));
-  work.wg = wg;
+  wg.splits = best_splits(kStage, true, tiles, ceil_div(pb.N * pb.P * pb.Q, kCopiedDepth), weights);
+  if (wg.splits > 1) wg.partial = static_cast<float*>(o.workspace->allocate(wg.splits * weights * sizeof(float)));
+  work.wg = wg, work.stores_chunks = has_whole_chunks(wg, pb);
   for (int tap = 0; tap < taps; ++tap) {
     const TapRun rows = TapRun::of(wg.rows, tap / int(pb.S)), columns = TapRun::of(wg.columns, tap % int(pb.S));
     if (rows.count == 0 || columns.count == 0) continue;
@@ -120,7 +131,7 @@ void launch_weight_copied(WeightGradient<T, float> wg, const Packed<T>& x, const
   const Grid grid = {std::min(tiles * wg.splits, int64_t(current_device().multiprocessors)), dim3(Shape::kThreads),
                      size_t(Shape::kSharedBytes)};
   launch("weight_gradient_copied", weight_gradient_copied<T, Shape, kMostTaps>, grid, o.stream, work);
-  launch("add_splits", add_splits<Warpgroup<T>>, one_thread_each(weights), o.stream, wg);
+  if (wg.splits > 1) launch_add_splits<Warpgroup<T>>(wg, o);
 }
 
 template <class T>

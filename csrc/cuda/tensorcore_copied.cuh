@@ -220,9 +220,20 @@ __device__ uint32_t as_word(float low, float high) {
   return word;
 }
 
-// Writes a warp's sums, rounded, with the bias; then goes over those in doubt (see tensorcore_convolve.cuh). A lane has
-// rows g and g + 8 of its warp's sixteen, and of every eight columns two; four lanes exchange what they have, so that
-// each stores eight neighbours.
+// A lane has rows g and g + 8 of its warp's sixteen, and of every eight columns two; the four lanes of a row exchange
+// what they have of 32 columns, so that each gets eight neighbours, rounded: of the lane's columns those from j on, of
+// the tile those from first_neighbour(j) on.
+template <class T, class Sums>
+__device__ uint4 eight_neighbours(Sums& sums, int i, int j) {
+  uint32_t words[4];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) words[e] = as_word<T>(sums.at(i, j + 2 * e), sums.at(i, j + 2 * e + 1));
+  transpose_words(words);
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+__device__ inline int first_neighbour(int j) { return 4 * j + 8 * (lane() % 4); }
+
+// Writes a warp's sums, rounded, with the bias; then goes over those in doubt (see tensorcore_convolve.cuh).
 template <class Shape, class T>
 __device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, FloatSums<Shape>& sums, int first_row) {
   using Sums = FloatSums<Shape>;
@@ -256,12 +267,9 @@ __device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, Flo
     if (cv.stores_channels) {
 #pragma unroll
       for (int j = 0; j < Sums::kColumns; j += 8) {  // 32 columns of the tile
-        uint32_t words[4];
-        for (int e = 0; e < 4; ++e) words[e] = as_word<T>(sums.at(i, j + 2 * e), sums.at(i, j + 2 * e + 1));
-        transpose_words(words);
-        const int first = place.column + 4 * j + 8 * t;
-        if (exists && first < cv.outputs)
-          *reinterpret_cast<uint4*>(results + to + first) = make_uint4(words[0], words[1], words[2], words[3]);
+        const uint4 neighbours = eight_neighbours<T>(sums, i, j);
+        const int first = place.column + first_neighbour(j);
+        if (exists && first < cv.outputs) *reinterpret_cast<uint4*>(results + to + first) = neighbours;
       }
     } else if (exists) {
 #pragma unroll

@@ -55,17 +55,20 @@ inline bool taps_can_be_copied(const Axis& axis) {
   return true;
 }
 
-// Into how many parts the pixels are split. Blocks take turns, and the last turn may leave some without work; each
-// split costs a pass over the weights. `stage`: microseconds of one; an H200 writes and reads a million sums in some 2.
-inline int best_splits(double stage, int64_t tiles, int64_t stages, int64_t weights) {
-  constexpr int64_t kFewest = 4, kMost = 64;  // stages of a split, splits
-  const double sums = 2e-6 * double(weights);
+// Into how many parts the pixels are split. Blocks take turns, and the last turn may leave some without work; if there
+// is more than one part (or the kernel does not store results itself), their sums are written and read again. In
+// microseconds, by the rates of an H200; `stage` is one's time.
+inline int best_splits(double stage, bool stores_itself, int64_t tiles, int64_t stages, int64_t weights) {
+  constexpr int64_t kFewest = 4, kMost = 64;              // stages of a split, splits
+  constexpr double kTile = 2, kLaunch = 2, kBytes = 3e6;  // to begin and end a tile; the second kernel; memory
   const int64_t most = std::min({kMost, stages / kFewest, kMostPartialBytes / (weights * int64_t(sizeof(float)))});
   double least = 0;
   int best = 1;
   for (int64_t splits = 1; splits == 1 || splits <= most; ++splits) {
     const int64_t turns = ceil_div(tiles * splits, current_device().multiprocessors);
-    const double time = double(turns) * (stage * double(ceil_div(stages, splits)) + 2) + sums * double(splits);
+    const double partial = double(weights) * double(splits) * sizeof(float), result = double(weights) * 2;
+    const double sums = splits == 1 && stores_itself ? 0 : kLaunch + (2 * partial + result) / kBytes;
+    const double time = double(turns) * (stage * double(ceil_div(stages, splits)) + kTile) + sums;
     if (splits == 1 || time < least) least = time, best = int(splits);
   }
   return best;

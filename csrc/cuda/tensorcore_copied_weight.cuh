@@ -6,7 +6,8 @@
 // An im2col map walks over the pixels of a box, so each tap has two: the outputs that it serves, and the inputs that it
 // reads for them. Nothing is multiplied by a zero of the padding, so infinities need no second look.
 //
-// Limit: the matrix rate, and the splits' sums: each is written and read again by add_splits, 8 bytes an element.
+// Limit: the matrix rate, and the splits' sums: each is written and read again by add_splits, 8 bytes an element. If
+// the pixels are not split the result is stored at once.
 //
 // Machine code of weight_gradient_copied<.*: sm_90a: HGMMA, UTMALDG
 #pragma once
@@ -21,6 +22,7 @@ namespace tensorcore {
 template <class T, int kMostTaps>
 struct CopiedWeightGradient {
   WeightGradient<T, float> wg;
+  bool stores_chunks;                               // of eight neighbouring inputs, if the pixels are not split
   TensorMap outputs[kMostTaps], inputs[kMostTaps];  // y and x, by tap
 };
 
@@ -87,6 +89,59 @@ __device__ void copy_weight_stages(const CopiedWeightGradient<T, kMostTaps>& wor
   }
 }
 
+// A split's sums, to the workspace.
+template <class Shape, class T>
+__device__ void store_partial(const WeightGradient<T, float>& wg, const WeightUnit& u, FloatSums<Shape>& sums) {
+  using Sums = FloatSums<Shape>;
+  float* const partial =
+      wg.partial + u.split * wg.partial_size() + (int64_t(u.group) * wg.taps() + u.tap) * wg.outputs * wg.inputs;
+  const int k = u.row + Shape::first_row() + lane() / 4, c = u.column + lane() % 4 * 2;
+#pragma unroll
+  for (int row = 0; row < Sums::kRows; ++row) {
+    const int to_k = k + 8 * row;
+    if (to_k >= wg.outputs) break;
+    float* const to = partial + int64_t(to_k) * wg.inputs;
+#pragma unroll
+    for (int j = 0; j < Sums::kColumns; j += 2) {
+      const int to_c = c + 4 * j;
+      if (wg.inputs % 2 == 0) {
+        if (to_c < wg.inputs) *reinterpret_cast<float2*>(to + to_c) = make_float2(sums.at(row, j), sums.at(row, j + 1));
+      } else {
+        if (to_c < wg.inputs) to[to_c] = sums.at(row, j);
+        if (to_c + 1 < wg.inputs) to[to_c + 1] = sums.at(row, j + 1);
+      }
+    }
+  }
+}
+
+// All of a tile's sums, rounded, to the result.
+template <class Shape, class T>
+__device__ void store_weights(const WeightGradient<T, float>& wg, bool chunks, const WeightUnit& u,
+                              FloatSums<Shape>& sums) {
+  using Sums = FloatSums<Shape>;
+  const int r = u.tap / int(wg.columns.kernel), s = u.tap % int(wg.columns.kernel);
+  const int k = u.row + Shape::first_row() + lane() / 4, c = u.column + lane() % 4 * 2;
+#pragma unroll
+  for (int row = 0; row < Sums::kRows; ++row) {
+    const int to_k = k + 8 * row;
+    T* const to = wg.w + wg.w_strides(int64_t(u.group) * wg.outputs + to_k, 0, r, s);
+    if (chunks) {
+#pragma unroll
+      for (int j = 0; j < Sums::kColumns; j += 8) {  // 32 columns of the tile
+        const uint4 neighbours = eight_neighbours<T>(sums, row, j);
+        const int first = u.column + first_neighbour(j);
+        if (to_k < wg.outputs && first < wg.inputs) *reinterpret_cast<uint4*>(to + first) = neighbours;
+      }
+    } else if (to_k < wg.outputs) {
+#pragma unroll
+      for (int j = 0; j < Sums::kColumns; ++j) {
+        const int to_c = c + j / 2 * 8 + j % 2;
+        if (to_c < wg.inputs) to[to_c * wg.w_strides.c] = T(sums.at(row, j));
+      }
+    }
+  }
+}
+
 template <class T, class Shape, int kMostTaps>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     weight_gradient_copied(const CONVX_GRID_CONSTANT CopiedWeightGradient<T, kMostTaps> work) {
@@ -104,26 +159,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       Sums all[1], &sums = all[0];
       sums.clear();
       multiply_stages<Shape, true, true, T>(all, ring, u.steps());
-      float* const partial =
-          wg.partial + u.split * wg.partial_size() + (int64_t(u.group) * wg.taps() + u.tap) * wg.outputs * wg.inputs;
-      const int k = u.row + Shape::first_row() + lane() / 4, c = u.column + lane() % 4 * 2;
-#pragma unroll
-      for (int row = 0; row < Sums::kRows; ++row) {
-        const int to_k = k + 8 * row;
-        if (to_k >= wg.outputs) break;
-        float* const to = partial + int64_t(to_k) * wg.inputs;
-#pragma unroll
-        for (int j = 0; j < Sums::kColumns; j += 2) {
-          const int to_c = c + 4 * j;
-          if (wg.inputs % 2 == 0) {
-            if (to_c < wg.inputs)
-              *reinterpret_cast<float2*>(to + to_c) = make_float2(sums.at(row, j), sums.at(row, j + 1));
-          } else {
-            if (to_c < wg.inputs) to[to_c] = sums.at(row, j);
-            if (to_c + 1 < wg.inputs) to[to_c + 1] = sums.at(row, j + 1);
-          }
-        }
-      }
+      if (wg.splits > 1)
+        store_partial<Shape>(wg, u, sums);
+      else
+        store_weights<Shape>(wg, work.stores_chunks, u, sums);
     }
   }
 }

@@ -216,6 +216,12 @@ void run_folded(const ConvProblem& pb, const Operands& o) {
 // The splits' sums take at most this much of the workspace, and each has a few stages at least.
 constexpr int64_t kMostPartialBytes = int64_t(64) << 20, kFewestStages = 4;
 
+template <class Arithmetic, class W>
+void launch_add_splits(const W& wg, const Operands& o) {
+  launch("add_splits", add_splits<Arithmetic>, one_thread_each(wg.partial_size() / added_inputs(wg.inputs)), o.stream,
+         wg);
+}
+
 template <class Arithmetic, class Shape, class W>
 void launch_weight_gradient(W wg, const Operands& o) {
   using Sum = typename Arithmetic::Sum;
@@ -232,7 +238,7 @@ void launch_weight_gradient(W wg, const Operands& o) {
   wg.partial = static_cast<Sum*>(o.workspace->allocate(wg.splits * weights * sizeof(Sum)));
   launch("grad_weight_tensorcore", weight_gradient<Arithmetic, Shape>,
          {wg.splits * tiles, dim3(Shape::kThreads), size_t(Shape::kSharedBytes)}, o.stream, wg);
-  launch("add_splits", add_splits<Arithmetic>, one_thread_each(weights), o.stream, wg);
+  launch_add_splits<Arithmetic>(wg, o);
 }
 
 template <class T, class Sum>

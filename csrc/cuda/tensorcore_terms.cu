@@ -122,8 +122,8 @@ void launch_weight_terms(WeightGradient<float, float> wg, const Terms& x, const 
   const int64_t taps = pb.R * pb.S, weights = pb.K * taps * wg.inputs;
   const int64_t tiles = wg.G * taps * wg.row_tiles * wg.column_tiles;
   constexpr int kProducts = Shape::kTerms == 3 ? 6 : 3;
-  wg.splits =
-      best_splits(0.4 * kProducts * Shape::kColumns / 128, tiles, ceil_div(pb.N * pb.P * pb.Q, kCopiedDepth), weights);
+  wg.splits = best_splits(0.36 * kProducts * Shape::kColumns / 128, false, tiles,
+                          ceil_div(pb.N * pb.P * pb.Q, kCopiedDepth), weights);
   wg.partial = static_cast<float*>(o.workspace->allocate(wg.splits * weights * sizeof(float)));
   work.wg = wg, work.x_channels = x.channels, work.y_channels = y.channels;
   const int64_t x_line = pb.G * Shape::kTerms * int64_t(x.channels),
@@ -140,7 +140,7 @@ void launch_weight_terms(WeightGradient<float, float> wg, const Terms& x, const 
   const Grid grid = {std::min(tiles * wg.splits, int64_t(current_device().multiprocessors)), dim3(Shape::kThreads),
                      size_t(Shape::kSharedBytes)};
   launch("weight_gradient_terms", weight_gradient_terms<Shape, kMostTaps>, grid, o.stream, work);
-  launch("add_splits", add_splits<Split>, one_thread_each(weights), o.stream, wg);
+  launch_add_splits<Split>(wg, o);
 }
 
 template <int kTerms>

@@ -293,26 +293,13 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (threadIdx.x == Shape::kConsumers) copy_term_weight_stages<Shape>(work, ring);
   } else {
     take_registers<232>();
-    using Sums = FloatSums<Shape>;
     const auto& wg = work.wg;
     for (int64_t i = blockIdx.x; i < weight_units(wg); i += gridDim.x) {
       const WeightUnit u = weight_unit<Shape>(wg, i);
-      Sums sums;
+      FloatSums<Shape> sums;
       sums.clear();
       multiply_term_stages<Shape, true>(sums, ring, u.steps());
-      float* const partial =
-          wg.partial + u.split * wg.partial_size() + (int64_t(u.group) * wg.taps() + u.tap) * wg.outputs * wg.inputs;
-      const int k = u.row + Shape::first_row() + lane() / 4, c = u.column + lane() % 4 * 2;
-#pragma unroll
-      for (int row = 0; row < Sums::kRows; ++row) {
-        if (k + 8 * row >= wg.outputs) break;
-        float* const to = partial + int64_t(k + 8 * row) * wg.inputs;
-#pragma unroll
-        for (int j = 0; j < Sums::kColumns; ++j) {
-          const int to_c = c + j / 2 * 8 + j % 2;
-          if (to_c < wg.inputs) to[to_c] = sums.at(row, j);
-        }
-      }
+      store_partial<Shape>(wg, u, sums);
     }
   }
 }

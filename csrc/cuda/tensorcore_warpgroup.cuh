@@ -4,9 +4,9 @@
 // need no ldmatrix, so a block's tile may be 128 x 256, and a product goes on while the next stages are asked for.
 //
 // Limit: 990 TFLOP/s on an H100, 512 cycles for a stage of 128 x 256 x 32. On an H200 it takes 1270, 286 TFLOP/s on
-// vgg_19's 28x28 layer where mma.sync gives 203: the products keep the register file busy, and the 235 instructions with
-// which each warp asks for the next stage wait for it. tensorcore_copied.cuh, which leaves that to the copy engine, takes
-// less than half of the time; this is for what it can't do.
+// vgg_19's 28x28 layer where mma.sync gives 203: the products keep the register file busy, and the 235 instructions
+// with which each warp asks for the next stage wait for it. tensorcore_copied.cuh, which leaves that to the copy
+// engine, takes less than half of the time; this is for what it can't do.
 //
 // Machine code of convolve<Warpgroup<.*: sm_90a: HGMMA, LDGSTS.128
 // Machine code of weight_gradient<Warpgroup<.*: sm_90a: HGMMA, LDGSTS.128

@@ -38,8 +38,8 @@ struct WeightGradient {
   Axis rows, columns;
   int splits, row_tiles, column_tiles;
 
-  __device__ int taps() const { return int(rows.kernel * columns.kernel); }
-  __device__ int64_t partial_size() const { return int64_t(G) * taps() * outputs * inputs; }  // of a split
+  CONVX_HD int taps() const { return int(rows.kernel * columns.kernel); }
+  CONVX_HD int64_t partial_size() const { return int64_t(G) * taps() * outputs * inputs; }  // of a split
 };
 
 // The outputs of one axis that tap r serves, as first and count, and where they read: i * stride + offset.
@@ -191,31 +191,61 @@ __device__ Sum sum_of_pixels(const WeightGradient<T, Sum>& wg, int group, int ta
   return sum;
 }
 
-// Adds the splits' sums, a thread to a weight. Index: what counts all weights.
-template <class Arithmetic, class Index, class W>
+// How many neighbouring inputs of a weight a thread of add_splits has.
+constexpr int kAddedInputs = 4;
+CONVX_HD inline int added_inputs(int inputs) { return inputs % kAddedInputs == 0 ? kAddedInputs : 1; }
+
+// Adds the splits' sums of kInputs neighbouring weights in a thread: by vectors, since of single sums each would take
+// the instructions that find its place, longer than memory takes for them. Index: what counts all weights.
+template <class Arithmetic, int kInputs, class Index, class W>
 __device__ void add_splits_of(const W& wg) {
   using T = typename Arithmetic::Element;
   using Sum = typename Arithmetic::Sum;
-  const Index count = Index(wg.partial_size()), inputs = Index(wg.inputs), outputs = Index(wg.outputs);
+  constexpr int kTogether = 4;  // splits that are on their way at once
+  const Index count = Index(wg.partial_size()), chunks = Index(wg.inputs / kInputs), outputs = Index(wg.outputs);
   const Index taps = Index(wg.taps()), columns = Index(wg.columns.kernel);
-  for (int64_t item = first_item(); item < int64_t(count); item += items_step()) {
-    const Index i = Index(item), line = i / inputs, plane = line / outputs;
-    const int c = int(i - line * inputs), k = int(line - plane * outputs);
-    const int tap = int(plane % taps), group = int(plane / taps);
-    Sum sum = wg.partial[i];
-#pragma unroll 4
-    for (int split = 1; split < wg.splits; ++split) sum += wg.partial[split * int64_t(count) + i];
-    const bool doubt = Arithmetic::kDoubtsItself && Arithmetic::is_doubtful(sum);
-    sum = doubt ? sum_of_pixels(wg, group, tap, k, c) : Arithmetic::finished(sum);
-    wg.w[wg.w_strides(int64_t(group) * wg.outputs + k, c, tap / int(columns), tap % int(columns))] = T(sum);
+  for (int64_t item = first_item(); item < int64_t(count / kInputs); item += items_step()) {
+    const Sum* const partial = wg.partial + item * kInputs;
+    auto sums = load_vector<kInputs>(partial);
+    for (int split = 1; split < wg.splits; split += kTogether) {
+      Vector<Sum, kInputs> more[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+        if (split + i < wg.splits) more[i] = load_vector<kInputs>(partial + (split + i) * int64_t(count));
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+        if (split + i < wg.splits)
+          for (int e = 0; e < kInputs; ++e) sums.v[e] += more[i].v[e];
+    }
+
+    const Index line = Index(item) / chunks, plane = line / outputs;
+    const int c = int(Index(item) - line * chunks) * kInputs, k = int(line - plane * outputs);
+    const int group = int(plane / taps), tap = int(plane - group * taps), r = int(tap / columns);
+    T* const to = wg.w + wg.w_strides(int64_t(group) * wg.outputs + k, c, r, tap - r * int(columns));
+    Vector<T, kInputs> results;
+    int doubts = 0;  // a bit for each
+#pragma unroll
+    for (int e = 0; e < kInputs; ++e) {
+      if (Arithmetic::kDoubtsItself && Arithmetic::is_doubtful(sums.v[e])) doubts |= 1 << e;
+      results.v[e] = T(Arithmetic::finished(sums.v[e]));
+    }
+    if (wg.w_strides.c == 1 && is_aligned<kInputs>(to))
+      store_vector(to, results);
+    else
+      for (int e = 0; e < kInputs; ++e) to[e * wg.w_strides.c] = results.v[e];
+#pragma unroll 1
+    for (int e = 0; doubts >> e != 0; ++e)
+      if (doubts >> e & 1) to[e * wg.w_strides.c] = T(sum_of_pixels(wg, group, tap, k, c + e));
   }
 }
 template <class Arithmetic>
 __global__ void add_splits(WeightGradient<typename Arithmetic::Element, typename Arithmetic::Sum> wg) {
-  if (wg.partial_size() < int64_t(1) << 31)
-    add_splits_of<Arithmetic, uint32_t>(wg);  // divides in a fourth of the time
+  const bool small = wg.partial_size() < int64_t(1) << 31;  // then 32 bits divide in a fourth of the time
+  if (added_inputs(wg.inputs) == kAddedInputs)
+    small ? add_splits_of<Arithmetic, kAddedInputs, uint32_t>(wg)
+          : add_splits_of<Arithmetic, kAddedInputs, int64_t>(wg);
   else
-    add_splits_of<Arithmetic, int64_t>(wg);
+    small ? add_splits_of<Arithmetic, 1, uint32_t>(wg) : add_splits_of<Arithmetic, 1, int64_t>(wg);
 }
 
 }  // namespace tensorcore
