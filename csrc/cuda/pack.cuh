@@ -6,6 +6,8 @@
 // lane has two positions, and of 16-bit numbers two channels, so that a warp's accesses are 128 bytes and more; and all
 // that a thread reads of a tile is on its way at once.
 #pragma once
+#include <type_traits>
+
 #include "vectors.cuh"
 
 namespace convx {
@@ -39,6 +41,10 @@ struct PackTile {
   static constexpr int kBytes = kChannels * kPitch * int(sizeof(T));
 };
 
+// The bits of two positions. Taken apart where they are loaded, each load would be waited for before the next.
+template <class T>
+using PackPair = std::conditional_t<sizeof(T) == 2, uint32_t, std::conditional_t<sizeof(T) == 4, uint2, uint4>>;
+
 // Reads a tile, lanes along positions.
 template <class T>
 __device__ void read_positions(const Packing<T>& p, const T* from, int64_t position, int64_t channel, T* tile) {
@@ -50,20 +56,23 @@ __device__ void read_positions(const Packing<T>& p, const T* from, int64_t posit
   const auto offset = [&](int64_t i) { return p.is_flat() ? i * p.from_w : i / p.W * p.from_h + i % p.W * p.from_w; };
   const T* const low = from + (at < positions ? offset(at) : 0);
   const T* const high = from + (at + 1 < positions ? offset(at + 1) : 0);
-  Vector<T, 2> values[kPasses];
+  PackPair<T> values[kPasses];
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
     const int64_t c = channel + first + i * Tile::kStep;
-    values[i] = {{T(0), T(0)}};
+    values[i] = {};
     if (c < p.C && pairs && at + 1 < positions) {
-      values[i] = load_vector<2>(low + c * p.from_c);
+      values[i] = *reinterpret_cast<const PackPair<T>*>(low + c * p.from_c);
     } else if (c < p.C) {
-      if (at < positions) values[i].v[0] = low[c * p.from_c];
-      if (at + 1 < positions) values[i].v[1] = high[c * p.from_c];
+      Vector<T, 2> pair;
+      pair.v[0] = at < positions ? low[c * p.from_c] : T(0);
+      pair.v[1] = at + 1 < positions ? high[c * p.from_c] : T(0);
+      memcpy(&values[i], &pair, sizeof pair);
     }
   }
 #pragma unroll
-  for (int i = 0; i < kPasses; ++i) store_vector(tile + (first + i * Tile::kStep) * Tile::kPitch + x, values[i]);
+  for (int i = 0; i < kPasses; ++i)
+    *reinterpret_cast<PackPair<T>*>(tile + (first + i * Tile::kStep) * Tile::kPitch + x) = values[i];
 }
 
 // Reads a tile, lanes along channels.

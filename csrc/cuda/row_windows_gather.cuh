@@ -50,15 +50,18 @@ struct LinePart {
   }
 };
 
-// The first `count` numbers of a chunk, or all; `step` apart in memory.
+// The first `count` numbers of a chunk, or all; `step` apart in memory. Their bits: taken apart where they are loaded,
+// each load would be waited for before the next.
 template <class T>
-__device__ Vector<T, kChunkElements<T>> load_chunk(const T* from, int64_t step, int count) {
+__device__ uint4 load_chunk(const T* from, int64_t step, int count) {
   constexpr int kElements = kChunkElements<T>;
-  if (step == 1 && count >= kElements && is_aligned<kElements>(from)) return load_vector<kElements>(from);
+  if (step == 1 && count >= kElements && is_aligned<kElements>(from)) return *reinterpret_cast<const uint4*>(from);
   Vector<T, kElements> values;
 #pragma unroll
   for (int e = 0; e < kElements; ++e) values.v[e] = e < count ? from[e * step] : T(0);
-  return values;
+  uint4 chunk;
+  memcpy(&chunk, &values, sizeof chunk);
+  return chunk;
 }
 
 // Copies a part of a row to shared memory. row: its position 0, channel 0.
@@ -72,7 +75,7 @@ __device__ void gather_line(const Axis& columns, int C, const Strides& strides, 
   const T* const from = row + (part.first + part.begin) * strides.w;
   const int chunks = runs * int(parts.run_chunks.divisor);
   for (int chunk = int(threadIdx.x); chunk < chunks; chunk += kAhead * kWindowThreads) {
-    Vector<T, kElements> values[kAhead];
+    uint4 loaded[kAhead];
     T* to[kAhead];
     int count[kAhead];
 #pragma unroll
@@ -81,13 +84,16 @@ __device__ void gather_line(const Axis& columns, int C, const Strides& strides, 
       const int number = parts.run_chunks.split(run) * kElements;
       count[i] = run < runs ? numbers - number : 0;
       to[i] = line + part.begin * C + number * to_step + run;
-      if (count[i] > 0) values[i] = load_chunk(from + run * strides.c + number * from_step, from_step, count[i]);
+      if (count[i] > 0) loaded[i] = load_chunk(from + run * strides.c + number * from_step, from_step, count[i]);
     }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i)
+    for (int i = 0; i < kAhead; ++i) {
+      Vector<T, kElements> values;
+      memcpy(&values, &loaded[i], sizeof values);
 #pragma unroll
       for (int e = 0; e < kElements; ++e)
-        if (e < count[i]) to[i][e * to_step] = values[i].v[e];
+        if (e < count[i]) to[i][e * to_step] = values.v[e];
+    }
   }
 #pragma unroll 1
   for (int item = int(threadIdx.x); item < (part.length - part.inside) * C; item += kWindowThreads) {
