@@ -207,7 +207,7 @@ def test_every_barrier_and_wait_is_needed(primitive):
     assert_exact(emulator.call(primitive, ROW, first, second, bias, problem), expected, problem)
     places = [p for p in emulator.places() if p.startswith(ROW)]
     reports = "without a barrier|nobody has written|anybody waited"
-    assert len(places) == 3, places
+    assert len(places) == (3 if primitive == "grad_weight" else 5), places
     for place in places:
         emulator.configure(max_blocks=1, dropped=place)
         with pytest.raises(RuntimeError, match=reports):

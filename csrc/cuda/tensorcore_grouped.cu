@@ -35,6 +35,7 @@ Convolution<T> sizes(const ConvProblem& pb, bool is_grad_input, int64_t phase_h,
   Convolution<T> cv = {};
   cv.input.rows = is_grad_input ? grad_input_plan(pb.rows(), phase_h) : forward_plan(pb.rows());
   cv.input.columns = is_grad_input ? grad_input_plan(pb.columns(), phase_w) : forward_plan(pb.columns());
+  if (cv.taps() == 0) cv.input.rows.taps = cv.input.columns.taps = 0;
   cv.groups = is_grad_input ? Groups{int(pb.G), Kg, Cg} : Groups{int(pb.G), Cg, Kg};
   cv.column_tiles = int(ceil_div(cv.groups.all_outputs(), kOutputs));
   cv.depth = cv.groups.depth();
@@ -45,7 +46,8 @@ Convolution<T> sizes(const ConvProblem& pb, bool is_grad_input, int64_t phase_h,
 template <class T>
 int64_t set_patches(Convolution<T>& cv, int64_t fragments) {
   const AxisPlan &rows = cv.input.rows, &columns = cv.input.columns;
-  const int64_t patch = cv.input.set_patches(fragments, rows.taps, columns.taps, cv.groups.span(cv.depth));
+  const int64_t patch = std::max(cv.input.set_patches(fragments, rows.taps, columns.taps, cv.groups.span(cv.depth)),
+                                 results_bytes(fragments));
   const int64_t weights = int64_t(rows.taps) * columns.taps * cv.depth * kWarps * kFragmentBytes;
   cv.patch_bytes = int(patch), cv.weight_bytes = int(weights);
   return weights + 2 * patch;
@@ -81,20 +83,19 @@ void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
       tensorcore::channels_together<T>(from.data, from.strides, 0, pb.N, 1, channels, is_grad_input ? pb.P : pb.H,
                                        is_grad_input ? pb.Q : pb.W, false, o);
   const Strides &s = to.strides, &w = o.w.strides;
-  const auto whole = [](int64_t stride) { return stride % 4 == 0; };
+  const auto whole = [](int64_t stride) { return stride % kElements == 0; };
   const int64_t down = is_grad_input ? phases(pb.H, pb.stride_h) : 1;
   const int64_t across = is_grad_input ? phases(pb.W, pb.stride_w) : 1;
   for (int64_t phase = 0; phase < down * across; ++phase) {
     Convolution<T> cv = sizes<T>(pb, is_grad_input, phase / across, phase % across);
-    cv.input.data = image.data, cv.input.n = image.n, cv.input.h = int(image.h), cv.input.w = int(image.w);
-    cv.input.chunks = image.channels / kElements;
+    cv.input.set(image);
     cv.weight = static_cast<const T*>(o.w.data), cv.weight_group = pb.outputs_per_group() * w.n;
     cv.weight_output = is_grad_input ? w.c : w.n, cv.weight_input = is_grad_input ? w.n : w.c;
     cv.weight_r = w.h, cv.weight_s = w.w;
     cv.bias = static_cast<const T*>(o.bias), cv.bias_stride = o.bias_stride;
     cv.output = static_cast<T*>(to.data), cv.output_strides = s;
-    cv.stores_channels = s.c == 1 && results % 4 == 0 && whole(s.n) && whole(s.h) && whole(s.w) &&
-                         reinterpret_cast<uintptr_t>(to.data) % sizeof(Four<T>) == 0;
+    cv.stores_channels = s.c == 1 && results % kElements == 0 && whole(s.n) && whole(s.h) && whole(s.w) &&
+                         reinterpret_cast<uintptr_t>(to.data) % kChunk == 0;
     choose_fragments(cv) == kMostFragments ? launch_convolve<T, kMostFragments>(cv, pb.N, o)
                                            : launch_convolve<T, kFewestFragments>(cv, pb.N, o);
   }

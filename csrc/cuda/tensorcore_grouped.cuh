@@ -19,15 +19,27 @@
 // grad_input reads y by the taps that one phase of the stride shares, from the last to the first, which makes it a
 // convolution with weights that are turned around when they are packed: a launch to a phase.
 //
-// Limit: memory. For 16 x 512 x 56 x 56, 3x3 and groups of 16, 103 MB are 24 us at 4.3 TB/s. Beside it, on an H200's
-// 132 multiprocessors at 1.7 GHz: 1.8 M products m16n8k16 at mma.sync's 62 % of the matrix rate, 6 us; 12 reads of 512
-// bytes from shared memory for each 42 products, 9 us (without rows that go together 18); the patches with what is
-// around them, 1.43 times the image, 13 us from L2; all instructions, some 900 of a warp for a patch, 14 us, more than
-// a third of them to find out what is copied. A block multiplies while its next patch is on its way, and three share a
-// multiprocessor. Expected: 35 to 50 us, where tensorcore_convolve.cuh takes 416, by wgmma 352, and few_channels 1151.
-// Groups of 32 and 64 double and quadruple products and reads of shared memory, not bytes.
+// Results go through shared memory, where the patch was that has been multiplied, so that eight lanes store 128 bytes
+// of a pixel.
 //
-// Machine code of convolve_groups<.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.M88.4, LDS.128
+// Limit: memory. For 16 x 512 x 56 x 56, 3x3 and groups of 16, 103 MB are 24 us at 4.3 TB/s. Beside it, on an H200's
+// 132 multiprocessors at 1.8 GHz: 1.8 M products m16n8k16 at mma.sync's 62 % of the matrix rate, 6 us; 12 reads of 512
+// bytes from shared memory for each 42 products, 9 us (without rows that go together 18); the patches with what is
+// around them, 1.43 times the image, 13 us from L2; all instructions, some 900 of a warp for a patch, 14 us at best. A
+// block multiplies while its next patch is on its way, and three share a multiprocessor.
+//
+// Measured on an H200, resnext's 56x56 layer of 32 groups: 92 us forward at first (cuDNN 69), 82 of them in
+// convolve_groups. Four 16-bit numbers in a struct, meant to be stored at once, had become four stores of two bytes
+// each, in 12 of a lane's 14 rows: 5.7 M parts of sectors where 1.6 M whole ones are the result, and L2 was what it
+// waited for. Warps spent 36 % of their time on storing, 19 % to ask for copies, 23 % to multiply and 11 % for copies
+// to come, in 1270 instructions a patch. Since then a copy takes 18 where it took 34, and there are blocks for all
+// multiprocessors alike, 28 patches to each where two thirds had 30 and others 20. Expected, not measured: 40 to 45 us,
+// if storing takes a fifth of what it did, copies and waiting for them half, and the rest what it took.
+//
+// tensorcore_convolve.cuh takes 416 us, by wgmma 352, and few_channels 1151. Groups of 32 and 64 double and quadruple
+// products and reads of shared memory, not bytes.
+//
+// Machine code of convolve_groups<.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.64, STG.128
 #pragma once
 #include "tensorcore_grouped_patch.cuh"
 
@@ -51,7 +63,7 @@ struct Convolution {
   int64_t bias_stride;
   T* output;
   Strides output_strides;
-  bool stores_channels;  // four at a time
+  bool stores_channels;  // a chunk at a time
   Patches patches;
   int patch_bytes, weight_bytes, column_tiles;
   int streams;  // blocks that share the patches of 64 outputs
@@ -68,12 +80,12 @@ struct Convolution {
 // outputs are four neighbours.
 template <class T>
 __global__ void pack_weights(Convolution<T> cv) {
-  const int64_t words = int64_t(cv.column_tiles) * cv.weight_bytes / 4;
-  for (int64_t item = first_item(); item < words; item += items_step()) {
-    const int word = int(item % 4), in_warp = int(item / 4 % 32), g = in_warp / 4, t = in_warp % 4;
-    const int64_t fragment = item / 128;
-    const int chunk = int(fragment % cv.depth), tap = int(fragment / cv.depth % cv.taps());
-    const int first = int(fragment / cv.depth / cv.taps()) * kWarpOutputs;
+  const int words_of_tile = cv.weight_bytes / 4;
+  for (int64_t item = first_item(); item < int64_t(cv.column_tiles) * words_of_tile; item += items_step()) {
+    const int tile = int(item / words_of_tile), rest = int(item - int64_t(tile) * words_of_tile);
+    const int word = rest % 4, in_warp = rest / 4 % 32, g = in_warp / 4, t = in_warp % 4;
+    const int fragment = rest / 128, chunk = fragment % cv.depth, tap = fragment / cv.depth % cv.taps();
+    const int first = tile * kOutputs + fragment / cv.depth / cv.taps() * kWarpOutputs;
     const int output = first + g / 2 * 4 + word / 2 * 2 + g % 2;
     const int input = cv.groups.first_chunk(first) * kElements + chunk * kDepth + word % 2 * 8 + t * 2;
     for (int e = 0; e < 2; ++e) {
@@ -107,7 +119,8 @@ __device__ void multiply(const Convolution<T>& cv, Sums<kFragments>& sums, const
   const char* const a_lane = patch + input.lane_offset(kFragments, lane() / 8 % 2, lane() / 16);
   const char* const b_lane = weights + lane() * sizeof(Fragment);
   const int b_row = input.columns.taps * cv.depth * kFragmentBytes;
-  for (int r = 0; r < input.rows.taps; r += kTapRows)
+  int r = 0;
+  do {  // without taps there are none along columns, either
     for (int s = 0; s < input.columns.taps; ++s) {
       const char* a_tap =
           a_lane + r * input.rows.dilation * row_bytes + input.place(s * input.columns.dilation) * input.pitch;
@@ -131,6 +144,7 @@ __device__ void multiply(const Convolution<T>& cv, Sums<kFragments>& sums, const
         }
       }
     }
+  } while ((r += kTapRows) < input.rows.taps);
 }
 
 // The definition of one result, for those in doubt: skipped taps are skipped.
@@ -153,61 +167,93 @@ __device__ float sum_of_taps(const Convolution<T>& cv, int n, int row, int colum
   return sum;
 }
 
+// A patch's results lie in shared memory before they are stored, pixel by pixel. With this pitch the 32 bytes that a
+// warp writes of each of four pixels are in different banks.
+constexpr int kResultPitch = kOutputs * 2 + 2 * kChunk;
+constexpr int64_t results_bytes(int64_t fragments) { return 2 * fragments * kColumns * kResultPitch; }
+
+// Four neighbours of T in a row, rounded.
 template <class T>
-struct alignas(8) Four {
-  T v[4];
-};
+__device__ uint2 rounded(float a, float b, float c, float d) {
+  const T four[4] = {T(a), T(b), T(c), T(d)};
+  uint2 words;
+  memcpy(&words, four, sizeof words);
+  return words;
+}
 
-// Writes a warp's sums, rounded, with the bias; then goes over those in doubt. Four lanes store 32 bytes of a pixel.
+// Writes a warp's sums, rounded, to where its outputs of the first pixel are in shared memory; then goes over those in
+// doubt. `bias` is that of the lane's four outputs.
 template <int kFragments, class T>
-__device__ void store_results(const Convolution<T>& cv, const Patch& patch, int first_output,
-                              const Sums<kFragments>& sums) {
-  const int column = patch.column + lane() / 4, output = first_output + lane() % 4 * 4;
-  const int count = cv.groups.all_outputs() - output;  // of the lane's outputs, those that exist
-  const AxisPlan &rows = cv.input.rows, &columns = cv.input.columns;
-  if (column >= columns.count || count <= 0) return;
-  const auto bias = [&](int e) { return cv.bias && e < count ? float(cv.bias[(output + e) * cv.bias_stride]) : 0.0f; };
-  T* const first = cv.output + cv.output_strides(patch.n, output, rows.first_out + patch.row * rows.out_step,
-                                                 columns.first_out + column * columns.out_step);
-  const int64_t down = rows.out_step * cv.output_strides.h;
-  const float b[4] = {bias(0), bias(1), bias(2), bias(3)};
-  T* to = first;
-  bool doubt = false;
+__device__ void gather_results(const Convolution<T>& cv, const Patch& patch, int first_output,
+                               const Sums<kFragments>& sums, const float (&bias)[4], char* results) {
+  char* const mine = results + lane() / 4 * kResultPitch + lane() % 4 * 8;
+  float total[4] = {};  // NaN if one of the sums is
 #pragma unroll
-  for (int at = 0; at < 2 * kFragments; ++at, to += down) {
-    if (patch.row + at >= rows.count) break;
-    Four<T> four;
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float sum = sums.d[at % kFragments][e / 2][at / kFragments * 2 + e % 2];
-      doubt = doubt || sum != sum;
-      four.v[e] = T(sum + b[e]);
-    }
-    if (cv.stores_channels) {
-      *reinterpret_cast<Four<T>*>(to) = four;
-    } else {
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        if (e < count) to[e * cv.output_strides.c] = four.v[e];
-    }
+  for (int at = 0; at < 2 * kFragments; ++at) {
+    const float (&d)[2][4] = sums.d[at % kFragments];
+    const int e = at / kFragments * 2;
+    *reinterpret_cast<uint2*>(mine + at * kColumns * kResultPitch) =
+        rounded<T>(d[0][e], d[0][e + 1], d[1][e], d[1][e + 1]);
+    total[0] += d[0][e], total[1] += d[0][e + 1], total[2] += d[1][e], total[3] += d[1][e + 1];
   }
+  const float all = total[0] + total[1] + (total[2] + total[3]);
+  if (all == all) return;
 
-  if (!doubt) return;
-  for (int at = 0; at < 2 * kFragments && patch.row + at < rows.count; ++at)
-    for (int e = 0; e < 4 && e < count; ++e) {
-      T* const to = first + at * down + e * cv.output_strides.c;
-      const float stored = float(*to);
-      if (stored != stored) *to = T(sum_of_taps(cv, patch.n, patch.row + at, column, output + e) + bias(e));
+  const int column = patch.column + lane() / 4, output = first_output + lane() % 4 * 4;
+  if (column >= cv.input.columns.count) return;
+  for (int at = 0; at < 2 * kFragments && patch.row + at < cv.input.rows.count; ++at)
+    for (int e = 0; e < 4 && output + e < cv.groups.all_outputs(); ++e) {
+      T& result = reinterpret_cast<T*>(mine + at * kColumns * kResultPitch)[e];
+      const float value = float(result);
+      if (value != value) result = T(sum_of_taps(cv, patch.n, patch.row + at, column, output + e) + bias[e]);
     }
 }
 
+// Stores a block's results of a patch: of a pixel eight lanes 128 bytes, or else eight neighbours of each output.
+template <int kFragments, class T>
+__device__ void store_results(const Convolution<T>& cv, const Patch& patch, int first_output, const char* results) {
+  const AxisPlan &rows = cv.input.rows, &columns = cv.input.columns;
+  const int thread = int(threadIdx.x);
+  const auto first = [&](int row, int column, int output) {
+    return cv.output + cv.output_strides(patch.n, output, rows.first_out + row * rows.out_step,
+                                         columns.first_out + column * columns.out_step);
+  };
+  const int64_t down = rows.out_step * cv.output_strides.h;
+  if (cv.stores_channels) {
+    constexpr int kChunks = kOutputs / kElements, kRows = kThreads / kChunks / kColumns;  // at once
+    const int pixel = thread / kChunks, chunk = thread % kChunks;
+    const int row = patch.row + pixel / kColumns, column = patch.column + pixel % kColumns;
+    const int output = first_output + chunk * kElements;
+    if (column >= columns.count || output >= cv.groups.all_outputs()) return;
+    T* to = first(row, column, output);
+    const char* const from = results + pixel * kResultPitch + chunk * kChunk;
+#pragma unroll
+    for (int at = 0; at < 2 * kFragments; at += kRows, to += kRows * down)
+      if (row + at < rows.count)
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from + at * kColumns * kResultPitch);
+  } else {
+    constexpr int kAtOnce = kThreads / kColumns;
+    const int pixel = thread % kColumns, channel = thread / kColumns, column = patch.column + pixel;
+    const int count = min(cv.groups.all_outputs() - first_output, kOutputs);
+    if (column >= columns.count || channel >= count) return;
+    T* to = first(patch.row, column, first_output + channel);
+    const char* from = results + pixel * kResultPitch + channel * 2;
+    for (int at = 0; at < 2 * kFragments && patch.row + at < rows.count;
+         ++at, to += down, from += kColumns * kResultPitch)
+#pragma unroll
+      for (int c = 0; c < kOutputs; c += kAtOnce)
+        if (channel + c < count) to[c * cv.output_strides.c] = *reinterpret_cast<const T*>(from + c * 2);
+  }
+}
+
 // A block takes 64 outputs and every `streams`-th patch, and keeps the weights; the next patch is on its way while one
-// is multiplied.
+// is multiplied, and its results take the place of what was multiplied.
 template <class T, int kFragments, int kTapRows>
 __global__ void __launch_bounds__(kThreads, kBlocks) convolve_groups(Convolution<T> cv) {
   char* const weights = shared_memory<char>();
   char* const patches = weights + cv.weight_bytes;  // two
   const Walk walk = Walk::of(cv.input);
+  const Odometer step = cv.patches.place(cv.streams);
   const int warp = int(threadIdx.x) / 32;
   for (int64_t item = blockIdx.x; item < int64_t(cv.column_tiles) * cv.streams; item += gridDim.x) {
     // Blocks that run at the same time share patches: what is between their outputs' channels comes from memory once.
@@ -217,27 +263,43 @@ __global__ void __launch_bounds__(kThreads, kBlocks) convolve_groups(Convolution
     const char* const packed = reinterpret_cast<const char*>(cv.packed) + int64_t(tile) * cv.weight_bytes;
     for (int at = int(threadIdx.x) * kChunk; at < cv.weight_bytes; at += kThreads * kChunk)
       cp_async_16(weights + at, packed + at, true);
+    // A warp beyond the last output multiplies zeros.
+    const bool exists = output < cv.groups.all_outputs();
+    const int chunk = exists ? cv.groups.first_chunk(output) - first_chunk : 0;
+    const char* const of_warp = weights + warp * (cv.weight_bytes / kWarps);
     int next = int(item / cv.column_tiles);
-    Patch patch = cv.patches.at(next, kFragments);
+    Odometer place = cv.patches.place(next);
+    Patch patch = Patches::at(place, kFragments);
     load_patch(cv.input, walk, patch, 0, 0, first_chunk, patches);
+    float bias[4] = {};
+    for (int e = 0; e < 4; ++e) {
+      const int mine = output + lane() % 4 * 4 + e;
+      if (cv.bias && mine < cv.groups.all_outputs()) bias[e] = float(cv.bias[mine * cv.bias_stride]);
+    }
     for (int buffer = 0; next < cv.patches.count; buffer ^= 1) {
       cp_async_commit();
       cp_async_wait<0>();
-      __syncthreads();  // all threads' copies are there, and all have multiplied the patch that is overwritten next
+      __syncthreads();  // all threads' copies are there, and all have stored what is overwritten next
       const Patch current = patch;
+      char* const of_patch = patches + buffer * cv.patch_bytes;
       next += cv.streams;
       if (next < cv.patches.count) {
-        patch = cv.patches.at(next, kFragments);
+        place.advance(step, cv.patches.down, cv.patches.across);
+        patch = Patches::at(place, kFragments);
         load_patch(cv.input, walk, patch, 0, 0, first_chunk, patches + (buffer ^ 1) * cv.patch_bytes);
       }
-      if (output >= cv.groups.all_outputs()) continue;
-      Sums<kFragments> sums = {};
-      multiply<kFragments, kTapRows>(
-          cv, sums, patches + buffer * cv.patch_bytes + (cv.groups.first_chunk(output) - first_chunk) * kChunk,
-          weights + warp * (cv.weight_bytes / kWarps));
-      store_results<kFragments>(cv, current, output, sums);
+      Sums<kFragments> sums;
+#pragma unroll
+      for (auto& fragment : sums.d)
+#pragma unroll
+        for (int e = 0; e < 8; ++e) fragment[e / 4][e % 4] = bias[e / 4 * 2 + e % 2];
+      multiply<kFragments, kTapRows>(cv, sums, of_patch + chunk * kChunk, of_warp);
+      __syncthreads();  // all have multiplied the patch, which is overwritten by its results
+      gather_results<kFragments>(cv, current, output, sums, bias, of_patch + warp * kWarpOutputs * 2);
+      __syncthreads();
+      store_results<kFragments>(cv, current, tile * kOutputs, of_patch);
     }
-    __syncthreads();  // before the next item's weights and patch overwrite what others still multiply
+    __syncthreads();  // before the next item's patch overwrites what others still store
   }
 }
 

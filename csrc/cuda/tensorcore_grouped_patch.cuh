@@ -12,7 +12,7 @@
 #include <algorithm>
 
 #include "device.h"
-#include "tensorcore_loaders.cuh"
+#include "tensorcore_launch.cuh"
 
 namespace convx {
 namespace cuda {
@@ -21,6 +21,7 @@ namespace tensorcore_grouped {
 using tensorcore::AxisPlan;
 using tensorcore::kChunk;
 using tensorcore::lane;
+using tensorcore::Odometer;
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kWarpOutputs = 16, kOutputs = kWarps * kWarpOutputs;  // of a warp, and of a block
@@ -71,9 +72,10 @@ struct Patches {
     const int64_t down = ceil_div(height, 2 * fragments), across = ceil_div(width, kColumns);
     return {int(down), int(across), int(N * down * across)};
   }
-  __device__ Patch at(int i, int fragments) const {
-    const int in_image = i % (down * across);
-    return {i / (down * across), in_image / across * 2 * fragments, in_image % across * kColumns};
+  // Patch i as a number of three digits, so that to go on takes no division.
+  __device__ Odometer place(int i) const { return Odometer::of(i, down, across); }
+  __device__ static Patch at(const Odometer& place, int fragments) {
+    return {place.high, place.middle * 2 * fragments, place.low * kColumns};
   }
 };
 
@@ -89,14 +91,17 @@ __device__ inline int source(const AxisPlan& axis, int position) {
 template <class T>
 struct Image {
   const T* data;
-  int64_t n;
-  int h, w;
+  int64_t n, h, w;
   int chunks;              // of a pixel
   AxisPlan rows, columns;  // what the results' taps read
 
   // The patch with what its taps read, in pixels; `across` of a row's pixels are a stride apart, and lie together.
   int patch_rows, patch_columns, across;
   int span, pitch;  // of a pixel in shared memory: chunks, and bytes
+
+  void set(const tensorcore::Packed<T>& packed) {
+    data = packed.data, n = packed.n, h = packed.h, w = packed.w, chunks = packed.channels / kElements;
+  }
 
   // Patches for so many taps at a time; returns their bytes, in 64 bits.
   int64_t set_patches(int64_t fragments, int64_t row_taps, int64_t column_taps, int64_t chunks_of_pixel) {
@@ -126,40 +131,67 @@ struct Image {
 // The pixels of every patch that a thread copies a chunk of, always the same one of a pixel: from the first on, in
 // steps of all that the threads copy at once.
 struct Walk {
-  int chunk, row, column, rows_step, columns_step;
+  int chunk, row, column, pixels, rows_step, columns_step;
+  int count;
   template <class T>
   __device__ static Walk of(const Image<T>& image) {
     const int columns = max(image.patch_columns, 1), span = max(image.span, 1), pixels = kThreads / span;
-    const int first = int(threadIdx.x) / span;
+    const int first = int(threadIdx.x) / span, left = image.patch_rows * image.patch_columns - first;
     const bool is_idle = first >= pixels;  // of threads that are not enough for another pixel
-    return {int(threadIdx.x) % span, is_idle ? image.patch_rows : first / columns, first % columns, pixels / columns,
-            pixels % columns};
+    return {int(threadIdx.x) % span,
+            first / columns,
+            first % columns,
+            pixels,
+            pixels / columns,
+            pixels % columns,
+            is_idle ? 0 : (max(left, 0) + pixels - 1) / pixels};
   }
 };
 
 // Begins to copy what a patch's results read from tap (i, j) on, from a chunk of its pixels on. kPlain: padding is
-// zeros and the stride along rows is 1, which leaves half of the instructions.
+// zeros and the stride along rows is 1; then both ends of a copy go on by fixed steps, which leaves half of the
+// instructions.
 template <bool kPlain, class T>
 __device__ void copy_pixels(const Image<T>& image, const Walk& walk, const Patch& patch, int i, int j, int first_chunk,
                             char* to) {
-  const int top = image.rows.position(patch.row, i), left = image.columns.position(patch.column, j);
-  const int chunk = first_chunk + walk.chunk, row_bytes = image.row_bytes();
-  const T* const from = image.data + patch.n * image.n + chunk * kElements;
+  const int left = image.columns.position(patch.column, j), right = left + image.patch_columns;
+  const int chunk = first_chunk + walk.chunk, across = image.patch_columns;
   const bool exists = chunk < image.chunks, repeats = image.rows.mode != PaddingMode::zeros;
+  const int rows = exists ? image.rows.in : 0, columns = image.columns.in;
+  int h = image.rows.position(patch.row, i) + walk.row, w = left + walk.column;
+  const T* from = image.data + patch.n * image.n + (exists ? chunk * kElements : 0);
   to += walk.chunk * kChunk;
-  int row = walk.row, column = walk.column;
-  while (row < image.patch_rows) {
-    int h = top + row, w = left + column;
-    bool reads = unsigned(h) < unsigned(image.rows.in) && unsigned(w) < unsigned(image.columns.in);
-    if (!kPlain && !reads && repeats) {
-      h = source(image.rows, h), w = source(image.columns, w);
-      reads = h >= 0 && w >= 0;
+  if (kPlain) {
+    // Where there is an image only if the pixel is read.
+    const char* pixel = reinterpret_cast<const char*>(from + h * image.h + w * image.w);
+    to += (walk.row * across + walk.column) * image.pitch;
+    const int64_t step = (walk.rows_step * image.h + walk.columns_step * image.w) * int64_t(sizeof(T));
+    const int64_t step_to_next_row = step + (image.h - across * image.w) * int64_t(sizeof(T));
+    const int to_step = walk.pixels * image.pitch, last = right - walk.columns_step;
+#pragma unroll 5  // ten of 16 x 10 pixels with eight chunks
+    for (int count = walk.count; count > 0; --count) {
+      cp_async_16(to, pixel, unsigned(h) < unsigned(rows) && unsigned(w) < unsigned(columns));
+      const bool wraps = w >= last;
+      h += wraps ? walk.rows_step + 1 : walk.rows_step;
+      w += wraps ? walk.columns_step - across : walk.columns_step;
+      pixel += wraps ? step_to_next_row : step;
+      to += to_step;
     }
-    reads = reads && exists;
-    cp_async_16(to + row * row_bytes + (kPlain ? column : image.place(column)) * image.pitch,
-                reads ? from + (h * image.h + w * image.w) : image.data, reads);
-    row += walk.rows_step, column += walk.columns_step;
-    if (column >= image.patch_columns) column -= image.patch_columns, ++row;
+    return;
+  }
+  const int row_bytes = image.row_bytes();
+  int row = walk.row;
+  for (int count = walk.count; count > 0; --count) {
+    int read_h = h, read_w = w;
+    bool reads = unsigned(h) < unsigned(rows) && unsigned(w) < unsigned(columns);
+    if (!reads && repeats && exists) {
+      read_h = source(image.rows, h), read_w = source(image.columns, w);
+      reads = read_h >= 0 && read_w >= 0;
+    }
+    cp_async_16(to + row * row_bytes + image.place(w - left) * image.pitch,
+                reads ? from + (read_h * image.h + read_w * image.w) : image.data, reads);
+    h += walk.rows_step, row += walk.rows_step, w += walk.columns_step;
+    if (w >= right) w -= across, ++h, ++row;
   }
 }
 template <class T>
@@ -175,14 +207,16 @@ inline AxisPlan forward_plan(const Axis& a) {
   return {int(a.in), int(a.out), int(a.kernel), int(a.stride), -int(a.pad), int(a.dilation), 0, 1, 0, 1, a.mode};
 }
 
-// Whether 32 bits count the patches, and reach all of an image whose pixels have been filled up to a chunk.
+// Whether 32 bits count the patches, and the chunks of an image.
 inline const char* why_not_in_patches(const ConvProblem& pb) {
-  const auto is_large = [&](int64_t height, int64_t width) {
+  const auto is_large = [&](int64_t height, int64_t width, int64_t channels) {
     constexpr int64_t kMost = int64_t(1) << 30;
-    return height * width * kElements > kMost ||
+    return height * width * ceil_div(channels, kElements) > kMost ||
            pb.N * ceil_div(height, 2 * kFewestFragments) * ceil_div(width, kColumns) > kMost;
   };
-  return is_large(pb.H, pb.W) || is_large(pb.P, pb.Q) ? "there are more pixels than its 32-bit numbers count" : nullptr;
+  return is_large(pb.H, pb.W, pb.C) || is_large(pb.P, pb.Q, pb.K)
+             ? "there are more pixels than its 32-bit numbers count"
+             : nullptr;
 }
 
 // Whether three row taps go together: the row that one reads for a result is the next one's for the result above.
@@ -209,11 +243,10 @@ int64_t choose_fragments(const Image<T>& image, int64_t most_blocks, Set set) {
   return fitting_blocks(set(best), most_blocks) > 0 ? best : 0;
 }
 
-// How many blocks share the patches of an item: as many as run at a time, each with as many patches as the others. One
-// more, and it would run when all others are done.
+// How many blocks share the patches of an item: as many as run at a time. One more, and it would run when all others
+// are done; fewer of as many patches each would leave some multiprocessors a block less.
 inline int64_t streams_of(int64_t patches, int64_t blocks, int64_t items) {
-  const int64_t wanted = std::max(current_device().multiprocessors * blocks / items, int64_t(1));
-  return ceil_div(patches, ceil_div(patches, std::min(patches, wanted)));
+  return std::min(patches, std::max(current_device().multiprocessors * blocks / items, int64_t(1)));
 }
 
 }  // namespace tensorcore_grouped

@@ -57,12 +57,9 @@ void run(const ConvProblem& pb, const Operands& o) {
   const auto packed = [&](const View& v, int64_t channels, int64_t height, int64_t width) {
     return tensorcore::channels_together<T>(v.data, v.strides, 0, pb.N, 1, channels, height, width, false, o);
   };
-  const auto set = [](Image<T>& image, const tensorcore::Packed<T>& p) {
-    image.data = p.data, image.n = p.n, image.h = int(p.h), image.w = int(p.w), image.chunks = p.channels / kElements;
-  };
   WeightGradient<T> wg = sizes<T>(pb);
-  set(wg.x, packed(o.x, pb.C, pb.H, pb.W));
-  set(wg.y, packed(o.y, pb.K, pb.P, pb.Q));
+  wg.x.set(packed(o.x, pb.C, pb.H, pb.W));
+  wg.y.set(packed(o.y, pb.K, pb.P, pb.Q));
   wg.w = static_cast<T*>(o.w.data), wg.w_strides = o.w.strides;
   choose_fragments(wg) == kMostFragments ? launch_weight<T, kMostFragments>(wg, o)
                                          : launch_weight<T, kFewestFragments>(wg, o);

@@ -15,13 +15,14 @@
 // second kernel adds them in a fixed order. How many there are depends on sizes and the GPU alone.
 //
 // Zeros are multiplied, those of the padding with y and those beyond y with x, so where an infinity meets one the sum
-// is NaN, and what is NaN is computed again by the definition: a pass over all pixels for each such weight.
+// is NaN, and what is NaN is computed again by the definition: a pass of a warp over all pixels for each such weight.
 //
 // Limit: memory, as in forward: x and y once, 24 us for 16 x 512 x 56 x 56 in groups of 16 at 4.3 TB/s, and the
 // streams' sums, 10 MB written and read. As many products as in forward, 6 us; 34 reads of 512 bytes of shared memory
 // for each 126 of them, 9 us; from L2 72 and 57 MB, 23 us; instructions as in forward, 14 us. Two blocks share a
-// multiprocessor. Expected: 50 to 65 us. Groups of 32 and 64 read the patches two and four times.
-// tensorcore_weight.cuh reads x for each tap and fills a sixteenth of its smallest tile with groups of 16.
+// multiprocessor. Expected: 50 to 65 us. Measured on an H200, when a copy took 34 instructions, since 18: 59 us (cuDNN
+// 101). Groups of 32 and 64 read the patches two and four times. tensorcore_weight.cuh reads x for each tap and fills a
+// sixteenth of its smallest tile with groups of 16.
 //
 // Machine code of weight_of_groups<.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.MT88.4
 #pragma once
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(Weig
     const int output = tile * kOutputs + warp * kWarpOutputs, first_chunk = wg.groups.first_chunk(tile * kOutputs);
     const int stream = int(item / wg.tiles());
     const auto load = [&](int patch, char* to) {
-      const Patch at = wg.patches.at(patch, kFragments);
+      const Patch at = Patches::at(wg.patches.place(patch), kFragments);  // divided anew, as registers are few
       load_patch(wg.x, x_walk, at, first_r, first_s, first_chunk + chunk, to);
       load_patch(wg.y, y_walk, at, 0, 0, tile * (kOutputs / kElements), to + wg.x_bytes);
     };
@@ -170,36 +171,57 @@ __global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(Weig
   }
 }
 
-// The definition of one element: skipped taps are skipped.
+// The definition of one element: skipped taps are skipped. A lane's part of the pixels.
 template <class T>
 __device__ float sum_of_pixels(const WeightGradient<T>& wg, int output, int i, int j, int input) {
+  const AxisPlan &rows = wg.x.rows, &columns = wg.x.columns;
+  const Odometer step = Odometer::of(32, rows.count, columns.count);
   float sum = 0;
-  for (int n = 0; n < wg.N; ++n)
-    for (int p = 0; p < wg.x.rows.count; ++p) {
-      const int h = source(wg.x.rows, wg.x.rows.position(p, i));
-      if (h < 0) continue;
-      for (int q = 0; q < wg.x.columns.count; ++q) {
-        const int w = source(wg.x.columns, wg.x.columns.position(q, j));
-        if (w < 0) continue;
-        const T y = wg.y.data[n * wg.y.n + p * wg.y.h + q * wg.y.w + output];
-        const T x = wg.x.data[n * wg.x.n + h * wg.x.h + w * wg.x.w + input];
-        sum = fma(float(y), float(x), sum);
-      }
-    }
+  for (Odometer pixel = Odometer::of(lane(), rows.count, columns.count); pixel.high < wg.N;
+       pixel.advance(step, rows.count, columns.count)) {
+    const int n = pixel.high, p = pixel.middle, q = pixel.low;
+    const int h = source(rows, rows.position(p, i)), w = source(columns, columns.position(q, j));
+    if (h < 0 || w < 0) continue;
+    const T y = wg.y.data[n * wg.y.n + p * wg.y.h + q * wg.y.w + output];
+    const T x = wg.x.data[n * wg.x.n + h * wg.x.h + w * wg.x.w + input];
+    sum = fma(float(y), float(x), sum);
+  }
   return sum;
 }
 
-// Adds the streams' sums, a thread to a weight.
+// A weight by its number: [output][tap][input of its group].
+struct WeightPlace {
+  int output, r, s, input;
+  template <class T>
+  __device__ static WeightPlace of(const WeightGradient<T>& wg, int64_t i) {
+    const int tap = int(i / wg.groups.inputs % wg.taps());
+    return {int(i / wg.groups.inputs / wg.taps()), tap / wg.x.columns.taps, tap % wg.x.columns.taps,
+            int(i % wg.groups.inputs)};
+  }
+};
+
+// Adds the streams' sums, a lane to a weight. Those that are NaN are computed again one after the other, by all lanes
+// in turns and in a fixed order.
 template <class T>
 __global__ void add_streams(WeightGradient<T> wg) {
   const int64_t count = wg.weights();
-  for (int64_t i = first_item(); i < count; i += items_step()) {
-    const int c = int(i % wg.groups.inputs), tap = int(i / wg.groups.inputs % wg.taps());
-    const int k = int(i / wg.groups.inputs / wg.taps()), r = tap / wg.x.columns.taps, s = tap % wg.x.columns.taps;
+  for (int64_t first = first_item() - lane(); first < count; first += items_step()) {
+    const int64_t i = first + lane();
     float sum = 0;
-    for (int stream = 0; stream < wg.streams; ++stream) sum += wg.partial[stream * count + i];
-    if (sum != sum) sum = sum_of_pixels(wg, k, r, s, k / wg.groups.outputs * wg.groups.inputs + c);
-    wg.w[wg.w_strides(k, c, r, s)] = T(sum);
+    if (i < count)
+      for (int stream = 0; stream < wg.streams; ++stream) sum += wg.partial[stream * count + i];
+    const uint32_t doubts = __ballot_sync(0xffffffffu, sum != sum);
+    for (int other = 0; other < 32 && doubts >> other; ++other) {
+      if (!(doubts >> other & 1)) continue;
+      const WeightPlace at = WeightPlace::of(wg, first + other);
+      float again =
+          sum_of_pixels(wg, at.output, at.r, at.s, at.output / wg.groups.outputs * wg.groups.inputs + at.input);
+      for (int bit = 16; bit > 0; bit /= 2) again += __shfl_xor_sync(0xffffffffu, again, bit);
+      if (lane() == other) sum = again;
+    }
+    if (i >= count) continue;
+    const WeightPlace at = WeightPlace::of(wg, i);
+    wg.w[wg.w_strides(at.output, at.input, at.r, at.s)] = T(sum);
   }
 }
 
