@@ -1,7 +1,8 @@
 """Whether a result is right, before its time counts: some of its elements, each from the definition in float64.
 
 A wrong kernel can be very fast. How precise a right one is, is the tests' question; here an error may be twice torch's
-own at the same elements, or 8 units in the last place of the largest output, whichever is more.
+own at the same elements, or 8 units in the last place of the largest output, whichever is more; of TF32's last place
+where float32 may be rounded to that.
 """
 
 from collections.abc import Iterable
@@ -68,8 +69,18 @@ def element(shape: Shape, primitive: str, o: Operands, index: tuple[int, int, in
     return float((_at(o.y[:, a], p, q) * _at(o.x[:, channel], h, w)).sum())
 
 
+TF32_UNIT = 2.0**-10
+
+
+def is_right(error: float, torch_error: float, unit: float) -> bool:
+    bound = 8 * unit
+    if torch_error <= 64 * unit:  # beyond that torch itself is wrong here, and no measure
+        bound = max(bound, 2 * torch_error)
+    return error <= bound
+
+
 def errors(
-    shape: Shape, computation: str, operands: Operands, ours: Tensor, theirs: Tensor
+    shape: Shape, computation: str, operands: Operands, ours: Tensor, theirs: Tensor, tf32: bool = False
 ) -> tuple[float, float, bool]:
     """The largest sampled error of convx and of torch, relative to the largest output, and whether convx is right."""
     if ours.shape != theirs.shape:
@@ -84,8 +95,5 @@ def errors(
     scale = scale if 0 < scale < torch.inf else float(expected.abs().max())
     at = tuple(indices.to(ours.device).unbind(1))
     error, torch_error = (float((t[at].double().cpu() - expected).abs().max()) / scale for t in (ours, theirs))
-    unit = torch.finfo(ours.dtype).eps
-    bound = 8 * unit
-    if torch_error <= 64 * unit:  # beyond that torch itself is wrong here, and no measure
-        bound = max(bound, 2 * torch_error)
-    return error, torch_error, error <= bound and bool(ours.isfinite().all())
+    unit = TF32_UNIT if tf32 and ours.dtype == torch.float32 else torch.finfo(ours.dtype).eps
+    return error, torch_error, is_right(error, torch_error, unit) and bool(ours.isfinite().all())

@@ -55,7 +55,7 @@ def sides(
 
 def measure(
     shape: Shape, computation: str, dtype: str = "float32", device: str = "cpu", layout: str = "contiguous",
-    seconds: float = 0.5, best: dict[str, float] | None = None,
+    seconds: float = 0.5, best: dict[str, float] | None = None, tf32: bool = False,
 ) -> dict:  # fmt: skip
     """One row: both sides' times for one computation of one layer, and whether convx's result is right.
 
@@ -72,7 +72,7 @@ def measure(
         for side in ("torch", "convx")
     )
     ours, theirs, torch_layout = timings[best_convx], timings[best_torch], best_torch[1]
-    error, torch_error, right = check.errors(shape, computation, operands, ours.result, theirs.result)
+    error, torch_error, right = check.errors(shape, computation, operands, ours.result, theirs.result, tf32)
     row = {
         "shape": shape.name,
         "set": shape.set,
@@ -118,7 +118,8 @@ def rows_of(options: argparse.Namespace, best: dict[str, float] | None) -> Itera
             print(f"{shape.name[:27]:<28}left out: one sample is {shape.gflop / shape.N:.1f} GFLOP")
             continue
         for computation in options.primitive:
-            yield measure(small, computation, options.dtype, options.device, options.layout, options.seconds, best)
+            settings = options.dtype, options.device, options.layout, options.seconds
+            yield measure(small, computation, *settings, best, options.tf32)
 
 
 def every(n: int, shapes: Iterable[Shape]) -> Iterator[Shape]:

@@ -34,10 +34,11 @@ LIMITED = ("copied-fp16", "copied-bf16", "terms")
 
 
 def skip_if_refused(primitive, kind, problem):
-    reason = emulator.refusal(primitive, *KINDS[kind][:1], problem, KINDS[kind][1])
-    if reason:
-        assert kind in LIMITED and (problem.G > 1 or problem.mode != "zeros"), reason
-        pytest.skip(reason)
+    if kind in LIMITED and (problem.G > 1 or problem.mode != "zeros"):
+        algorithm, dtype = KINDS[kind]
+        reason = emulator.refusal(primitive, algorithm, problem, dtype)
+        if reason:
+            pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +87,8 @@ def test_every_shape_of_tile_is_launched():
     for algorithm, dtype in KINDS.values():
         for primitive in PRIMITIVES:
             for problem in TILES.values():
-                if emulator.refusal(primitive, algorithm, problem, dtype):
+                if "copied" in algorithm or "terms" in algorithm:  # kernels of their own
                     continue
-                emulator.configure(dry=True)
                 operands = draw_integers(primitive, problem, dtype)
                 emulator.call(primitive, algorithm, *operands[:3], problem)
     launches = " ".join(launched.symbol for launched in emulator.launched())

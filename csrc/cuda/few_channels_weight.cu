@@ -15,7 +15,8 @@ const char* grad_weight_why_not(const ConvProblem& pb, const Operands& o) {
 // The tensor cores' tile of weights has 64 x 64: groups of 16 on both sides fill a sixteenth of it.
 bool grad_weight_preferred(const ConvProblem& pb, const Operands&) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
-  return Cg <= 4 || Kg <= 4 || (pb.G > 1 && Cg <= 16 && Kg <= 16);
+  const bool suits_tiles = Kg >= 16 && Cg * pb.R * pb.S >= 16;  // as in forward
+  return (Cg <= 4 && !suits_tiles) || Kg <= 4 || (pb.G > 1 && Cg <= 16 && Kg <= 16);
 }
 void grad_weight(const ConvProblem& pb, const Operands& o) { launch_weight<kResults, kWindow>(pb, o); }
 

@@ -3,6 +3,7 @@
 
 #include "rows.h"
 #include "types.h"
+#include "window_launch.h"
 
 namespace convx {
 namespace cuda {
@@ -108,20 +109,27 @@ const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input
   return is_split(o) ? tensorcore::why_not_split(inner, operands) : tensorcore::why_not(inner, operands);
 }
 
-// Where few channels are made of many, and blocks save most of a tile.
-bool preferred(const ConvProblem& pb, bool is_grad_input) {
+// Where few channels are made of many, blocks save most of a tile, and there are enough of them for a GPU; or, for
+// 16-bit numbers, where kernel = stride and few channels are read: then y is read once, and not by each phase for a few
+// stages.
+bool preferred(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const int64_t inputs = is_grad_input ? pb.K : pb.C, outputs = is_grad_input ? pb.C : pb.K;
   const double needed = double(outputs) * pb.R * pb.S / double(is_grad_input ? pb.stride_h * pb.stride_w : 1);
-  return outputs <= 8 && inputs >= 16 && pb.multiply_adds() >= 1 << 22 &&
-         work(best_blocks(pb, is_grad_input)) <= 8 * needed;
+  const bool is_16_bit = o.dtype == DType::float16 || o.dtype == DType::bfloat16;
+  if (is_grad_input && is_16_bit && is_patches(pb) && pb.R * pb.S > 1)
+    return inputs >= 32 && inputs <= 256 && outputs <= 64 && pb.multiply_adds() >= double(1 << 26);
+  constexpr int64_t kFewest = 4096;  // blocks: 64 tiles of 64
+  const OutputBlocks blocks = best_blocks(pb, is_grad_input);
+  const ConvProblem inner = blocks_problem(pb, blocks);
+  return outputs <= 8 && inputs >= 16 && inner.N * inner.P * inner.Q >= kFewest && work(blocks) <= 8 * needed;
 }
 
 }  // namespace
 
 const char* forward_why_not(const ConvProblem& pb, const Operands& o) { return why_not(pb, o, false); }
 const char* grad_input_why_not(const ConvProblem& pb, const Operands& o) { return why_not(pb, o, true); }
-bool forward_preferred(const ConvProblem& pb, const Operands&) { return preferred(pb, false); }
-bool grad_input_preferred(const ConvProblem& pb, const Operands&) { return preferred(pb, true); }
+bool forward_preferred(const ConvProblem& pb, const Operands& o) { return preferred(pb, o, false); }
+bool grad_input_preferred(const ConvProblem& pb, const Operands& o) { return preferred(pb, o, true); }
 void forward(const ConvProblem& pb, const Operands& o) { run(pb, o, false); }
 void grad_input(const ConvProblem& pb, const Operands& o) { run(pb, o, true); }
 

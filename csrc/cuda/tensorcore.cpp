@@ -92,17 +92,30 @@ bool preferred_copied_for_grad_input(const ConvProblem& pb, const Operands& o) {
   return preferred_for_grad_input(pb, o) && filled(pb.outputs_per_group(), kTile) >= 0.5;
 }
 
-// Terms are padded to whole stages of 64 and need a pass of their own; the products take half of Split's time.
-static bool prefers_terms(const ConvProblem& pb, const Operands& o, int64_t inputs, int64_t outputs) {
-  return is_large(pb) && filled(inputs, kTile) * filled(outputs, kTile) >= (o.allow_tf32 ? 0.25 : 0.4);
+// Terms are padded to whole stages of 64 and made by a pass over each operand, which pays if the image's numbers are
+// used some 200 times each, and if there are tiles of 128 x 64 for half of a GPU. The products take half of Split's
+// time.
+static bool prefers_terms(const ConvProblem& pb, const Operands& o, int64_t inputs, int64_t outputs, int64_t results,
+                          double uses) {
+  const int64_t tiles = (results + 127) / 128 * pb.G * ((outputs + 63) / 64);
+  return is_large(pb) && filled(inputs, kTile) * filled(outputs, kTile) >= (o.allow_tf32 ? 0.25 : 0.4) && uses >= 200 &&
+         tiles >= current_device().multiprocessors / 2;
+}
+static double uses_of_image(const ConvProblem& pb, int64_t outputs) {
+  return double(outputs) * pb.R * pb.S / (double(pb.stride_h) * pb.stride_w);
 }
 bool preferred_terms(const ConvProblem& pb, const Operands& o) {
-  return prefers_terms(pb, o, pb.channels_per_group(), pb.outputs_per_group());
+  const int64_t outputs = pb.outputs_per_group();
+  return prefers_terms(pb, o, pb.channels_per_group(), outputs, pb.N * pb.P * pb.Q, uses_of_image(pb, outputs));
 }
 bool preferred_terms_for_grad_input(const ConvProblem& pb, const Operands& o) {
-  return prefers_terms(pb, o, pb.outputs_per_group(), pb.channels_per_group());
+  const int64_t outputs = pb.channels_per_group();  // y is read by each phase
+  return prefers_terms(pb, o, pb.outputs_per_group(), outputs, pb.N * pb.H * pb.W, double(outputs) * pb.R * pb.S);
 }
-bool preferred_terms_for_grad_weight(const ConvProblem& pb, const Operands& o) { return preferred_terms(pb, o); }
+bool preferred_terms_for_grad_weight(const ConvProblem& pb, const Operands& o) {
+  const int64_t outputs = pb.outputs_per_group();  // tiles are of splits, as many as are wanted
+  return prefers_terms(pb, o, pb.channels_per_group(), outputs, int64_t(1) << 20, uses_of_image(pb, outputs));
+}
 
 static void run(Primitive primitive, const ConvProblem& pb, const Operands& o) {
   switch (o.dtype) {

@@ -95,6 +95,40 @@ static __global__ void split_terms(Splitting p) {
   }
 }
 
+// The same where channels are neighbours and whole vectors: a thread to four channels of a position, read once and
+// written as they come. `index`: what counts them.
+template <class Index>
+static __device__ void split_lines_of(const Splitting& p) {
+  const Index vectors = Index(p.channels / 4), positions = Index(p.H * p.W), width = Index(p.W), B = Index(p.B);
+  const int64_t count = p.A * p.B * p.H * p.W * (p.channels / 4);
+  for (int64_t item = first_item(); item < count; item += items_step()) {
+    const Index i = Index(item), line = i / vectors, channel = 4 * (i - line * vectors);
+    // The lines in the order in which they are written: [a][position][b] or [a][b][position].
+    const Index outer = p.positions_first ? line / B : line / positions;
+    const Index inner = p.positions_first ? line - outer * B : line - outer * positions;
+    const Index at = p.positions_first ? outer % positions : inner, b = p.positions_first ? inner : outer % B;
+    const Index a = p.positions_first ? outer / positions : outer / B, row = at / width;
+    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (int64_t(channel) < p.C)
+      v = *reinterpret_cast<const float4*>(p.from + int64_t(a) * p.from_a + int64_t(b) * p.from_b + int64_t(channel) +
+                                           int64_t(row) * p.from_h + int64_t(at - row * width) * p.from_w);
+    v.x *= 0x1p24f, v.y *= 0x1p24f, v.z *= 0x1p24f, v.w *= 0x1p24f;
+    BFloat16* const to = p.to + int64_t(line) * p.terms * p.channels + int64_t(channel);
+    for (int term = 0; term < p.terms; ++term) {
+      const uint32_t low = to_bf16x2(v.x, v.y), high = to_bf16x2(v.z, v.w);
+      *reinterpret_cast<uint2*>(to + term * p.channels) = make_uint2(low, high);
+      v.x -= __uint_as_float(low << 16), v.y -= __uint_as_float(low & 0xffff0000u);
+      v.z -= __uint_as_float(high << 16), v.w -= __uint_as_float(high & 0xffff0000u);
+    }
+  }
+}
+static __global__ void split_lines(Splitting p) {
+  if (p.A * p.B * p.H * p.W * (p.channels / 4) < int64_t(1) << 31)
+    split_lines_of<uint32_t>(p);  // divides in a fourth of the time
+  else
+    split_lines_of<int64_t>(p);
+}
+
 // Asks for all stages of all tiles; one thread. `work.cv` describes the operands themselves; channels of a term are
 // `channels` in the maps.
 struct TermConvolution {
