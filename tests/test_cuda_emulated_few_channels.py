@@ -188,6 +188,8 @@ def test_what_networks_have_is_chosen():
     }
     for primitive, (algorithm, names) in product(("forward", "grad_input", "grad_weight"), chosen.items()):
         for name in names:
+            if name == "first-layer" and primitive != "grad_input":
+                continue  # direct's tiles take those
             operands, _ = draw_reals(primitive, LARGE[name], torch.float32, "cpu")
             forced = emulator.call(primitive, algorithm, *operands, LARGE[name])
             assert torch.equal(forced, emulator.call(primitive, "", *operands, LARGE[name])), (primitive, name)
