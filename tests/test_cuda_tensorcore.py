@@ -4,6 +4,8 @@ the weight gradient, how exact float32 is in three parts, and what becomes of nu
 On the emulator, whose matrix products cut sums off as the hardware does (emulator/mma.cpp).
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -293,8 +295,30 @@ def test_overflow_and_subnormal_results(primitive, kind):
     assert (emulator.call(primitive, algorithm, first, second, None, problem) == info.tiny / 2).all()
 
 
+# Sizes at which a choice by all of the work would differ from one by an image's.
+CHOICE = {
+    "a-little-work": Problem(8, 32, 7, 8, 32, 3, 3, padding=(1, 1)),
+    "groups": Problem(8, 32, 8, 8, 32, 3, 3, padding=(1, 1), G=4),
+    "first-layer": Problem(9, 3, 20, 20, 16, 5, 5, padding=(2, 2)),
+    "last-layer": Problem(9, 16, 20, 20, 3, 5, 5, padding=(2, 2)),
+    "patches": Problem(9, 32, 16, 16, 64, 2, 2, (2, 2)),
+}
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("name", CHOICE)
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+def test_a_sample_alone_gets_the_same_kernel(primitive, name, dtype):
+    problem = CHOICE[name]
+    generator = torch.Generator().manual_seed(6)
+    first, second = (torch.randn(s, generator=generator).to(dtype) for s in problem.shapes(primitive)[:2])
+    together = emulator.call(primitive, "", first, second, None, problem)
+    alone = emulator.call(primitive, "", first[:1], second, None, replace(problem, N=1))
+    assert torch.equal(alone[0], together[0])
+
+
 def test_which_gpus_and_types_they_are_for():
-    problem = Problem(2, 64, 28, 28, 64, 3, 3, padding=(1, 1))
+    problem = Problem(2, 128, 28, 28, 128, 3, 3, padding=(1, 1))
     emulator.configure(dry=True)
 
     def kernels(dtype, tf32=False):

@@ -117,11 +117,11 @@ bool preferred(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const double needed = double(outputs) * pb.R * pb.S / double(is_grad_input ? pb.stride_h * pb.stride_w : 1);
   const bool is_16_bit = o.dtype == DType::float16 || o.dtype == DType::bfloat16;
   if (is_grad_input && is_16_bit && is_patches(pb) && pb.R * pb.S > 1)
-    return inputs >= 32 && inputs <= 256 && outputs <= 64 && pb.multiply_adds() >= double(1 << 26);
-  constexpr int64_t kFewest = 4096;  // blocks: 64 tiles of 64
+    return inputs >= 32 && inputs <= 256 && outputs <= 64 && multiply_adds_of_image(pb) >= 1 << 24;
+  const int64_t fewest = is_16_bit || (o.dtype == DType::float32 && o.allow_tf32) ? 64 : 1024;  // blocks of an image
   const OutputBlocks blocks = best_blocks(pb, is_grad_input);
   const ConvProblem inner = blocks_problem(pb, blocks);
-  return outputs <= 8 && inputs >= 16 && inner.N * inner.P * inner.Q >= kFewest && work(blocks) <= 8 * needed;
+  return outputs <= 8 && inputs >= 16 && inner.P * inner.Q >= fewest && work(blocks) <= 8 * needed;
 }
 
 }  // namespace

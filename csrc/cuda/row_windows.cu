@@ -104,7 +104,7 @@ const char* why_not(const ConvProblem& pb, const Operands& o) {
 bool preferred(const ConvProblem& pb, const Operands& o) {
   if (o.dtype == DType::float64 || (o.dtype == DType::float32 && !o.allow_tf32)) return false;
   const int64_t size = window_size(pb, element_size(o.dtype));
-  return pb.C <= 4 && pb.S > 1 && pb.K >= 16 && pb.multiply_adds() >= 1 << 22 && pb.H * size <= 2 * pb.P * pb.K;
+  return pb.C <= 4 && pb.S > 1 && pb.K >= 16 && multiply_adds_of_image(pb) >= 1 << 20 && pb.H * size <= 2 * pb.P * pb.K;
 }
 
 void forward(const ConvProblem& pb, const Operands& o) {

@@ -25,7 +25,7 @@ double least_filled(const Operands& o) {
   }
 }
 
-bool is_large(const ConvProblem& pb) { return pb.multiply_adds() >= 1 << 20; }
+bool is_large(const ConvProblem& pb) { return multiply_adds_of_image(pb) >= 1 << 17; }
 
 bool preferred(const ConvProblem& pb, const Operands& o, int64_t inputs, int64_t outputs) {
   constexpr int64_t kStage = 32;  // numbers of the reduction that are multiplied together
@@ -93,28 +93,25 @@ bool preferred_copied_for_grad_input(const ConvProblem& pb, const Operands& o) {
 }
 
 // Terms are padded to whole stages of 64 and made by a pass over each operand, which pays if the image's numbers are
-// used some 200 times each, and if there are tiles of 128 x 64 for half of a GPU. The products take half of Split's
-// time.
-static bool prefers_terms(const ConvProblem& pb, const Operands& o, int64_t inputs, int64_t outputs, int64_t results,
-                          double uses) {
-  const int64_t tiles = (results + 127) / 128 * pb.G * ((outputs + 63) / 64);
-  return is_large(pb) && filled(inputs, kTile) * filled(outputs, kTile) >= (o.allow_tf32 ? 0.25 : 0.4) && uses >= 200 &&
-         tiles >= current_device().multiprocessors / 2;
+// used some 200 times each; and images should have enough tiles for a GPU. The products take half of Split's time.
+static bool prefers_terms(const ConvProblem& pb, const Operands& o, int64_t inputs, int64_t outputs, double uses) {
+  return multiply_adds_of_image(pb) >= 1 << 26 && uses >= 200 &&
+         filled(inputs, kTile) * filled(outputs, kTile) >= (o.allow_tf32 ? 0.25 : 0.4);
 }
 static double uses_of_image(const ConvProblem& pb, int64_t outputs) {
   return double(outputs) * pb.R * pb.S / (double(pb.stride_h) * pb.stride_w);
 }
 bool preferred_terms(const ConvProblem& pb, const Operands& o) {
   const int64_t outputs = pb.outputs_per_group();
-  return prefers_terms(pb, o, pb.channels_per_group(), outputs, pb.N * pb.P * pb.Q, uses_of_image(pb, outputs));
+  return prefers_terms(pb, o, pb.channels_per_group(), outputs, uses_of_image(pb, outputs));
 }
 bool preferred_terms_for_grad_input(const ConvProblem& pb, const Operands& o) {
   const int64_t outputs = pb.channels_per_group();  // y is read by each phase
-  return prefers_terms(pb, o, pb.outputs_per_group(), outputs, pb.N * pb.H * pb.W, double(outputs) * pb.R * pb.S);
+  return prefers_terms(pb, o, pb.outputs_per_group(), outputs, double(outputs) * pb.R * pb.S);
 }
 bool preferred_terms_for_grad_weight(const ConvProblem& pb, const Operands& o) {
-  const int64_t outputs = pb.outputs_per_group();  // tiles are of splits, as many as are wanted
-  return prefers_terms(pb, o, pb.channels_per_group(), outputs, int64_t(1) << 20, uses_of_image(pb, outputs));
+  const int64_t outputs = pb.outputs_per_group();
+  return prefers_terms(pb, o, pb.channels_per_group(), outputs, uses_of_image(pb, outputs));
 }
 
 static void run(Primitive primitive, const ConvProblem& pb, const Operands& o) {

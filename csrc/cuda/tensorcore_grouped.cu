@@ -2,6 +2,7 @@
 #include "rows.h"
 #include "tensorcore_grouped.cuh"
 #include "tensorcore_launch.cuh"
+#include "types.h"
 
 namespace convx {
 namespace cuda {
@@ -125,7 +126,7 @@ bool preferred(const ConvProblem& pb, int64_t height, int64_t width) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t patches = ceil_div(height, 2 * kFewestFragments) * ceil_div(width, kColumns);
   const int64_t most = pb.G > 1 ? 64 : pb.is_pointwise() ? 0 : 32;
-  return std::min(Cg, Kg) >= 4 && std::max(Cg, Kg) <= most && pb.multiply_adds() >= 1 << 20 &&
+  return std::min(Cg, Kg) >= 4 && std::max(Cg, Kg) <= most && multiply_adds_of_image(pb) >= 1 << 17 &&
          2 * height * width >= patches * 2 * kFewestFragments * kColumns;
 }
 

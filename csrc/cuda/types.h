@@ -27,6 +27,9 @@ inline bool is_empty(const ConvProblem& pb) {
   return pb.N == 0 || pb.C == 0 || pb.K == 0 || pb.H == 0 || pb.W == 0 || pb.P == 0 || pb.Q == 0;
 }
 
+// What a choice may depend on: a sample's bits must not depend on its batch, so neither must the kernel that it gets.
+inline double multiply_adds_of_image(const ConvProblem& pb) { return pb.N ? pb.multiply_adds() / double(pb.N) : 0; }
+
 inline const char* floating_only(const ConvProblem&, const Operands& o) {
   return o.dtype == DType::int64 ? "int64 is for the CPU only" : nullptr;
 }
