@@ -10,6 +10,11 @@
 
 #include "ptx.h"
 
+// Where it can be: in code for sm_90a, and on the emulator. Elsewhere a kernel that is made of it has nothing to do.
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define CONVX_HAS_WGMMA 1
+#endif
+
 #ifndef __CUDACC__
 #include "ptx_wgmma_twins.h"
 #else

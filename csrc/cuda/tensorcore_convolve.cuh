@@ -40,7 +40,7 @@ __device__ Sum sum_of_taps(const Convolution<T>& cv, const TilePlace& place, con
       const T* v = cv.weight + place.group * cv.weight_group + int64_t(output) * cv.weight_output +
                    (place.rows.first_tap + i * place.rows.tap_step) * cv.weight_r +
                    (place.columns.first_tap + j * place.columns.tap_step) * cv.weight_s;
-      for (int c = 0; c < cv.channels; ++c) sum = fma(Sum(v[c * cv.weight_c]), Sum(x[c * cv.input_c]), sum);
+      for (int c = 0; c < cv.channels; ++c, v += cv.weight_c, x += cv.input_c) sum = fma(Sum(*v), Sum(*x), sum);
     }
   }
   return sum;

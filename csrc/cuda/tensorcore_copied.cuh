@@ -297,6 +297,7 @@ __device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, Flo
 template <class T, class Shape, bool kTurned>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     convolve_copied(const CONVX_GRID_CONSTANT CopiedConvolution<T> work) {
+#ifdef CONVX_HAS_WGMMA
   Ring<Shape> ring(shared_memory<char>());
   ring.prepare();
   if (threadIdx.x >= Shape::kConsumers) {
@@ -329,6 +330,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         store_tile<Shape>(cv, place, sums[half], Shape::first_row(half));
     }
   }
+#else
+  __trap();  // see ptx_wgmma.h
+#endif
 }
 
 }  // namespace tensorcore

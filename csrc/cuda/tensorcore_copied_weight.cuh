@@ -145,6 +145,7 @@ __device__ void store_weights(const WeightGradient<T, float>& wg, bool chunks, c
 template <class T, class Shape, int kMostTaps>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     weight_gradient_copied(const CONVX_GRID_CONSTANT CopiedWeightGradient<T, kMostTaps> work) {
+#ifdef CONVX_HAS_WGMMA
   Ring<Shape> ring(shared_memory<char>());
   ring.prepare();
   if (threadIdx.x >= Shape::kConsumers) {
@@ -165,6 +166,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         store_weights<Shape>(wg, work.stores_chunks, u, sums);
     }
   }
+#else
+  __trap();  // see ptx_wgmma.h
+#endif
 }
 
 }  // namespace tensorcore

@@ -257,6 +257,7 @@ __device__ void store_terms(const Convolution<float>& cv, const TilePlace& place
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1) convolve_terms(const CONVX_GRID_CONSTANT TermConvolution work) {
+#ifdef CONVX_HAS_WGMMA
   Ring<Shape> ring(shared_memory<char>());
   ring.prepare();
   if (threadIdx.x >= Shape::kConsumers) {
@@ -276,6 +277,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) convolve_terms(const CONVX
       store_terms<Shape>(cv, place, sums);
     }
   }
+#else
+  __trap();  // see ptx_wgmma.h
+#endif
 }
 
 // grad_weight: see tensorcore_copied_weight.cuh. `wg` describes the operands themselves.
@@ -320,6 +324,7 @@ __device__ void copy_term_weight_stages(const TermWeightGradient<kMostTaps>& wor
 template <class Shape, int kMostTaps>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     weight_gradient_terms(const CONVX_GRID_CONSTANT TermWeightGradient<kMostTaps> work) {
+#ifdef CONVX_HAS_WGMMA
   Ring<Shape> ring(shared_memory<char>());
   ring.prepare();
   if (threadIdx.x >= Shape::kConsumers) {
@@ -336,6 +341,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       store_partial<Shape>(wg, u, sums);
     }
   }
+#else
+  __trap();  // see ptx_wgmma.h
+#endif
 }
 
 }  // namespace tensorcore
