@@ -11,11 +11,13 @@
 //
 // As in Split, tensor cores cut sums off, so they sum 16 numbers of the reduction, small terms first, and what they sum
 // is added to the total by an ordinary rounded addition: one warpgroup adds while the other multiplies. (Two terms are
-// less precise than that anyway: a whole stage.) Operands are
-// scaled by 2^24, sums by 2^-48; a sum that comes out infinite or NaN is computed again by the definition.
+// less precise than that anyway: a whole stage.) Operands are scaled by 2^24, sums by 2^-48; a sum that comes out
+// infinite or NaN is computed again by the definition.
 //
-// Limit: a sixth of the rate of 16-bit products, 110 to 130 TFLOP/s on an H200 where float32 multiply-adds end at 67;
-// a third of it with two terms. And the pass that makes the terms: 10 bytes for each number of the operands, or 8.
+// Limit: a sixth of the rate of 16-bit products, 110 to 130 TFLOP/s on an H200 where float32 multiply-adds were
+// measured at 51; a third of it with two terms. And the pass that makes the terms: 10 bytes for each number of the
+// operands, or
+// 8. Measured there on dense layers: 44 to 85 TFLOP/s, 80 to 180 with two terms.
 //
 // Machine code of convolve_terms<.*: sm_90a: HGMMA, UTMALDG
 // Machine code of weight_gradient_terms<.*: sm_90a: HGMMA, UTMALDG
@@ -96,7 +98,7 @@ static __global__ void split_terms(Splitting p) {
 }
 
 // The same where channels are neighbours and whole vectors: a thread to four channels of a position, read once and
-// written as they come. `index`: what counts them.
+// written as they come. Index: what counts them.
 template <class Index>
 static __device__ void split_lines_of(const Splitting& p) {
   const Index vectors = Index(p.channels / 4), positions = Index(p.H * p.W), width = Index(p.W), B = Index(p.B);
@@ -129,14 +131,15 @@ static __global__ void split_lines(Splitting p) {
     split_lines_of<int64_t>(p);
 }
 
-// Asks for all stages of all tiles; one thread. `work.cv` describes the operands themselves; channels of a term are
-// `channels` in the maps.
+// What a launch works on, as CopiedConvolution. `cv` describes the operands themselves, the maps their terms, which
+// have `channels` each.
 struct TermConvolution {
   Convolution<float> cv;
   int channels;
   TensorMap weight, image[kMostPhases];
 };
 
+// Asks for all stages of all tiles; one thread.
 template <class Shape>
 __device__ void copy_term_stages(const TermConvolution& work, Ring<Shape> ring) {
   const Convolution<float>& cv = work.cv;
