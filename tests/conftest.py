@@ -1,14 +1,20 @@
 """What every test file shares: which devices, dtypes, algorithms and instruction sets there are, and a fixed start.
 
 The default run takes a covering sample of the large cross products (sampling.py); CONVX_TEST_EXHAUSTIVE=1 takes
-them whole.
+them whole. Under pytest-xdist (`make test`, if it is there) each processor runs a share of them.
 """
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+IS_XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_XDIST_WORKER:  # before OpenMP starts: threads that spin as they wait would take the other workers' processors
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 # For examples/, and for a convx built in place; behind an installed one.
@@ -41,11 +47,42 @@ def pytest_report_header():
     return f"convx on {', '.join(DEVICES)}; {THREADS} threads; instruction sets: {isas}; {size}"
 
 
-def pytest_terminal_summary(terminalreporter):
-    """How many CUDA kernels ran on the emulator, which is all that shows of them where there is no GPU."""
+# Of the CUDA kernels, those that ran on the emulator, and how often: of all workers.
+EMULATED = pytest.StashKey[list]()
+
+
+def emulated_kernels():
     emulator = sys.modules.get("emulator.library")
-    if emulator and (text := emulator.summary()):
-        terminalreporter.write_line(text)
+    return emulator.kernels_run() if emulator else {}
+
+
+def pytest_configure(config):
+    config.stash[EMULATED] = []
+
+
+def pytest_sessionfinish(session):
+    if IS_XDIST_WORKER:
+        session.config.workeroutput["emulated"] = emulated_kernels()
+    else:
+        session.config.stash[EMULATED].append(emulated_kernels())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    node.config.stash[EMULATED].append(getattr(node, "workeroutput", {}).get("emulated", {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """How many CUDA kernels ran on the emulator, which is all that shows of them where there is no GPU."""
+    ran = Counter()
+    for kernels in config.stash[EMULATED]:
+        ran.update(kernels)
+    if ran:
+        names = {instance.partition("<")[0] for instance in ran}
+        terminalreporter.write_line(
+            f"CUDA kernels that ran on the emulator, each load and store checked: {len(names)}, "
+            f"or {len(ran)} with their types and tiles, in {ran.total()} launches"
+        )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,7 +95,7 @@ def pytest_runtest_makereport(item, call):
             torch.cuda.synchronize()
         except RuntimeError as lost:
             text = f"{item.nodeid}: the CUDA context is lost\n{report.longreprtext[-3000:]}\n{lost}"
-            if "PYTEST_XDIST_WORKER" not in os.environ:
+            if not IS_XDIST_WORKER:
                 pytest.exit(text, returncode=3)
             os.write(2, text.encode())
             os._exit(3)

@@ -25,7 +25,7 @@
 // wavefronts of L1 or more for each load. That is what limits them, and planes below 16 columns are left to
 // window_gather.cuh.
 //
-// Machine code of small_depthwise<.*, 3, 1, .*1>: LDG.128, STG.128
+// Machine code of small_depthwise<.*, 3, 1, .*1.?>: LDG.128, STG.128
 #pragma once
 #include <type_traits>
 
@@ -47,6 +47,7 @@ struct SmallTile {
   static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (sizeof(T) == 8 ? 2 : 1);
   static constexpr int columns() {
     if (kAcross && kSize < 7) return kSize == 3 ? 2 : 4;
+    if (sizeof(T) == 8 && kAlong && kSize * kStride == 10) return 2;
     if (sizeof(T) == 8 || (sizeof(T) == 4 && kAlong && kSize * kStride > 5)) return 4;
     return kAlong ? 8 : 7;
   }
@@ -240,6 +241,9 @@ constexpr int kSmallThreads = 96;
 // How many blocks a multiprocessor has registers for: 136 of them a thread, 168, or 255.
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 constexpr int small_blocks() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  if (kSize == 7 && sizeof(T) == 2) return 2;  // with the 168 registers that do on a Hopper it would spill
+#endif
   if (kSize == 3 && (kLayout == SmallLayout::columns || (kStride == 1 && sizeof(T) == 2))) return 5;
   return kSize > 3 && sizeof(T) == 8 ? 2 : 4;
 }

@@ -4,6 +4,7 @@ what has changed.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -65,14 +66,20 @@ def build(variant: str) -> Path:
     folder = ROOT / "build" / "emulator" / variant
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / f"{_digest(command(files[0]) + kernel_flags, files)}.so"
-    if library.exists():
-        return library
+    with open(folder / "lock", "w") as lock:  # several test processes may come: one builds, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _link(library, emulator_flags, {source: command(source) for source in sources()})
+    return library
+
+
+def _link(library: Path, flags: list[str], commands: dict[Path, list[str]]) -> None:
+    folder = library.parent
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count())
     with ThreadPoolExecutor(jobs) as pool:
-        objects = list(pool.map(lambda s: _compile(s, command(s), folder), sources()))
+        objects = list(pool.map(lambda source: _compile(source, commands[source], folder), commands))
     half_done = library.with_suffix(f".{os.getpid()}")
-    subprocess.run([*COMPILER.split(), *emulator_flags, "-shared", *objects, "-o", half_done], check=True)
+    subprocess.run([*COMPILER.split(), *flags, "-shared", *objects, "-o", half_done], check=True)
     for old in {*folder.glob("*.so"), *folder.glob("*.o")} - {*objects}:
         old.unlink(missing_ok=True)
     half_done.replace(library)
-    return library

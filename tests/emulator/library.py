@@ -72,7 +72,7 @@ class Launched(NamedTuple):
     dry: int  # 1: the launches were only noted
 
 
-_forgotten: list[Launched] = []  # for summary(), which has all
+_forgotten: list[Launched] = []  # for kernels_run(), which has all
 
 
 def launched(forget: bool = False) -> list[Launched]:
@@ -106,20 +106,16 @@ def _guarded(function, *arguments) -> None:
         raise RuntimeError(with_lines(message.value.decode()))
 
 
-def summary() -> str:
-    """Which of the CUDA kernels have run so far, in one line; nothing if none has."""
+def kernels_run() -> dict[str, int]:
+    """Which of the CUDA kernels have run so far, with their types and tiles, and how often each."""
     if not library.cache_info().currsize:
-        return ""
-    kernels = [row for row in (*_forgotten, *launched()) if row.symbol and not row.dry]
-    instances = short_names(sorted({row.symbol for row in kernels}))
-    names = {instance.partition("<")[0] for instance in instances}
-    launches = sum(row.launches for row in kernels)
-    return (
-        f"CUDA kernels that ran on the emulator, each load and store checked: {len(names)}, "
-        f"or {len(instances)} with their types and tiles, in {launches} launches"
-        if kernels
-        else ""
-    )
+        return {}
+    rows = [row for row in (*_forgotten, *launched()) if row.symbol and not row.dry]
+    names = short_names([row.symbol for row in rows])
+    kernels = dict.fromkeys(sorted(names), 0)
+    for row, name in zip(rows, names, strict=True):
+        kernels[name] += row.launches
+    return kernels
 
 
 def _pointer(tensor):
