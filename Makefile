@@ -13,7 +13,7 @@ CHOSEN_PYTHON := $(if $(filter file default undefined,$(origin PYTHON)),,$(PYTHO
 OPTIONS := $(CHOSEN_PYTHON) CONVX_CUDA=$(CONVX_CUDA) TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CXX=$(CXX)
 
 # A test process to a processor; if that package could not be installed, one. ARGS="-n 0" for one as well.
-PARALLEL = $(shell $(PY) -c "import xdist" 2>/dev/null && echo -n auto --dist worksteal)
+PARALLEL = $(shell $(PY) -c "import xdist" 2>/dev/null && echo --numprocesses auto --dist worksteal)
 
 # Of a compiler's long command line, as ninja shows it, which file it compiles.
 SHORTER := 's/^(\[[0-9]+\/[0-9]+\]) .* (-c )+($(subst /,\/,$(CURDIR))\/)?(\S+) .*/\1 \4/'

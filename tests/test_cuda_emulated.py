@@ -237,7 +237,8 @@ def test_the_reference_is_last_and_the_choice_is_a_row():
         assert list(rows)[-1] == "reference"
         operands = draw_reals(primitive, REAL, torch.float64)
         chosen = emulator.call(primitive, "", *operands, REAL)
-        assert any(torch.equal(chosen, emulator.call(primitive, row, *operands, REAL)) for row in rows)
+        able = [row for row in rows if not emulator.refusal(primitive, row, REAL, torch.float64)]
+        assert any(torch.equal(chosen, emulator.call(primitive, row, *operands, REAL)) for row in able)
 
 
 @pytest.mark.parametrize("primitive, algorithm", ALGORITHMS)

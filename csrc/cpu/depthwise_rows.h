@@ -18,6 +18,7 @@
 //
 //   with convx.algorithm("depthwise"): ...
 #pragma once
+#include "masked_load.h"
 #include "planes.h"
 #include "plans.h"
 
@@ -25,25 +26,17 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-inline __m256 load_masked(const float* p, const int32_t* mask) {
-  return _mm256_maskload_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask)));
-}
-inline __m256d load_masked(const double* p, const int64_t* mask) {
-  return _mm256_maskload_pd(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask)));
-}
-
 // Which column taps need masks: those left of the middle one, those right of it, or with both the middle one too.
 constexpr int kLeftTaps = 1, kRightTaps = 2;
 
 // Where vectors of a row begin, and which of their elements each column tap finds inside.
 template <class T>
 struct RowVectors {
-  using Mask = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   static constexpr int64_t L = Vec<T>::lanes;
   int64_t count, length, taps;  // of a vector: L, or of a short row
   Buffer<int64_t> column, offset;
-  Buffer<int> masked;  // of each vector: which of its taps need a mask
-  Buffer<Mask> mask;   // [vector][tap][L]
+  Buffer<int> masked;    // of each vector: which of its taps need a mask
+  Buffer<Mask<T>> mask;  // [vector][tap][L]
 
   explicit RowVectors(const AxisPlan& c)
       : count(ceil_div(c.count, L)),
@@ -84,8 +77,7 @@ constexpr int kBlockRows = 4;
 
 // The products of row d of a block's inputs.
 template <class T, int R, int S, int NV, int masked, int d>
-inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv,
-                    const typename RowVectors<T>::Mask* mask, const T* w,
+inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv, const Mask<T>* mask, const T* w,
                     typename Vec<T>::type (&acc)[kBlockRows][NV]) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::lanes;

@@ -13,7 +13,8 @@ struct Engine {
   struct Primitives {
     Run forward, grad_input, grad_weight;
   };
-  Primitives outer_product, winograd, panels, pixels, channels, in_place;  // in_place: null where there are no masks
+  Primitives outer_product, winograd, panels, pixels, channels, in_place,
+      pixel_rows;  // the last two: null without masks
 };
 
 // The kernels on a matrix unit. What is not for it (infinities, tiny numbers: amx_terms.h) is run `elsewhere`.

@@ -5,6 +5,7 @@
 #include "depthwise.h"
 #elif CONVX_VECTOR_BYTES == 32
 #include "depthwise_rows.h"
+#include "pixel_rows.h"
 #else
 #include "plans.h"
 #endif
@@ -59,6 +60,14 @@ constexpr Engine::Primitives in_place() {
 #endif
 }
 
+constexpr Engine::Primitives pixel_rows() {
+#if !defined(CONVX_AVX512) && CONVX_VECTOR_BYTES == 32
+  return {forward_any<AcrossRows>, grad_input_any<AcrossRows>, nullptr};
+#else
+  return {nullptr, nullptr, nullptr};
+#endif
+}
+
 }  // namespace
 
 extern const Engine engine;
@@ -67,7 +76,8 @@ const Engine engine = {primitives<AcrossChannels>(),
                        {forward_any<AcrossPanels>, grad_input_any<AcrossPanels>, nullptr},
                        primitives<AcrossPixels>(),
                        primitives<AcrossGroups>(),
-                       in_place()};
+                       in_place(),
+                       pixel_rows()};
 
 }  // namespace CONVX_ISA
 }  // namespace cpu
