@@ -330,7 +330,8 @@ def test_which_gpus_and_types_they_are_for():
 
     for dtype in (torch.float16, torch.bfloat16):
         assert "convolve_copied" in kernels(dtype)
-    assert "TermShapeILi2E" in kernels(torch.float32, tf32=True) and "TermShapeILi3E" in kernels(torch.float32)
+    assert "CopiedShapeILi2E" in kernels(torch.float32, tf32=True)
+    assert "CopiedShapeILi3E" in kernels(torch.float32)
     emulator.pretend_device(capability=80)
     assert "DirectINS_4HalfE" in kernels(torch.float16) and "DirectINS_8BFloat16E" in kernels(torch.bfloat16)
     assert "Tf32" in kernels(torch.float32, tf32=True) and "Split" in kernels(torch.float32)
