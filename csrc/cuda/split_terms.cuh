@@ -4,71 +4,49 @@
 // Limit: memory; each number is read once and each term written once.
 #pragma once
 #include "../scalar.h"
-#include "launch.h"
+#include "pack.cuh"
 #include "ptx.h"
 
 namespace convx {
 namespace cuda {
 namespace tensorcore {
 
-// from[a, b, c, h, w], any strides, as terms: [a][h][w][b][term][channels] if `positions_first`, else
-// [a][b][h][w][term][channels]; `channels` is C in whole stages, the rest zeros. As pack() otherwise.
+// Lines of channels as pack.cuh makes them, each of so many terms.
 struct Splitting {
-  const float* from;
-  int64_t from_a, from_b, from_c, from_h, from_w;
+  Packing<float> numbers;
   BFloat16* to;
-  int64_t A, B, C, H, W, channels;
   int terms;
-  bool positions_first;
 };
 
-constexpr int kSplitTile = 32, kSplitThreads = 256;
+// Two numbers, times 2^24 already: their next term, which is taken from them.
+static __device__ uint32_t next_term(float& low, float& high) {
+  const uint32_t term = to_bf16x2(low, high);
+  low -= __uint_as_float(term << 16), high -= __uint_as_float(term & 0xffff0000u);
+  return term;
+}
 
 static __global__ void split_terms(Splitting p) {
-  float* const tile = shared_memory<float>();  // [channel][position], a column to spare against bank conflicts
-  constexpr int kPitch = kSplitTile + 1, kStep = kSplitThreads / kSplitTile;
-  const int64_t positions = p.H * p.W;
-  const int64_t across = (p.channels + kSplitTile - 1) / kSplitTile, down = (positions + kSplitTile - 1) / kSplitTile;
-  const int fast = int(threadIdx.x) % kSplitTile, slow = int(threadIdx.x) / kSplitTile;
-  const bool reads_channels = p.from_c < p.from_w;
-  const bool small = positions < int64_t(1) << 31;
-  for (int64_t i = blockIdx.x; i < p.A * p.B * across * down; i += gridDim.x) {
-    const int64_t channel = i % across * kSplitTile, position = i / across % down * kSplitTile;
-    const int64_t b = i / across / down % p.B, a = i / across / down / p.B;
+  using Tile = PackTile<float>;
+  constexpr int kPairs = Tile::kChannels / 2;  // a thread writes two channels of a position
+  const int64_t channels = p.numbers.channels, positions = p.numbers.H * p.numbers.W;
+  const int pair = 2 * (int(threadIdx.x) % kPairs), first = int(threadIdx.x) / kPairs;
+  pack_tiles(p.numbers, [&](int64_t line, int64_t step, int64_t position, int64_t channel, const float* tile) {
 #pragma unroll
-    for (int j = 0; j < kSplitTile; j += kStep) {
-      const int x = reads_channels ? j + slow : fast, y = reads_channels ? fast : j + slow;
-      const int64_t at = position + x, c = channel + y;
-      const int64_t row = small ? int64_t(unsigned(at) / unsigned(p.W)) : at / p.W;
-      tile[y * kPitch + x] =
-          at < positions && c < p.C
-              ? p.from[a * p.from_a + b * p.from_b + c * p.from_c + row * p.from_h + (at - row * p.W) * p.from_w]
-              : 0.0f;
+    for (int i = first; i < Tile::kPositions; i += kPackThreads / kPairs) {
+      if (position + i >= positions) break;
+      float low = tile[pair * Tile::kPitch + i] * 0x1p24f, high = tile[(pair + 1) * Tile::kPitch + i] * 0x1p24f;
+      BFloat16* const to = p.to + (line + (position + i) * step) * p.terms * channels + channel + pair;
+      for (int term = 0; term < p.terms; ++term)
+        *reinterpret_cast<uint32_t*>(to + term * channels) = next_term(low, high);
     }
-    __syncthreads();
-    // A thread writes two channels of a position.
-    const int pair = 2 * (int(threadIdx.x) % (kSplitTile / 2)), first = int(threadIdx.x) / (kSplitTile / 2);
-#pragma unroll
-    for (int j = 0; j < kSplitTile; j += 2 * kStep) {
-      const int64_t at = position + j + first;
-      if (at >= positions) continue;
-      const int64_t line = p.positions_first ? (a * positions + at) * p.B + b : (a * p.B + b) * positions + at;
-      uint32_t* const to = reinterpret_cast<uint32_t*>(p.to + line * p.terms * p.channels + channel + pair);
-      float low = tile[pair * kPitch + j + first] * 0x1p24f, high = tile[(pair + 1) * kPitch + j + first] * 0x1p24f;
-      for (int term = 0; term < p.terms; ++term) {
-        const uint32_t word = to_bf16x2(low, high);
-        to[term * p.channels / 2] = word;
-        low -= __uint_as_float(word << 16), high -= __uint_as_float(word & 0xffff0000u);
-      }
-    }
-    __syncthreads();  // before the next tile overwrites this one
-  }
+  });
 }
 
 // The same where channels are neighbours and whole vectors: a thread to four channels of a position, read once and
 // written as they come. Index: what counts them.
 template <class Index>
-static __device__ void split_lines_of(const Splitting& p) {
+static __device__ void split_lines_of(const Splitting& splitting) {
+  const Packing<float>& p = splitting.numbers;
   const Index vectors = Index(p.channels / 4), positions = Index(p.H * p.W), width = Index(p.W), B = Index(p.B);
   const int64_t count = p.A * p.B * p.H * p.W * (p.channels / 4);
   for (int64_t item = first_item(); item < count; item += items_step()) {
@@ -83,17 +61,16 @@ static __device__ void split_lines_of(const Splitting& p) {
       v = *reinterpret_cast<const float4*>(p.from + int64_t(a) * p.from_a + int64_t(b) * p.from_b + int64_t(channel) +
                                            int64_t(row) * p.from_h + int64_t(at - row * width) * p.from_w);
     v.x *= 0x1p24f, v.y *= 0x1p24f, v.z *= 0x1p24f, v.w *= 0x1p24f;
-    BFloat16* const to = p.to + int64_t(line) * p.terms * p.channels + int64_t(channel);
-    for (int term = 0; term < p.terms; ++term) {
-      const uint32_t low = to_bf16x2(v.x, v.y), high = to_bf16x2(v.z, v.w);
+    BFloat16* const to = splitting.to + int64_t(line) * splitting.terms * p.channels + int64_t(channel);
+    for (int term = 0; term < splitting.terms; ++term) {
+      const uint32_t low = next_term(v.x, v.y), high = next_term(v.z, v.w);
       *reinterpret_cast<uint2*>(to + term * p.channels) = make_uint2(low, high);
-      v.x -= __uint_as_float(low << 16), v.y -= __uint_as_float(low & 0xffff0000u);
-      v.z -= __uint_as_float(high << 16), v.w -= __uint_as_float(high & 0xffff0000u);
     }
   }
 }
 static __global__ void split_lines(Splitting p) {
-  if (p.A * p.B * p.H * p.W * (p.channels / 4) < int64_t(1) << 31)
+  const Packing<float>& n = p.numbers;
+  if (n.A * n.B * n.H * n.W * (n.channels / 4) < int64_t(1) << 31)
     split_lines_of<uint32_t>(p);  // divides in a fourth of the time
   else
     split_lines_of<int64_t>(p);

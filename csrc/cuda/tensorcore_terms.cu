@@ -27,18 +27,17 @@ Packed<BFloat16> terms_of(const void* data, const Strides& s, int64_t group, int
   const int64_t channels = ceil_div(C, kCopiedDepth) * kCopiedDepth;
   auto* const to = static_cast<BFloat16*>(o.workspace->allocate(N * G * H * W * terms * channels * sizeof(BFloat16)));
   const auto* const from = static_cast<const float*>(data);
-  const Splitting p = is_weight ? Splitting{from, group, s.n, s.c, s.h, s.w, to, G, N, C, H, W, channels, terms, false}
-                                : Splitting{from, s.n, group, s.c, s.h, s.w, to, N, G, C, H, W, channels, terms, true};
+  const Packing<float> numbers = is_weight
+                                     ? Packing<float>{from, group, s.n, s.c, s.h, s.w, G, N, C, H, W, channels, false}
+                                     : Packing<float>{from, s.n, group, s.c, s.h, s.w, N, G, C, H, W, channels, true};
   const auto whole = [](int64_t stride, int64_t count) { return count == 1 || stride % 4 == 0; };
   const bool in_lines = s.c == 1 && C % 4 == 0 && reinterpret_cast<uintptr_t>(data) % kChunk == 0 && whole(s.n, N) &&
                         whole(group, G) && whole(s.h, H) && whole(s.w, W);
-  if (in_lines) {
+  const Splitting p = {numbers, to, terms};
+  if (in_lines)
     launch("split_lines", split_lines, one_thread_each(N * G * H * W * channels / 4), o.stream, p);
-  } else {
-    const int64_t tiles = ceil_div(channels, kSplitTile) * ceil_div(H * W, kSplitTile);
-    launch("split_terms", split_terms,
-           {N * G * tiles, dim3(kSplitThreads), kSplitTile * (kSplitTile + 1) * sizeof(float)}, o.stream, p);
-  }
+  else
+    launch("split_terms", split_terms, pack_grid(numbers), o.stream, p);
   const int64_t pixel = terms * channels, line = is_weight ? pixel : G * pixel;
   return {to, H * W * line, is_weight ? N * H * W * pixel : pixel, W * line, line, int(channels)};
 }
