@@ -9,6 +9,7 @@ from process import run_python
 if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("default_emulator")
 RACE = "without a barrier between them, at mistakes"
 EARLY = "which nobody has written yet, at mistakes"  # how a race shows if the reader comes first
 COMING = " is on its way there, at mistakes_hopper.cu:"  # of a copy of the copy engine
@@ -70,13 +71,6 @@ MISTAKES = {
     "tile_out_of_place": "to what does not begin at a multiple of 1024 bytes",
     "pixels_from_beside_the_grid": "column 0 is not where the map has a pixel",
 }
-
-
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
 
 
 @pytest.mark.parametrize("name", MISTAKES)
