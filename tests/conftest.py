@@ -41,6 +41,17 @@ ALGORITHMS = [(d, p, a.name) for d in DEVICES for p in PRIMITIVES for a in convx
 INSTRUCTION_SETS = convx._C.cpu_isas()
 
 
+@pytest.fixture
+def default_emulator():
+    """The emulator of CUDA kernels as it is by default, before and after a test."""
+    from emulator import library as emulator
+
+    emulator.configure()
+    yield
+    emulator.configure()
+    emulator.pretend_device()
+
+
 def pytest_report_header():
     size = "exhaustive" if EXHAUSTIVE else "a covering sample (CONVX_TEST_EXHAUSTIVE=1 for all)"
     isas = ", ".join(INSTRUCTION_SETS)

@@ -5,22 +5,18 @@ emulator can ask: is the result the same in whatever order the threads run, and 
 """
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from emulated import FLOATING, check_every_barrier_is_needed, check_exact, judged
 from emulator import library as emulator
-from emulator.build import COMPILER
-from exact import assert_exact, draw_integers, judge, numpy_of
-from memory import BIASES, LAYOUTS, storage_bytes
+from exact import assert_exact, draw_integers, numpy_of
+from memory import BIASES, LAYOUTS
 from problems import PADDING_MODES, UGLY, Problem, with_modes
 from sampling import covering
 
-if COMPILER is None:
-    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
-
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+pytestmark = pytest.mark.usefixtures("default_emulator")
 # All but depthwise_small, which takes few geometries: test_cuda_emulated_depthwise_small.py has problems for it.
 ALGORITHMS = [(p, a) for p, rows in emulator.algorithms().items() for a in rows if a != "depthwise_small"]
 
@@ -92,25 +88,12 @@ def _cases():
     ]
 
 
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
-
-
 @pytest.mark.parametrize("primitive, algorithm, problem, variations", _cases())
 def test_every_algorithm(primitive, algorithm, problem, variations):
     for dtype, layout_1, layout_2, bias, channels_last, order, max_blocks in variations:
         what = f"{dtype} {problem} of {layout_1} and {layout_2} with bias {bias}, {order}, at most {max_blocks} blocks"
-        first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (layout_1, layout_2), bias)
-        operands = [t for t in (first, second, b) if t is not None]
-        before = [storage_bytes(t) for t in operands]
         emulator.configure(order, max_blocks=max_blocks)
-        actual = emulator.call(primitive, algorithm, first, second, b, problem, channels_last)
-        assert_exact(actual, expected, what)
-        for t, bytes_before in zip(operands, before, strict=True):
-            assert storage_bytes(t) == bytes_before, f"{what}: an operand was written to"
+        check_exact(primitive, algorithm, problem, dtype, (layout_1, layout_2), bias, channels_last, what)
 
 
 def draw_reals(primitive, problem, dtype):
@@ -163,15 +146,13 @@ def test_the_order_shows_in_what_is_not_deterministic(dtype):
 def test_every_barrier_is_needed():
     """Without any one of its barriers, scatter has a race, in whatever order the threads run."""
     problem = replace(REAL, mode="reflect")
-    emulator.places()
-    results_by_order("grad_input", "scatter", problem, torch.float64)
-    places = emulator.places()
-    assert len(places) == 2, f"scatter.cuh has other barriers than this test knows: {places}"
     operands = draw_reals("grad_input", problem, torch.float64)
-    for place, order in product(places, emulator.ORDERS):
-        emulator.configure(order, dropped=place)
-        with pytest.raises(RuntimeError, match=r"without a barrier|which nobody has written"):
-            emulator.call("grad_input", "scatter", *operands, problem)
+    check_every_barrier_is_needed(
+        lambda: emulator.call("grad_input", "scatter", *operands, problem),
+        2,
+        "without a barrier|which nobody has written",
+        emulator.ORDERS,
+    )
 
 
 @pytest.mark.parametrize("primitive, algorithm, dtype", ROWS)
@@ -186,8 +167,7 @@ def test_skipped_taps_are_skipped(primitive, algorithm, dtype):
         second[0, 0, 0, 0], second[0, 1, 0, 0] = float("inf"), float("nan")
     else:  # of every three taps along an axis, one reads the padding at the edge, or falls between outputs
         second[0, 0, 0, 0], second[1, -1, 0, 0] = float("inf"), float("nan")
-    with np.errstate(invalid="ignore"):
-        expected = judge(primitive, *(numpy_of(t) for t in (first, second, bias)), problem)
+    expected = judged(primitive, (first, second, bias), problem)
     actual = numpy_of(emulator.call(primitive, algorithm, first, second, bias, problem))
     finite = np.isfinite(expected)
     assert 0.2 < finite.mean() < 1 and np.isinf(expected).any() and np.isnan(expected).any()

@@ -7,25 +7,19 @@ test_accuracy.py, bits that depend on nothing but the operands, and what it refu
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
+from emulated import FLOATING, SAME, check_errors, check_every_barrier_is_needed, check_exact, check_special_values
 from emulator import library as emulator
-from emulator.build import COMPILER
-from exact import assert_exact, draw_integers, judge, numpy_of
-from memory import BIASES, LAYOUTS, storage_bytes
+from exact import assert_exact, draw_integers
+from memory import BIASES, LAYOUTS
 from problems import Problem
 from sampling import covering
 from test_accuracy import draw as draw_reals
-from test_accuracy import errors, torchs_result, ulp_of_largest
-from test_propagation import SPECIAL, difference, special_operands
+from test_propagation import SPECIAL
 
-if COMPILER is None:
-    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
-
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+pytestmark = pytest.mark.usefixtures("default_emulator")
 NAME = "depthwise_small"
-SAME = ("contiguous", "channels_last")
 
 
 def depthwise(N, C, H, W, kernel, padding, stride=1, **sizes):
@@ -71,14 +65,6 @@ CASES = GATHERS + [("grad_weight", n) for n in PROBLEMS]
 PRIMITIVES = ("forward", "grad_input", "grad_weight")
 
 
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
-    emulator.pretend_device()
-
-
 @pytest.mark.parametrize(
     "case, dtype, layout_1, layout_2, bias, channels_last, order, max_blocks",
     covering(CASES, FLOATING, LAYOUTS, LAYOUTS, BIASES, (False, True), emulator.ORDERS, (emulator.ALL_BLOCKS, 2)),
@@ -86,15 +72,8 @@ def default_configuration():
 )
 def test_exact(case, dtype, layout_1, layout_2, bias, channels_last, order, max_blocks):
     primitive, name = case
-    problem = PROBLEMS[name]
-    first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (layout_1, layout_2), bias)
-    operands = [t for t in (first, second, b) if t is not None]
-    before = [storage_bytes(t) for t in operands]
     emulator.configure(order, max_blocks=max_blocks)
-    actual = emulator.call(primitive, NAME, first, second, b, problem, channels_last)
-    assert_exact(actual, expected, problem)
-    for t, bytes_before in zip(operands, before, strict=True):
-        assert storage_bytes(t) == bytes_before, "an operand was written to"
+    check_exact(primitive, NAME, PROBLEMS[name], dtype, (layout_1, layout_2), bias, channels_last)
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
@@ -112,27 +91,15 @@ def test_exact_in_the_layouts_it_is_made_for(primitive, name, layout, dtype):
 )
 def test_special_values_go_where_they_belong(case, dtype, where, values, layout):
     primitive, name = case
-    problem = PROBLEMS[name]
-    operands = special_operands(primitive, problem, dtype, where, SPECIAL[values])
-    with np.errstate(invalid="ignore"):
-        expected = judge(primitive, *map(numpy_of, operands), None, problem)
     last = layout == "channels_last"
-    if last:
-        operands = [t.contiguous(memory_format=torch.channels_last) for t in operands]
-    actual = emulator.call(primitive, NAME, *operands, None, problem, last)
-    assert not (wrong := difference(actual, expected, problem)), wrong
+    check_special_values(primitive, NAME, PROBLEMS[name], dtype, where, values, layout, last)
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("name", ("32-channels", "20-channels-5x5", "chunks-7x7"))
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_error_at_most_twice_torchs(primitive, name, dtype):
-    operands, exact = draw_reals(primitive, PROBLEMS[name], dtype, "cpu")
-    ulp = ulp_of_largest(exact, dtype)
-    torchs = errors(torchs_result(primitive, *operands, PROBLEMS[name]), exact)
-    ours = errors(emulator.call(primitive, NAME, *operands, PROBLEMS[name]), exact)
-    for kind, our, their in zip(("largest error", "norm of errors"), ours, torchs, strict=True):
-        assert our <= 2 * their, f"{kind} {our / their:.2f} times torch's, {ours[0] / ulp:.2f} ulp"
+    check_errors(primitive, NAME, PROBLEMS[name], dtype)
 
 
 @pytest.mark.parametrize("case, dtype", covering(GATHERS, FLOATING)[:: len(FLOATING)], ids=str)
@@ -168,15 +135,13 @@ def test_every_barrier_is_needed(order):
     problem = depthwise(2, 80, 20, 20, 3, (1, 1))
     operands, _ = draw_reals("grad_weight", problem, torch.float32, "cpu")
     operands[:2] = [LAYOUTS["channels_last"](t) for t in operands[:2]]
-    emulator.places()
-    emulator.configure(order, max_blocks=1)
-    emulator.call("grad_weight", NAME, *operands, problem)
-    places = emulator.places()
-    assert len(places) == 4, places
-    for place in places:
-        emulator.configure(order, dropped=place, max_blocks=1)
-        with pytest.raises(RuntimeError, match=r"without a barrier|which nobody has written"):
-            emulator.call("grad_weight", NAME, *operands, problem)
+    check_every_barrier_is_needed(
+        lambda: emulator.call("grad_weight", NAME, *operands, problem),
+        4,
+        "without a barrier|which nobody has written",
+        (order,),
+        max_blocks=1,
+    )
 
 
 @pytest.mark.parametrize("primitive", PRIMITIVES)

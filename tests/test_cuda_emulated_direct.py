@@ -5,26 +5,20 @@ sums of several chunks, depths that are split among blocks, and the loads and st
 """
 
 from dataclasses import replace
-from itertools import product
 
-import numpy as np
 import pytest
 import torch
+from emulated import FLOATING, SAME, check_errors, check_every_barrier_is_needed, judged
 from emulator import library as emulator
-from emulator.build import COMPILER
-from exact import assert_exact, draw_integers, judge, numpy_of
-from memory import LAYOUTS as MEMORY
+from exact import assert_exact, draw_integers, numpy_of
+from memory import LAYOUTS
 from problems import UGLY, Problem, with_modes
 from sampling import covering
-from test_accuracy import SHAPES, draw, errors, torchs_result
+from test_accuracy import SHAPES
 from test_propagation import SPECIAL, difference, special_operands
 
-if COMPILER is None:
-    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
-
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+pytestmark = pytest.mark.usefixtures("default_emulator")
 PRIMITIVES = emulator.PRIMITIVES
-LAYOUTS = ("contiguous", "channels_last")
 
 # The emulator's GPU has 4 multiprocessors, tiles are 128 x 128 (float32), 64 x 64 or narrower, chunks are 256 deep.
 LARGE = {
@@ -48,14 +42,7 @@ MODES = {
     "groups-circular": replace(LARGE["groups-of-12"], mode="circular"),
 }
 PROBLEMS = LARGE | MODES
-CASES = covering(PRIMITIVES, FLOATING, PROBLEMS, LAYOUTS, ("none", "contiguous"), (False, True))
-
-
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
+CASES = covering(PRIMITIVES, FLOATING, PROBLEMS, SAME, ("none", "contiguous"), (False, True))
 
 
 @pytest.mark.parametrize("primitive, dtype, name, layout, bias, channels_last", CASES, ids=str)
@@ -118,10 +105,9 @@ def test_special_values_go_where_they_belong(primitive):
             continue
         problem = SPECIAL_PROBLEMS[name]
         operands = special_operands(primitive, problem, dtype, where, SPECIAL[values])
-        with np.errstate(invalid="ignore"):
-            expected = judge(primitive, *map(numpy_of, operands), None, problem)
-        layout = (*LAYOUTS, "sliced")[i % 3]
-        first, second = (MEMORY[layout](t) for t in operands)
+        expected = judged(primitive, (*operands, None), problem)
+        layout = (*SAME, "sliced")[i % 3]
+        first, second = (LAYOUTS[layout](t) for t in operands)
         actual = emulator.call(primitive, "direct", first, second, None, problem)
         what = f"{name} {dtype} {values} in operand {where}, {layout}"
         wrong.append(difference(actual, numpy_of(torch.from_numpy(expected).to(dtype)), what))
@@ -135,28 +121,18 @@ ACCURACY += [("forward", "1x1-very-deep"), ("grad_weight", "many-pixels"), ("gra
 
 @pytest.mark.parametrize("primitive, shape", ACCURACY)
 def test_error_at_most_twice_torchs(primitive, shape):
-    problem = SHAPES[shape]
-    failures = []
     for dtype in (torch.float32, torch.float64):
-        operands, exact = draw(primitive, problem, dtype, "cpu")
-        torchs = errors(torchs_result(primitive, *operands, problem), exact)
-        ours = errors(emulator.call(primitive, "direct", *operands, problem), exact)
-        for kind, our, their in zip(("largest error", "norm of errors"), ours, torchs, strict=True):
-            if our > 2 * their:
-                failures.append(f"{dtype}: {kind} {our / their:.2f} times torch's")
-    assert not failures, "\n".join(failures)
+        check_errors(primitive, "direct", SHAPES[shape], dtype)
 
 
 def test_every_barrier_is_needed():
     """Without any one of its barriers and waits, a tile has a race, or threads that part, in whatever order."""
     problem = Problem(2, 20, 9, 11, 40, 1, 1)
     first, second, _, expected = draw_integers("forward", problem, torch.float32)
-    emulator.configure(max_blocks=1)
-    emulator.places()
-    assert_exact(emulator.call("forward", "direct", first, second, None, problem), expected, problem)
-    places = emulator.places()
-    assert len(places) == 7, f"expected six barriers and a wait for copies, got {places}"
-    for place, order in product(places, emulator.ORDERS):
-        emulator.configure(order, max_blocks=1, dropped=place)
-        with pytest.raises(RuntimeError, match=r"without a barrier|nobody has|no operand|divergent|waited"):
-            emulator.call("forward", "direct", first, second, None, problem)
+    check_every_barrier_is_needed(
+        lambda: assert_exact(emulator.call("forward", "direct", first, second, None, problem), expected, problem),
+        7,  # six barriers, and a wait for copies
+        "without a barrier|nobody has|no operand|divergent|waited",
+        emulator.ORDERS,
+        max_blocks=1,
+    )

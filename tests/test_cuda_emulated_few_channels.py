@@ -6,24 +6,18 @@ NaN in all of their loops; and rounding errors by the rule of test_accuracy.py.
 
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
+from emulated import FLOATING, SAME, check_errors, check_every_barrier_is_needed, check_special_values
 from emulator import library as emulator
-from emulator.build import COMPILER
-from exact import assert_exact, draw_integers, judge, numpy_of
+from exact import assert_exact, draw_integers
 from problems import UGLY, Problem, with_modes
 from sampling import covering
 from test_accuracy import draw as draw_reals
-from test_accuracy import errors, torchs_result, ulp_of_largest
-from test_propagation import SPECIAL, difference, special_operands
+from test_propagation import SPECIAL
 
-if COMPILER is None:
-    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
-
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+pytestmark = pytest.mark.usefixtures("default_emulator")
 ROWS = tuple(product(("forward", "grad_input", "grad_weight"), ("depthwise", "few_channels")))
-SAME = ("contiguous", "channels_last")
 
 LARGE = {
     # Several tiles of rows and columns, aligned rows (16-byte loads) and not, windows that end in the middle.
@@ -62,13 +56,6 @@ LARGE = {
 LOADED = ("contiguous", "channels_last", "cropped", "channel_slice", "sliced")
 
 
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
-
-
 def _exact_cases():
     factors = (ROWS, LARGE, FLOATING, LOADED, SAME, (False, True), emulator.ORDERS)
     return [
@@ -100,14 +87,8 @@ PROPAGATION = {n: p for n, p in with_modes(UGLY).items() if p.N and p.C} | {
 )
 def test_special_values_go_where_they_belong(row, name, dtype, where, values, layout):
     (primitive, algorithm), problem = row, PROPAGATION[name]
-    operands = special_operands(primitive, problem, dtype, where, SPECIAL[values])
-    with np.errstate(invalid="ignore"):
-        expected = judge(primitive, *map(numpy_of, operands), None, problem)
     last = layout == "channels_last"
-    if last:
-        operands = [t.contiguous(memory_format=torch.channels_last) for t in operands]
-    actual = emulator.call(primitive, algorithm, *operands, None, problem, last)
-    assert not (wrong := difference(actual, expected, problem)), wrong
+    check_special_values(primitive, algorithm, problem, dtype, where, values, layout, last)
 
 
 ACCURACY = {
@@ -126,16 +107,7 @@ ACCURACY = {
 @pytest.mark.parametrize("shape", ACCURACY)
 @pytest.mark.parametrize("primitive, algorithm", ROWS)
 def test_error_at_most_twice_torchs(primitive, algorithm, shape, dtype):
-    problem = ACCURACY[shape]
-    operands, exact = draw_reals(primitive, problem, dtype, "cpu")
-    ulp = ulp_of_largest(exact, dtype)
-    torchs = errors(torchs_result(primitive, *operands, problem), exact)
-    ours = errors(emulator.call(primitive, algorithm, *operands, problem), exact)
-    if torchs[0] > 64 * ulp:
-        assert ours[0] <= 8 * ulp
-        return
-    for kind, our, their in zip(("largest error", "norm of errors"), ours, torchs, strict=True):
-        assert our <= 2 * their, f"{kind} {our / their:.2f} times torch's, {ours[0] / ulp:.2f} ulp"
+    check_errors(primitive, algorithm, ACCURACY[shape], dtype)
 
 
 @pytest.mark.parametrize("layout", SAME)
@@ -169,15 +141,13 @@ def test_every_barrier_is_needed(primitive, algorithm, order):
         "few_channels": Problem(2, 40, 20, 20, 6, 3, 3, padding=(1, 1)),
     }[algorithm]
     operands, _ = draw_reals(primitive, problem, torch.float32, "cpu")
-    emulator.places()
-    emulator.configure(order, max_blocks=1)
-    emulator.call(primitive, algorithm, *operands, problem)
-    places = emulator.places()
-    assert len(places) == (4 if primitive == "grad_weight" else 3), places
-    for place in places:
-        emulator.configure(order, dropped=place, max_blocks=1)
-        with pytest.raises(RuntimeError, match=r"without a barrier|which nobody has written"):
-            emulator.call(primitive, algorithm, *operands, problem)
+    check_every_barrier_is_needed(
+        lambda: emulator.call(primitive, algorithm, *operands, problem),
+        4 if primitive == "grad_weight" else 3,
+        "without a barrier|which nobody has written",
+        (order,),
+        max_blocks=1,
+    )
 
 
 def test_what_networks_have_is_chosen():

@@ -4,21 +4,17 @@ that a chunk shares with another group."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from emulated import check_errors, check_every_barrier_is_needed, check_special_values, judged
 from emulator import library as emulator
-from emulator.build import COMPILER
-from exact import assert_exact, draw_integers, judge, numpy_of
+from exact import assert_exact, draw_integers
 from problems import UGLY, Problem, with_modes
 from sampling import covering
 from test_accuracy import draw as draw_reals
-from test_accuracy import errors, torchs_result, ulp_of_largest
-from test_propagation import SPECIAL, difference, special_operands
+from test_propagation import SPECIAL, difference
 
-if COMPILER is None:
-    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
-
+pytestmark = pytest.mark.usefixtures("default_emulator")
 ROW = "tensorcore_grouped"
 GATHERING = ("forward", "grad_input")
 PRIMITIVES = (*GATHERING, "grad_weight")
@@ -61,14 +57,6 @@ GROUPS = {
     "circular-stride": grouped(8, 8, 3, mode="circular", padding=(2, 3), stride=(1, 2)),
     "1x1": grouped(16, 16, 4, R=1, S=1, padding=(0, 0), H=14),
 }
-
-
-@pytest.fixture(autouse=True)
-def default_device():
-    emulator.configure()
-    yield
-    emulator.pretend_device()
-    emulator.configure()
 
 
 def suits(primitive, problem):
@@ -128,11 +116,7 @@ def test_infinities_stay_in_their_group(primitive, name, dtype, where, values, c
     problem = PROPAGATION[name]
     if not suits(primitive, problem):
         return
-    operands = special_operands(primitive, problem, dtype, where, SPECIAL[values])
-    with np.errstate(invalid="ignore"):
-        expected = judge(primitive, *map(numpy_of, operands), None, problem)
-    actual = emulator.call(primitive, ROW, *operands, None, problem, channels_last)
-    assert not (wrong := difference(actual, expected, problem)), wrong
+    check_special_values(primitive, ROW, problem, dtype, where, values, channels_last=channels_last)
 
 
 @pytest.mark.parametrize("inputs, outputs, G", ((4, 4, 8), (8, 8, 4), (5, 7, 6), (24, 24, 2)))
@@ -146,9 +130,7 @@ def test_infinities_of_every_other_group(primitive, inputs, outputs, G):
     per_group = first.shape[1] // G
     for group in range(0, G, 2):
         first[:, group * per_group : (group + 1) * per_group] = float("inf")
-    operands = [None if t is None else numpy_of(t) for t in (first, second, bias)]
-    with np.errstate(invalid="ignore"):
-        expected = judge(primitive, *operands, problem)
+    expected = judged(primitive, (first, second, bias), problem)
     actual = emulator.call(primitive, ROW, first, second, bias, problem)
     assert not (wrong := difference(actual, expected, problem)), wrong
     actual = actual.transpose(0, 1) if primitive != "grad_weight" else actual
@@ -188,12 +170,7 @@ def test_a_sample_has_the_same_bits_in_every_batch(primitive):
 @pytest.mark.parametrize("name", ("groups-of-4", "groups-of-16", "groups-of-32", "stride-2", "6x5"))
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_error_at_most_twice_torchs(primitive, name, dtype):
-    problem = GROUPS[name]
-    operands, exact = draw_reals(primitive, problem, dtype, "cpu")
-    torchs = errors(torchs_result(primitive, *operands, problem), exact)
-    ours = errors(emulator.call(primitive, ROW, *operands, problem), exact)
-    for kind, our, their in zip(("largest error", "norm of errors"), ours, torchs, strict=True):
-        assert our <= 2 * their, f"{kind} {our / their:.2f} times torch's, {ours[0] / ulp_of_largest(exact, dtype)} ulp"
+    check_errors(primitive, ROW, GROUPS[name], dtype)
 
 
 @pytest.mark.parametrize("primitive", PRIMITIVES)
@@ -202,16 +179,13 @@ def test_every_barrier_and_wait_is_needed(primitive):
     problem = grouped(16, 16, 8, N=3, H=8, W=7)
     first, second, bias, expected = draw_integers(primitive, problem, torch.float16)
     emulator.pretend_device(multiprocessors=1)
-    emulator.places()
-    emulator.configure(max_blocks=1)
-    assert_exact(emulator.call(primitive, ROW, first, second, bias, problem), expected, problem)
-    places = [p for p in emulator.places() if p.startswith(ROW)]
-    reports = "without a barrier|nobody has written|anybody waited"
-    assert len(places) == (3 if primitive == "grad_weight" else 5), places
-    for place in places:
-        emulator.configure(max_blocks=1, dropped=place)
-        with pytest.raises(RuntimeError, match=reports):
-            emulator.call(primitive, ROW, first, second, bias, problem)
+    check_every_barrier_is_needed(
+        lambda: assert_exact(emulator.call(primitive, ROW, first, second, bias, problem), expected, problem),
+        3 if primitive == "grad_weight" else 5,
+        "without a barrier|nobody has written|anybody waited",
+        files=ROW,
+        max_blocks=1,
+    )
 
 
 def test_what_is_left_to_others():

@@ -5,26 +5,14 @@ and the sums of splits, with vectors where memory is aligned and without, in one
 import numpy as np
 import pytest
 import torch
+from emulated import FLOATING, SAME, judged
 from emulator import library as emulator
-from emulator.build import COMPILER
-from exact import assert_exact, draw_integers, judge, numpy_of
+from exact import assert_exact, draw_integers, numpy_of
 from problems import Problem
 from sampling import covering
 
-if COMPILER is None:
-    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
-
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-SAME = ("contiguous", "channels_last")
+pytestmark = pytest.mark.usefixtures("default_emulator")
 LAYOUTS = (*SAME, "cropped", "sliced")
-
-
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
-    emulator.pretend_device()
 
 
 PROBLEMS = {
@@ -79,9 +67,7 @@ def test_infinities_beside_skipped_taps(algorithm, dtype, channels_last):
     first, second, bias, _ = draw_integers("forward", problem, dtype, bias="contiguous")
     first, second = first.clone(), second.clone()
     first[0, 0, 2, 3::7], second[1, 0, 0, 0], second[2, 0, 2, 2] = float("inf"), float("nan"), float("-inf")
-    with np.errstate(invalid="ignore"):
-        exact = judge("forward", *(numpy_of(t) for t in (first, second, bias)), problem)
-    expected = numpy_of(torch.from_numpy(exact).to(dtype))
+    expected = numpy_of(torch.from_numpy(judged("forward", (first, second, bias), problem)).to(dtype))
     actual = numpy_of(emulator.call("forward", algorithm, first, second, bias, problem, channels_last))
     assert np.isfinite(expected).any() and np.isnan(expected).any()
     np.testing.assert_array_equal(actual, expected)

@@ -9,15 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from emulated import check_every_barrier_is_needed, judged
 from emulator import library as emulator
-from emulator.build import COMPILER
 from exact import assert_exact, draw_integers, judge, numpy_of
 from problems import Problem
 from reference import PRIMITIVES
 
-if COMPILER is None:
-    pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
-
+pytestmark = pytest.mark.usefixtures("default_emulator")
 inf, nan = float("inf"), float("nan")
 KINDS = {
     "fp16": ("tensorcore", torch.float16),
@@ -41,13 +39,6 @@ def skip_if_refused(primitive, kind, problem):
         reason = emulator.refusal(primitive, algorithm, problem, dtype)
         if reason:
             pytest.skip(reason)
-
-
-@pytest.fixture(autouse=True)
-def default_device():
-    emulator.configure()
-    yield
-    emulator.pretend_device()
 
 
 # With few multiprocessors a few large tiles are enough to fill them.
@@ -271,8 +262,7 @@ def test_infinities_and_nan_go_where_they_belong(primitive, name, where, kind):
     flat = operands[where].view(-1)
     for value in (inf, -inf, nan):
         flat[torch.randint(flat.numel(), (1,), generator=generator)] = value
-    with np.errstate(invalid="ignore"):
-        expected = judge(primitive, *map(numpy_of, operands), None, problem)
+    expected = judged(primitive, (*operands, None), problem)
     actual = numpy_of(emulator.call(primitive, algorithm, *operands, None, problem))
     assert np.isnan(expected).any() and np.isfinite(expected).any()
     np.testing.assert_array_equal(actual, expected)
@@ -330,7 +320,8 @@ def test_which_gpus_and_types_they_are_for():
 
     for dtype in (torch.float16, torch.bfloat16):
         assert "convolve_copied" in kernels(dtype)
-    assert "TermShapeILi2E" in kernels(torch.float32, tf32=True) and "TermShapeILi3E" in kernels(torch.float32)
+    assert "CopiedShapeILi2E" in kernels(torch.float32, tf32=True)
+    assert "CopiedShapeILi3E" in kernels(torch.float32)
     emulator.pretend_device(capability=80)
     assert "DirectINS_4HalfE" in kernels(torch.float16) and "DirectINS_8BFloat16E" in kernels(torch.bfloat16)
     assert "Tf32" in kernels(torch.float32, tf32=True) and "Split" in kernels(torch.float32)
@@ -357,13 +348,10 @@ def test_every_barrier_and_wait_is_needed(primitive, algorithm):
     and one that no barrier keeps from a write."""
     problem = Problem(6, 48, 7, 8, 20, 3, 3, padding=(1, 1))
     first, second, bias, expected = draw_integers(primitive, problem, torch.float16)
-    emulator.places()
-    emulator.configure(max_blocks=2)
-    assert_exact(emulator.call(primitive, algorithm, first, second, bias, problem), expected, problem)
-    places = [p for p in emulator.places() if p.startswith(("tensorcore_pipeline", "tensorcore_warpgroup"))]
-    assert len(places) == NEEDED[primitive, algorithm], places
-    reports = "without a barrier|nobody has written|anybody waited|several warps|without a fence|still at work"
-    for place in places:
-        emulator.configure(max_blocks=2, dropped=place)
-        with pytest.raises(RuntimeError, match=reports):
-            emulator.call(primitive, algorithm, first, second, bias, problem)
+    check_every_barrier_is_needed(
+        lambda: assert_exact(emulator.call(primitive, algorithm, first, second, bias, problem), expected, problem),
+        NEEDED[primitive, algorithm],
+        "without a barrier|nobody has written|anybody waited|several warps|without a fence|still at work",
+        files=("tensorcore_pipeline", "tensorcore_warpgroup"),
+        max_blocks=2,
+    )

@@ -9,9 +9,10 @@ from process import run_python
 if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
 
-RACE = "without a barrier between them, at mistakes.cu:"
-EARLY = "which nobody has written yet, at mistakes.cu:"  # how a race shows if the reader comes first
-COMING = " is on its way there, at mistakes.cu:"  # of a copy of the copy engine
+pytestmark = pytest.mark.usefixtures("default_emulator")
+RACE = "without a barrier between them, at mistakes"
+EARLY = "which nobody has written yet, at mistakes"  # how a race shows if the reader comes first
+COMING = " is on its way there, at mistakes_hopper.cu:"  # of a copy of the copy engine
 MISTAKES = {
     "missing_barrier": EARLY,
     "warp_barrier_for_a_block": EARLY,
@@ -43,7 +44,7 @@ MISTAKES = {
     "copy_from_too_far": "after the end of the operand",
     "matrix_without_a_barrier": RACE,
     "matrix_from_too_far": "after the end of shared memory",
-    "product_without_a_fence": "without a fence.proxy.async after it, at mistakes.cu:",
+    "product_without_a_fence": "without a fence.proxy.async after it, at mistakes_hopper.cu:",
     "product_without_a_barrier": RACE,
     "product_never_waited_for": "ends while products of wgmma are still at work",
     "product_of_what_is_overwritten": RACE,
@@ -54,29 +55,22 @@ MISTAKES = {
     "tile_waited_for_at_another_barrier": RACE,
     "tile_waited_for_a_phase_too_early": COMING,
     "more_bytes_announced_than_come": "for 0 arrivals and 16 bytes at the mbarrier that was initialised at",
-    "too_few_arrivals": "a wait that never ends: thread 0 waits at mistakes.cu:",
+    "too_few_arrivals": "a wait that never ends: thread 0 waits at mistakes_hopper.cu:",
     "too_many_arrivals": "and all 1 of this phase have come before",
     "tile_onto_what_is_read": COMING,
     "arrival_before_the_last_read": RACE,
     "product_of_a_tile_without_a_wait": COMING,
     "arrival_before_the_product_is_made": RACE,
-    "tile_onto_what_is_not_fenced": "without a fence.proxy.async after it, at mistakes.cu:",
+    "tile_onto_what_is_not_fenced": "without a fence.proxy.async after it, at mistakes_hopper.cu:",
     "arrival_before_the_last_write": RACE,
     "mbarrier_nobody_initialised": ": nobody has initialised the mbarrier",
-    "mbarrier_without_a_barrier": "has initialised the mbarrier at mistakes.cu:",
+    "mbarrier_without_a_barrier": "has initialised the mbarrier at mistakes_hopper.cu:",
     "mbarrier_without_a_fence": "without a fence.mbarrier_init and a barrier after it",
-    "mbarrier_overwritten": ", which are an mbarrier's, since mistakes.cu:",
+    "mbarrier_overwritten": ", which are an mbarrier's, since mistakes_hopper.cu:",
     "tile_never_waited_for": "is still on its way",
     "tile_out_of_place": "to what does not begin at a multiple of 1024 bytes",
     "pixels_from_beside_the_grid": "column 0 is not where the map has a pixel",
 }
-
-
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -23,6 +23,8 @@ from cuda_toolkit import cuda_home
 if COMPILER is None:
     pytest.skip("no C++ compiler for the emulator (apt install g++)", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("default_emulator")
+
 FP16, BF16, FP32, FP64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 # name: (number in ptx_checks.cu, (rows of a, depth, columns of b), dtype of a and b)
 PRODUCTS = {
@@ -88,13 +90,6 @@ RUNS = {"emulator": on_emulator} | ({"gpu": on_gpu} if torch.cuda.is_available()
 @pytest.fixture(params=RUNS)
 def run(request):
     return RUNS[request.param]
-
-
-@pytest.fixture(autouse=True)
-def default_configuration():
-    emulator.configure()
-    yield
-    emulator.configure()
 
 
 def product(run, name, a, b, d):

@@ -13,12 +13,11 @@
 namespace convx {
 namespace cuda {
 
-// from[a, b, c, h, w], any strides, to [a][h][w][b][channels] if `positions_first`, else to [a][b][h][w][channels].
+// from[a, b, c, h, w], any strides, as lines of channels: [a][h][w][b] if `positions_first`, else [a][b][h][w].
 template <class T>
 struct Packing {
   const T* from;
   int64_t from_a, from_b, from_c, from_h, from_w;
-  T* to;
   int64_t A, B, C, H, W, channels;  // channels: C rounded up
   bool positions_first;
 
@@ -124,8 +123,10 @@ __device__ void write_channels(const Packing<T>& p, T* to, int64_t step, int64_t
   }
 }
 
-template <class T>
-__global__ void pack(Packing<T> p) {
+// Reads tile after tile, and has each written: write(line, step, position, channel, tile), by all threads; position i
+// is line + i * step.
+template <class T, class Write>
+__device__ void pack_tiles(const Packing<T>& p, Write write) {
   using Tile = PackTile<T>;
   T* const tile = shared_memory<T>();
   const int64_t positions = p.H * p.W;
@@ -142,10 +143,17 @@ __global__ void pack(Packing<T> p) {
     else
       read_positions(p, from, position, channel, tile);
     __syncthreads();
-    T* const to = p.to + (p.positions_first ? a * positions * p.B + b : image * positions) * p.channels;
-    write_channels(p, to, p.positions_first ? p.B * p.channels : p.channels, position, channel, tile);
+    write(p.positions_first ? a * positions * p.B + b : image * positions, p.positions_first ? p.B : int64_t(1),
+          position, channel, tile);
     __syncthreads();  // before the next tile overwrites this one
   }
+}
+
+template <class T>
+__global__ void pack(Packing<T> p, T* to) {
+  pack_tiles(p, [&](int64_t line, int64_t step, int64_t position, int64_t channel, const T* tile) {
+    write_channels(p, to + line * p.channels, step * p.channels, position, channel, tile);
+  });
 }
 
 template <class T>

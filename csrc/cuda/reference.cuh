@@ -23,25 +23,32 @@
 namespace convx {
 namespace cuda {
 
-// y[n,k,p,q] = bias[k] + sum over r,s,c of w[k,c,r,s] * x[n,c,source(p,r),source(q,s)]
+// y[n,k,p,q] = bias[k] + sum over r,s,c of w[k,c,r,s] * x[n,c,source(p,r),source(q,s)]; here the sum of one result, for
+// whoever has one in doubt, too. It reads Cg channels from first_c on.
+template <class Total, class T>
+__device__ Total forward_sum(const ConvProblem& pb, const Tensors<T>& t, int64_t first_c, int64_t Cg, int64_t n,
+                             int64_t k, int64_t p, int64_t q) {
+  const Axis rows = pb.rows(), columns = pb.columns();
+  Total sum{};
+  for (int64_t r = 0; r < pb.R; ++r) {
+    const int64_t h = rows.source(rows.virtual_position(p, r));
+    if (h < 0) continue;
+    for (int64_t s = 0; s < pb.S; ++s) {
+      const int64_t w = columns.source(columns.virtual_position(q, s));
+      if (w < 0) continue;
+      for (int64_t c = 0; c < Cg; ++c) sum += widen(t.w(k, c, r, s)) * widen(t.x(n, first_c + c, h, w));
+    }
+  }
+  return sum;
+}
+
 template <class T>
 __global__ void forward_reference(ConvProblem pb, Tensors<T> t) {
-  const Axis rows = pb.rows(), columns = pb.columns();
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t count = pb.N * pb.K * pb.P * pb.Q;
   for (int64_t i = first_item(); i < count; i += items_step()) {
     const int64_t q = i % pb.Q, p = i / pb.Q % pb.P, k = i / pb.Q / pb.P % pb.K, n = i / pb.Q / pb.P / pb.K;
-    const int64_t first_c = k / Kg * Cg;
-    typename Sum<T>::type sum{};
-    for (int64_t r = 0; r < pb.R; ++r) {
-      const int64_t h = rows.source(rows.virtual_position(p, r));
-      if (h < 0) continue;
-      for (int64_t s = 0; s < pb.S; ++s) {
-        const int64_t w = columns.source(columns.virtual_position(q, s));
-        if (w < 0) continue;
-        for (int64_t c = 0; c < Cg; ++c) sum += widen(t.w(k, c, r, s)) * widen(t.x(n, first_c + c, h, w));
-      }
-    }
+    const auto sum = forward_sum<typename Sum<T>::type>(pb, t, k / Kg * Cg, Cg, n, k, p, q);
     t.y(n, k, p, q) = narrow<T>(sum + t.bias(k));
   }
 }

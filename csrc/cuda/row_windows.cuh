@@ -15,6 +15,7 @@
 // Limit: memory. The windows are written and read once, 24 numbers for each pixel of 112 x 224 in a ResNet's first
 // layer, where its result has 64 for each of 112 x 112.
 #pragma once
+#include "reference.cuh"
 #include "row_windows_gather.cuh"
 
 namespace convx {
@@ -34,7 +35,6 @@ __global__ void gather_filters(ConvProblem pb, Tensors<T> t, T* filters, int siz
 // line of results to a block.
 template <class T>
 __global__ void correct_borders(ConvProblem pb, Tensors<T> t, int before, int count) {
-  const Axis rows = pb.rows(), columns = pb.columns();
   for (int64_t line = blockIdx.x; line < pb.N * pb.P; line += gridDim.x)
     for (int64_t i = threadIdx.x; i < pb.K * count; i += blockDim.x) {
       const int64_t n = line / pb.P, p = line - n * pb.P, border = i / pb.K, k = i - border * pb.K;
@@ -42,17 +42,7 @@ __global__ void correct_borders(ConvProblem pb, Tensors<T> t, int before, int co
       T& result = t.y(n, k, p, q);
       const auto value = widen(result);
       if (value == value) continue;
-      typename Tensors<T>::Acc sum{};
-      for (int64_t r = 0; r < pb.R; ++r) {
-        const int64_t h = rows.source(rows.virtual_position(p, r));
-        if (h < 0) continue;
-        for (int64_t s = 0; s < pb.S; ++s) {
-          const int64_t w = columns.source(columns.virtual_position(q, s));
-          if (w < 0) continue;
-          for (int64_t c = 0; c < pb.C; ++c) sum += widen(t.w(k, c, r, s)) * widen(t.x(n, c, h, w));
-        }
-      }
-      result = narrow<T>(sum + t.bias(k));
+      result = narrow<T>(forward_sum<typename Tensors<T>::Acc>(pb, t, 0, pb.C, n, k, p, q) + t.bias(k));
     }
 }
 

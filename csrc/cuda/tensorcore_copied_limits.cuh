@@ -1,11 +1,10 @@
-// What the copy engine can do of a problem, for the launches of tensorcore_copied.cu and tensorcore_terms.cu.
+// Which problems the copy engine can do, for tensorcore_copied.cu and tensorcore_terms.cu: those whose image and weight
+// it finds its way in.
 #pragma once
 #include <algorithm>
-#include <stdexcept>
 
-#include "device.h"
 #include "tensorcore_copied_weight.cuh"
-#include "tensorcore_launch.cuh"
+#include "types.h"
 
 namespace convx {
 namespace cuda {
@@ -34,11 +33,15 @@ inline bool can_be_copied(const Axis& axis, bool is_grad_input) {
   return true;
 }
 
-// A dimension's stride, or for a dimension that nobody walks along, one that the copy engine takes.
-inline int64_t stride_of(int64_t size, int64_t stride) { return size > 1 ? stride : 8; }
-
-inline void must(bool made) {
-  if (!made) throw std::runtime_error("the driver refused a tensor map of one of convx's kernels");
+// Why the copy engine can't do forward or grad_input, or null.
+inline const char* why_not_copies(const ConvProblem& pb, bool is_grad_input) {
+  if (!pb.is_zero_padded()) return "the copy engine pads with zeros";
+  if (is_empty(pb)) return "a tensor is empty";
+  if (phases_of(pb.rows(), is_grad_input) * phases_of(pb.columns(), is_grad_input) > kMostPhases)
+    return "the stride makes more than 16 phases";
+  if (!can_be_copied(pb.rows(), is_grad_input) || !can_be_copied(pb.columns(), is_grad_input))
+    return "stride, padding or dilation is larger than the copy engine's fields";
+  return nullptr;
 }
 
 constexpr int kFewTaps = 9, kManyTaps = 49;
@@ -55,23 +58,14 @@ inline bool taps_can_be_copied(const Axis& axis) {
   return true;
 }
 
-// Into how many parts the pixels are split. Blocks take turns, and the last turn may leave some without work; if there
-// is more than one part (or the kernel does not store results itself), their sums are written and read again. In
-// microseconds, by the rates of an H200; `stage` is one's time.
-inline int best_splits(double stage, bool stores_itself, int64_t tiles, int64_t stages, int64_t weights) {
-  constexpr int64_t kFewest = 4, kMost = 64;              // stages of a split, splits
-  constexpr double kTile = 2, kLaunch = 2, kBytes = 3e6;  // to begin and end a tile; the second kernel; memory
-  const int64_t most = std::min({kMost, stages / kFewest, kMostPartialBytes / (weights * int64_t(sizeof(float)))});
-  double least = 0;
-  int best = 1;
-  for (int64_t splits = 1; splits == 1 || splits <= most; ++splits) {
-    const int64_t turns = ceil_div(tiles * splits, current_device().multiprocessors);
-    const double partial = double(weights) * double(splits) * sizeof(float), result = double(weights) * 2;
-    const double sums = splits == 1 && stores_itself ? 0 : kLaunch + (2 * partial + result) / kBytes;
-    const double time = double(turns) * (stage * double(ceil_div(stages, splits)) + kTile) + sums;
-    if (splits == 1 || time < least) least = time, best = int(splits);
-  }
-  return best;
+// Why the copy engine can't do grad_weight, or null.
+inline const char* why_not_weight_copies(const ConvProblem& pb) {
+  if (!pb.is_zero_padded()) return "the copy engine pads with zeros";
+  if (is_empty(pb)) return "a tensor is empty";
+  if (pb.R * pb.S > kManyTaps) return "it has maps for 49 taps";
+  if (!taps_can_be_copied(pb.rows()) || !taps_can_be_copied(pb.columns()))
+    return "stride, padding or dilation is larger than the copy engine's fields";
+  return nullptr;
 }
 
 }  // namespace tensorcore

@@ -1,4 +1,4 @@
-// grad_weight of 16-bit numbers on a Hopper GPU, with its copy engine: the products of tensorcore_weight.cuh (for each
+// grad_weight on a Hopper GPU, with its copy engine: the products of tensorcore_weight.cuh (for each
 // tap: rows are output channels, columns input channels, the reduction pixels), copied and multiplied as in
 // tensorcore_copied.cuh. Both operands have their rows contiguous and the reduction across it, which wgmma reads as it
 // is.
@@ -22,8 +22,8 @@ namespace tensorcore {
 template <class T, int kMostTaps>
 struct CopiedWeightGradient {
   WeightGradient<T, float> wg;
-  bool stores_chunks;                               // of eight neighbouring inputs, if the pixels are not split
-  TensorMap outputs[kMostTaps], inputs[kMostTaps];  // y and x, by tap
+  bool stores_vectors;                              // of eight neighbouring inputs, if the pixels are not split
+  TensorMap outputs[kMostTaps], inputs[kMostTaps];  // y and x or their terms, by tap: [pixel][group][term][channel]
 };
 
 // One split's share of one tile.
@@ -72,17 +72,17 @@ __device__ void copy_weight_stages(const CopiedWeightGradient<T, kMostTaps>& wor
     Odometer at = u.pixels.at(u.pixels.begin);
     const Odometer step = Odometer::of(kCopiedDepth, rows.count, columns.count);
     for (int s = 0; s < steps; ++s) {
-      mbarrier_wait(ring.empty + ring.stage, ring.parity ^ 1);
-      uint64_t* const full = ring.full + ring.stage;
-      mbarrier_expect(full, Shape::kBytes);
-      for (int block = 0; block < Shape::kRows; block += 64)
-        copy_im2col(ring.a() + block / 64 * kBlockBytes, work.outputs[u.tap], full,
-                    u.group * wg.y_channels + u.row + block, columns.first + at.low, rows.first + at.middle, at.high, 0,
-                    0);
-      for (int block = 0; block < Shape::kColumns; block += 64)
-        copy_im2col(ring.b() + block / 64 * kBlockBytes, work.inputs[u.tap], full,
-                    u.group * wg.x_channels + u.column + block, columns.offset + at.low * columns.stride,
-                    rows.offset + at.middle * rows.stride, at.high, 0, 0);
+      uint64_t* const full = ring.fill();
+      for (int term = 0; term < Shape::kTerms; ++term) {
+        for (int block = 0; block < Shape::kRows; block += 64)
+          copy_im2col(ring.a(term) + block / 64 * kBlockBytes, work.outputs[u.tap], full,
+                      (u.group * Shape::kTerms + term) * wg.y_channels + u.row + block, columns.first + at.low,
+                      rows.first + at.middle, at.high, 0, 0);
+        for (int block = 0; block < Shape::kColumns; block += 64)
+          copy_im2col(ring.b(term) + block / 64 * kBlockBytes, work.inputs[u.tap], full,
+                      (u.group * Shape::kTerms + term) * wg.x_channels + u.column + block,
+                      columns.offset + at.low * columns.stride, rows.offset + at.middle * rows.stride, at.high, 0, 0);
+      }
       at.advance(step, rows.count, columns.count);
       ring.next();
     }
@@ -92,59 +92,32 @@ __device__ void copy_weight_stages(const CopiedWeightGradient<T, kMostTaps>& wor
 // A split's sums, to the workspace.
 template <class Shape, class T>
 __device__ void store_partial(const WeightGradient<T, float>& wg, const WeightUnit& u, FloatSums<Shape>& sums) {
-  using Sums = FloatSums<Shape>;
   float* const partial =
       wg.partial + u.split * wg.partial_size() + (int64_t(u.group) * wg.taps() + u.tap) * wg.outputs * wg.inputs;
-  const int k = u.row + Shape::first_row() + lane() / 4, c = u.column + lane() % 4 * 2;
 #pragma unroll
-  for (int row = 0; row < Sums::kRows; ++row) {
-    const int to_k = k + 8 * row;
-    if (to_k >= wg.outputs) break;
-    float* const to = partial + int64_t(to_k) * wg.inputs;
-#pragma unroll
-    for (int j = 0; j < Sums::kColumns; j += 2) {
-      const int to_c = c + 4 * j;
-      if (wg.inputs % 2 == 0) {
-        if (to_c < wg.inputs) *reinterpret_cast<float2*>(to + to_c) = make_float2(sums.at(row, j), sums.at(row, j + 1));
-      } else {
-        if (to_c < wg.inputs) to[to_c] = sums.at(row, j);
-        if (to_c + 1 < wg.inputs) to[to_c + 1] = sums.at(row, j + 1);
-      }
-    }
+  for (int i = 0; i < FloatSums<Shape>::kRows; ++i) {
+    const int k = u.row + Shape::first_row() + lane() / 4 + 8 * i;
+    if (k >= wg.outputs) break;
+    store_row(partial + int64_t(k) * wg.inputs, 1, wg.inputs % 2 == 0, u.column, wg.inputs, sums, i);
   }
 }
 
 // All of a tile's sums, rounded, to the result.
 template <class Shape, class T>
-__device__ void store_weights(const WeightGradient<T, float>& wg, bool chunks, const WeightUnit& u,
+__device__ void store_weights(const WeightGradient<T, float>& wg, bool in_vectors, const WeightUnit& u,
                               FloatSums<Shape>& sums) {
-  using Sums = FloatSums<Shape>;
   const int r = u.tap / int(wg.columns.kernel), s = u.tap % int(wg.columns.kernel);
-  const int k = u.row + Shape::first_row() + lane() / 4, c = u.column + lane() % 4 * 2;
 #pragma unroll
-  for (int row = 0; row < Sums::kRows; ++row) {
-    const int to_k = k + 8 * row;
-    T* const to = wg.w + wg.w_strides(int64_t(u.group) * wg.outputs + to_k, 0, r, s);
-    if (chunks) {
-#pragma unroll
-      for (int j = 0; j < Sums::kColumns; j += 8) {  // 32 columns of the tile
-        const uint4 neighbours = eight_neighbours<T>(sums, row, j);
-        const int first = u.column + first_neighbour(j);
-        if (to_k < wg.outputs && first < wg.inputs) *reinterpret_cast<uint4*>(to + first) = neighbours;
-      }
-    } else if (to_k < wg.outputs) {
-#pragma unroll
-      for (int j = 0; j < Sums::kColumns; ++j) {
-        const int to_c = c + j / 2 * 8 + j % 2;
-        if (to_c < wg.inputs) to[to_c * wg.w_strides.c] = T(sums.at(row, j));
-      }
-    }
+  for (int i = 0; i < FloatSums<Shape>::kRows; ++i) {
+    const int k = u.row + Shape::first_row() + lane() / 4 + 8 * i;
+    store_row(wg.w + wg.w_strides(int64_t(u.group) * wg.outputs + k, 0, r, s), wg.w_strides.c, in_vectors, u.column,
+              k < wg.outputs ? wg.inputs : 0, sums, i);
   }
 }
 
-template <class T, class Shape, int kMostTaps>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    weight_gradient_copied(const CONVX_GRID_CONSTANT CopiedWeightGradient<T, kMostTaps> work) {
+template <class Arithmetic, class Shape, int kMostTaps>
+__global__ void __launch_bounds__(Shape::kThreads, 1) weight_gradient_copied(
+    const CONVX_GRID_CONSTANT CopiedWeightGradient<typename Arithmetic::Element, kMostTaps> work) {
 #ifdef CONVX_HAS_WGMMA
   Ring<Shape> ring(shared_memory<char>());
   ring.prepare();
@@ -153,17 +126,17 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (threadIdx.x == Shape::kConsumers) copy_weight_stages<Shape>(work, ring);
   } else {
     take_registers<232>();
-    using Sums = FloatSums<Shape>;
     const auto& wg = work.wg;
     for (int64_t i = blockIdx.x; i < weight_units(wg); i += gridDim.x) {
       const WeightUnit u = weight_unit<Shape>(wg, i);
-      Sums all[1], &sums = all[0];
-      sums.clear();
-      multiply_stages<Shape, true, true, T>(all, ring, u.steps());
-      if (wg.splits > 1)
-        store_partial<Shape>(wg, u, sums);
+      FloatSums<Shape> sums[1];
+      sums[0].clear();
+      Arithmetic::template multiply<true, true>(sums, ring, u.steps());
+      // Sums that may be in doubt are left to add_splits, however few.
+      if (Arithmetic::kDoubtsItself || wg.splits > 1)
+        store_partial(wg, u, sums[0]);
       else
-        store_weights<Shape>(wg, work.stores_chunks, u, sums);
+        store_weights(wg, work.stores_vectors, u, sums[0]);
     }
   }
 #else

@@ -44,9 +44,9 @@ Packed<T> channels_together(const void* data, const Strides& s, int64_t group, i
   T* const to = static_cast<T*>(o.workspace->allocate(N * G * H * W * padded * sizeof(T)));
   // A weight's groups are the slowest, as its outputs are read with all of their taps; an image's are beside a pixel.
   const Packing<T> packing = is_weight
-                                 ? Packing<T>{from, group, s.n, s.c, s.h, s.w, to, G, N, channels, H, W, padded, false}
-                                 : Packing<T>{from, s.n, group, s.c, s.h, s.w, to, N, G, channels, H, W, padded, true};
-  launch("pack", pack<T>, pack_grid(packing), o.stream, packing);
+                                 ? Packing<T>{from, group, s.n, s.c, s.h, s.w, G, N, channels, H, W, padded, false}
+                                 : Packing<T>{from, s.n, group, s.c, s.h, s.w, N, G, channels, H, W, padded, true};
+  launch("pack", pack<T>, pack_grid(packing), o.stream, packing, to);
   if (is_weight) return {to, H * W * padded, N * H * W * padded, W * padded, padded, int(padded)};
   return {to, H * W * G * padded, padded, W * G * padded, G * padded, int(padded)};
 }

@@ -12,12 +12,7 @@
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/scalar.h"
 #include "checker.h"
-
-namespace convx {
-namespace cuda {
-void run_mistake(const char* name, bool mistake, const float* in, float* out);  // of mistakes.cu
-}
-}  // namespace convx
+#include "mistakes.h"
 
 using namespace convx;
 
@@ -181,7 +176,7 @@ int emulated_mistake(const char* name, int mistake, const float* in, float* out,
     const Regions regions;
     emulator::add_region("the operand", in, 128 * sizeof(float), false, true);
     emulator::add_region("the result", out, 128 * sizeof(float), true, false);
-    cuda::run_mistake(name, mistake != 0, in, out);
+    cuda::mistakes::run_mistake(name, mistake != 0, in, out);
   });
 }
 
