@@ -12,7 +12,9 @@ CPP_FILES = $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -
 CHOSEN_PYTHON := $(if $(filter file default undefined,$(origin PYTHON)),,$(PYTHON))
 OPTIONS := $(CHOSEN_PYTHON) CONVX_CUDA=$(CONVX_CUDA) TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST) CXX=$(CXX)
 
-# A test process to a processor; if that package could not be installed, one. ARGS="-n 0" for one as well.
+# A test process to a processor; if that package could not be installed, one. ARGS="-n 0" for one as well. Threads that
+# spin as they wait would take the other processes' processors.
+PYTEST = OMP_WAIT_POLICY=passive $(PY) -m pytest -q $(PARALLEL)
 PARALLEL = $(shell $(PY) -c "import xdist" 2>/dev/null && echo --numprocesses auto --dist worksteal)
 
 # Of a compiler's long command line, as ninja shows it, which file it compiles.
@@ -31,10 +33,10 @@ demo: build  ## the notebooks' examples, an autoencoder on photographs, a short 
 	@$(PY) -m examples.demo $(ARGS)
 
 test: build $(VENV)/requirements-test.ready  ## the test suite: about half an hour on 2 cores
-	@$(PY) -m pytest -q $(PARALLEL) $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-exhaustive: build $(VENV)/requirements-test.ready  ## the full cross product of the same tests: hours
-	@CONVX_TEST_EXHAUSTIVE=1 $(PY) -m pytest -q $(PARALLEL) $(ARGS)
+	@CONVX_TEST_EXHAUSTIVE=1 $(PYTEST) $(ARGS)
 
 bench-cpu: build  ## convx beside torch over the shapes of real networks
 	@$(PY) -m benchmarks.run --device cpu $(ARGS)

@@ -11,10 +11,6 @@ from pathlib import Path
 
 import pytest
 
-IS_XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-if IS_XDIST_WORKER:  # before OpenMP starts: threads that spin as they wait would take the other workers' processors
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import torch
 
 # For examples/, and for a convx built in place; behind an installed one.
@@ -22,6 +18,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 import convx
 
+IS_XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 EXHAUSTIVE = os.environ.get("CONVX_TEST_EXHAUSTIVE", "0") not in ("", "0")
 THREADS = 2  # enough for what goes wrong between threads
 
