@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 import torch
 
 # For examples/, and for a convx built in place; behind an installed one.
@@ -36,17 +35,6 @@ ALGORITHMS = [(d, p, a.name) for d in DEVICES for p in PRIMITIVES for a in convx
 
 # Instruction sets that this machine can run, lowest first.
 INSTRUCTION_SETS = convx._C.cpu_isas()
-
-
-@pytest.fixture
-def default_emulator():
-    """The emulator of CUDA kernels as it is by default, before and after a test."""
-    from emulator import library as emulator
-
-    emulator.configure()
-    yield
-    emulator.configure()
-    emulator.pretend_device()
 
 
 def pytest_report_header():
@@ -123,3 +111,14 @@ def fixed_start():
     forced = [convx._C.forced_algorithm(p) for p in PRIMITIVES]
     yield
     assert forced == [convx._C.forced_algorithm(p) for p in PRIMITIVES], "the test left an algorithm forced"
+
+
+@pytest.fixture
+def default_emulator():
+    """The emulator of CUDA kernels as it is by default, before and after a test."""
+    from emulator import library as emulator
+
+    emulator.configure()
+    yield
+    emulator.configure()
+    emulator.pretend_device()
