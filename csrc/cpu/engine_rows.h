@@ -1,33 +1,30 @@
-// The engine's entries for the algorithm list; see outer_product.h, pixels.h, depthwise.h and
-// depthwise_channels.h for the methods.
+// The engine's entries for the algorithm list: how its kernels are run (engine.cpp), what they can't do
+// (engine_limits.cpp), and when each is the right one (engine_choice.cpp).
 #pragma once
 #include "../problem.h"
+#include "engine.h"
+#include "reference.h"
 
 namespace convx {
 namespace cpu {
 
-void forward_outer_product(const ConvProblem&, const Operands&);
-void grad_input_outer_product(const ConvProblem&, const Operands&);
-void grad_weight_outer_product(const ConvProblem&, const Operands&);
-void forward_winograd(const ConvProblem&, const Operands&);
-void grad_input_winograd(const ConvProblem&, const Operands&);
-void grad_weight_winograd(const ConvProblem&, const Operands&);
+// A kernel of the current instruction set; and the reference, where an infinity or NaN must not meet a padding zero.
+template <Engine::Primitives Engine::* kernels>
+void forward_by(const ConvProblem& pb, const Operands& o) {
+  if (!(current_engine().*kernels).forward(pb, o)) forward_reference(pb, o);
+}
+template <Engine::Primitives Engine::* kernels>
+void grad_input_by(const ConvProblem& pb, const Operands& o) {
+  if (!(current_engine().*kernels).grad_input(pb, o)) grad_input_reference(pb, o);
+}
+template <Engine::Primitives Engine::* kernels>
+void grad_weight_by(const ConvProblem& pb, const Operands& o) {
+  if (!(current_engine().*kernels).grad_weight(pb, o)) grad_weight_reference(pb, o);
+}
+
 void forward_amx(const ConvProblem&, const Operands&);
 void grad_input_amx(const ConvProblem&, const Operands&);
 void grad_weight_amx(const ConvProblem&, const Operands&);
-void forward_panels(const ConvProblem&, const Operands&);
-void grad_input_panels(const ConvProblem&, const Operands&);
-void forward_pixels(const ConvProblem&, const Operands&);
-void grad_input_pixels(const ConvProblem&, const Operands&);
-void grad_weight_pixels(const ConvProblem&, const Operands&);
-void forward_pixel_rows(const ConvProblem&, const Operands&);
-void grad_input_pixel_rows(const ConvProblem&, const Operands&);
-void forward_channels(const ConvProblem&, const Operands&);
-void grad_input_channels(const ConvProblem&, const Operands&);
-void grad_weight_channels(const ConvProblem&, const Operands&);
-void forward_in_place(const ConvProblem&, const Operands&);
-void grad_input_in_place(const ConvProblem&, const Operands&);
-void grad_weight_in_place(const ConvProblem&, const Operands&);
 
 const char* why_not_engine(const ConvProblem&, const Operands&);
 const char* why_not_winograd_forward(const ConvProblem&, const Operands&);
