@@ -75,14 +75,15 @@ struct Plane {
 
 constexpr int kBlockRows = 4;
 
-// The products of row d of a block's inputs.
+// The products of row d of a block's inputs. (Inlined, or the sums would go to memory and back for each row.)
 template <class T, int R, int S, int NV, int masked, int d>
-inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv, const Mask<T>* mask, const T* w,
-                    typename Vec<T>::type (&acc)[kBlockRows][NV]) {
+__attribute__((always_inline)) inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv,
+                                                   const Mask<T>* mask, const T* w,
+                                                   typename Vec<T>::type (&acc)[kBlockRows][NV]) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::lanes;
   constexpr int low = d - R + 1 > 0 ? d - R + 1 : 0, high = d < kBlockRows ? d : kBlockRows - 1;
-  const auto tap = [&]<int s>(std::integral_constant<int, s>) {
+  const auto tap = [&]<int s>(std::integral_constant<int, s>) __attribute__((always_inline)) {
     constexpr int needed = s < S / 2 ? kLeftTaps : s > S / 2 ? kRightTaps : kLeftTaps | kRightTaps;
     constexpr bool needs_mask = (masked & needed) == needed;
     V right[NV];
