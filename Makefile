@@ -32,7 +32,7 @@ help:  ## this list
 demo: build  ## the notebooks' examples, an autoencoder on photographs, a short table beside torch
 	@$(PY) -m examples.demo $(ARGS)
 
-test: build $(VENV)/requirements-test.ready  ## the test suite: about half an hour on 2 cores
+test: build $(VENV)/requirements-test.ready  ## the test suite: about twenty minutes on 2 cores
 	@$(PYTEST) $(ARGS)
 
 test-exhaustive: build $(VENV)/requirements-test.ready  ## the full cross product of the same tests: hours

@@ -17,7 +17,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16)
 
 
 def cases(width):
-    for kernel, padding in ((3, 0), (3, 1), (3, 2), (5, 1), (5, 2), (5, 4)):
+    for kernel, padding in ((3, 0), (3, 1), (3, 2), (5, 1), (5, 2), (5, 4), (7, 2), (7, 3), (7, 6)):
         for height in (4, 6, 9):
             if min(width, height) + 2 * padding < kernel:
                 continue

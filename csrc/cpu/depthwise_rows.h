@@ -1,10 +1,10 @@
 // Depthwise layers in place on AVX2: vectors across the pixels of a row, nothing packed, blocks of rows. For kernels of
-// 3x3 and 5x5 and stride 1.
+// 3x3, 5x5 and 7x7 and stride 1.
 //
 // The results [q, q + 8) of a row read the inputs from q + offset(s) on, for each column tap s: a load, unaligned.
 // Where some of its elements are beyond the row's ends a mask leaves them out, and a row of zeros stands for those
-// beyond the plane. A block is 4 rows of results and one vector (5x5: two): an input that has been loaded meets all the
-// rows of taps that bring it to one of the block's results,
+// beyond the plane. A block is 4 rows of results and one vector (5x5 and 7x7: two): an input that has been loaded meets
+// all the rows of taps that bring it to one of the block's results,
 //
 //   acc[i][v] += x[row d][q_v + offset(s)] * w[d - i][s],   i < 4,  v < 2,  0 <= d - i < R,
 //
@@ -75,7 +75,7 @@ struct Plane {
 
 constexpr int kBlockRows = 4;
 
-// The products of row d of a block's inputs. (Inlined, or the sums would go to memory and back for each row.)
+// The products of row d of a block's inputs. Inlined, as all that has the sums: else they would be in memory.
 template <class T, int R, int S, int NV, int masked, int d>
 __attribute__((always_inline)) inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv,
                                                    const Mask<T>* mask, const T* w,
@@ -102,7 +102,7 @@ __attribute__((always_inline)) inline void add_row(const T* x, const int64_t* co
       for (int v = 0; v < NV; ++v) acc[i][v] += right[v] * weight;
     }
   };
-  [&]<int... s>(std::integer_sequence<int, s...>) {
+  [&]<int... s>(std::integer_sequence<int, s...>) __attribute__((always_inline)) {
     (tap(std::integral_constant<int, s>{}), ...);
   }(std::make_integer_sequence<int, S>{});
 }
@@ -121,13 +121,13 @@ void convolve_block(const Plane<T>& plane, const T* const* rows, const RowVector
   for (int i = 0; i < kBlockRows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) sums[i][v] = splat<T>(plane.bias);
-  const auto flush = [&] {
+  const auto flush = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int i = 0; i < kBlockRows; ++i)
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) sums[i][v] += acc[i][v], acc[i][v] = V{};
   };
-  [&]<int... d>(std::integer_sequence<int, d...>) {
+  [&]<int... d>(std::integer_sequence<int, d...>) __attribute__((always_inline)) {
     ((add_row<T, R, S, NV, masked, d>(rows[d], column, rv, mask, plane.w, acc),
       d % kTogether == kTogether - 1 && d < R + kBlockRows - 2 ? flush() : void()),
      ...);
@@ -173,7 +173,7 @@ template <class T>
 using ConvolvePlane = void (*)(const Plane<T>&, const RowVectors<T>&, const AxisPlan&, const T*);
 template <class T>
 ConvolvePlane<T> convolve_plane_of(int64_t kernel) {
-  return kernel == 3 ? convolve_plane<T, 3, 3> : convolve_plane<T, 5, 5>;
+  return kernel == 3 ? convolve_plane<T, 3, 3> : kernel == 5 ? convolve_plane<T, 5, 5> : convolve_plane<T, 7, 7>;
 }
 
 template <class T, class In>

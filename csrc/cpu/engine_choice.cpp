@@ -217,15 +217,15 @@ bool many_groups(const ConvProblem& pb, const Operands&) {
 }
 
 // In place a multiply-add costs twice what it costs across channels, but nothing is turned over: measured, nine taps
-// gain nothing on planes of 14 x 14, and 25 lose everywhere. (On AVX2, by blocks of rows, both gain from 12 x 12 on.)
-// Turning over also converts 16-bit types, vectors at a time; in place they are converted one by one,
-// which takes float16 up to three times as long as `pixels` does (measured on AVX2).
+// gain nothing on planes of 14 x 14, and 25 lose everywhere. (On AVX2, by blocks of rows, both gain from 12 x 12 on,
+// and 49 taps from 20 x 20.) Turning over also converts 16-bit types, vectors at a time; in place they are converted
+// one by one, which takes float16 up to three times as long as `pixels` does (measured on AVX2).
 bool better_in_place(const ConvProblem& pb, const Operands& o) {
   const bool wide = o.dtype == DType::float32 || o.dtype == DType::float64;
   if (!wide && current_isa() == Isa::avx2) return false;
   if (!many_groups(pb, o)) return pb.outputs_per_group() * pb.channels_per_group() <= 4;  // not a first layer
   if (!wide) return false;
-  if (current_isa() == Isa::avx2) return pb.P * pb.Q >= 140;
+  if (current_isa() == Isa::avx2) return pb.P * pb.Q >= (pb.R == 7 ? 400 : 140);
   return pb.R * pb.S <= 9 && pb.H * pb.W >= 784;
 }
 

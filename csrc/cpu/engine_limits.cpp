@@ -88,8 +88,8 @@ const char* why_not_in_place(const ConvProblem& pb, const Operands& o, int64_t i
   if (!pb.is_zero_padded()) return "it skips the padding, so it can't read other modes' values there";
   if (o.x.strides.w != 1 || o.y.strides.w != 1) return "it needs contiguous rows";
   if (current_isa() == Isa::avx2) {
-    if (pb.R != pb.S || (pb.R != 3 && pb.R != 5) || pb.dilation_h != 1)
-      return "it is for kernels of 3x3 and 5x5, not dilated";
+    if (pb.R != pb.S || (pb.R != 3 && pb.R != 5 && pb.R != 7) || pb.dilation_h != 1)
+      return "it is for kernels of 3x3, 5x5 and 7x7, not dilated";
     for (const Axis& a : {pb.rows(), pb.columns()})
       for (int64_t tap : {int64_t(0), a.kernel - 1})
         if (const Run inside = a.outputs_inside(tap); inside.first > inside.last || a.out < 4 || a.in < 4)
