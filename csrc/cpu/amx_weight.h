@@ -2,17 +2,16 @@
 //
 //   w[k,c,r,s] = sum over pixels  x[n, c, pixel shifted by tap (r,s)] * y[n,k,pixel]
 //
-// The left tiles are planes of x as they lie in a packed tile (tile.h), each channel a line of bfloat16, so that a tap
-// is an offset again; pixels run on from row to row over the halo. The right tiles are y over the same run, zeros where
-// it crosses the halo, turned over to pairs of pixels.
+// A result is a sum of 32 outputs x 32 channels for one tap. Left tiles are y, lines of an output's pixels; right tiles
+// are x, lines of two neighbouring pixels' channels, so that a tap begins at another line: an offset again. (With x on
+// the left a tap would begin within a line, and lines that cross cache lines take the unit five times as long to load.)
 //
-// As in outer_product_weight.h, threads divide the results and never the pixels, and pixels are cut into strips of a
-// few hundred, whose sums are added in order; what those additions round off is kept for long sums.
+// As in outer_product_weight.h, threads divide the results and never the pixels, and pixels are cut into strips, here
+// of a thousand, whose sums are added in order; what those additions round off is kept for float32.
 //
 // A zero of the halo must not meet an infinity, so both operands have been looked through before (amx_terms.h).
 //
-// Estimate: as amx_convolution.h's; each element of x is packed once for the outputs of an item, 128 if there are so
-// many, times the taps.
+// Estimate: as amx_convolution.h's; each element of x is packed once for the outputs of an item.
 #pragma once
 #include "amx_convolution.h"
 #include "outer_product_weight.h"
@@ -21,175 +20,293 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Strip t: `images` whole images, or `rows` rows of one.
-struct TileStrips {
-  int64_t images, rows, per_image, count;
-
-  TileStrips(const AxisPlan& r, const AxisPlan& c, int64_t N) {
-    constexpr int64_t kPixels = 512;
-    const int64_t plane = larger(1, r.count * c.count);
-    images = smaller(N, larger(1, kPixels / plane));
-    rows = images > 1 ? r.count : smaller(r.count, larger(1, ceil_div(kPixels, c.count)));
-    per_image = ceil_div(r.count, rows);
-    count = ceil_div(N, images) * per_image;
-  }
-};
-
-// x for one strip: [tile of 32 channels][image][term][channel][plane].
+// A strip's x, for one tile of 32 channels: packed as forward's tile, lines of a pixel's channels, from which the
+// unit's lines are made, [image][term][parity][half of the channels][pair] of 16 channels of two neighbouring pixels.
+// Of each parity, since a tap may begin at an even or an odd pixel.
 template <class In>
-struct PlaneTile {
+class PairTile {
+ public:
   static constexpr int terms = kTerms<In>;
-  const WeightGradient<float, In>& wg;
-  TileShape shape;
-  int64_t plane, image, tile;  // elements
 
-  PlaneTile(const WeightGradient<float, In>& wg, const TileStrips& strips)
-      : wg(wg), shape(wg.rows, wg.columns, strips.rows, wg.columns.count) {
-    plane = ceil_div(shape.plane, kDepth) * kDepth;
-    image = terms * kDepth * plane;
-    tile = strips.images * image;
+  PairTile(const WeightGradient<float, In>& wg, const TileShape& shape, int64_t images)
+      : wg_(wg),
+        shape_(shape),
+        lines_(shape, kDepth),
+        half_(lines_.lines / 2 * kDepth),
+        parities_(wg.taps() == 1 ? 1 : 2),
+        term_(parities_ * 2 * half_),
+        images_(images) {}
+
+  int64_t size() const { return images_ * image(); }
+  int64_t size_of_lines() const { return lines_.size(); }
+  int64_t size_of_planes() const { return lines_.size_of_planes(); }
+  int64_t image() const { return terms * term_; }
+  // In bytes, as a tile operand has them.
+  int64_t half() const { return half_ * 2; }
+  int64_t term() const { return term_ * 2; }
+  int64_t tap(int64_t t) const {
+    const int64_t first = shape_.tap(wg_.rows, wg_.columns, int(t / wg_.columns.taps), int(t % wg_.columns.taps));
+    return first % 2 * 2 * half_ + first / 2 * kDepth;
   }
-  int64_t size(int64_t tiles) const { return tiles * tile + shape.pitch + kDepth + 64; }  // read beyond the last plane
-  int64_t size_of_planes() const { return kDepth * shape.plane + kDepth; }
 
-  void pack(uint16_t* to, float* planes, int64_t first_tile, int64_t tiles, int64_t n0, int64_t images, int64_t i0,
-            int64_t ni, int64_t g) const {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t c0 = (first_tile + t) * kDepth, count = smaller(kDepth, wg.inputs - c0);
-      for (int64_t b = 0; b < images; ++b) {
-        pack_tile<float, In>(planes, shape, wg.rows, wg.columns, i0, ni, 0, wg.columns.count,
-                             wg.x + wg.x_strides(n0 + b, g * wg.inputs + c0, 0, 0), wg.x_strides, count);
-        std::memset(planes + count * shape.plane, 0, kDepth * sizeof(float));
-        for (int64_t c = 0; c < count; ++c)
-          for (int64_t p = 0; p < shape.plane; p += kDepth) {
-            const float* from = planes + c * shape.plane + p;
-            Words words[terms];
-            split_run(load(from), load(from + 16), words);
-            for (int i = 0; i < terms; ++i)
-              store_words(to + t * tile + b * image + (i * kDepth + c) * plane + p, words[i]);
-          }
-      }
+  // `lines` and `planes` are for one image.
+  void pack(uint16_t* to, uint16_t* lines, Plain<In>* planes, const Strip& strip, int64_t g, int64_t tile) const {
+    const int64_t c0 = tile * kDepth, count = smaller(kDepth, wg_.inputs - c0);
+    for (int64_t b = 0; b < strip.images; ++b) {
+      const Place place = {0, 0, strip.n + b, g, strip.i, strip.rows, strip.j, strip.columns};
+      lines_.pack_chunk(lines, planes, wg_.rows, wg_.columns, place,
+                        wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0, 0, 0), wg_.x_strides, count);
+      for (int t = 0; t < terms; ++t) interleave(to + b * image() + t * term_, lines + t * lines_.term(), count > 16);
     }
   }
+
+ private:
+  void interleave(uint16_t* to, const uint16_t* lines, bool both_halves) const {
+    // interleaving works within 16 bytes: of the first 16 channels their lower halves are taken, of the others the
+    // upper
+    using Quarters = Interleave<double>::Index;
+    const auto pixel = [&](int64_t p) {
+      const Vec<double>::type v = Vec<double>::type(load(lines + p * kDepth));
+      return Halfwords(shuffle<double>(v, v, Quarters{0, 4, 1, 5, 2, 6, 3, 7}));
+    };
+    const int64_t last = lines_.lines - 1, step = 3 - parities_;
+    Halfwords here = pixel(0);
+    for (int64_t p = 0; p < last; p += step) {
+      const Halfwords next = pixel(p + 1);
+      uint16_t* const at = to + p % 2 * 2 * half_ + p / 2 * kDepth;
+      CONVX_ISA::store(at, interleave_low(here, next));
+      if (both_halves) CONVX_ISA::store(at + half_, interleave_high(here, next));
+      here = step == 1 || p + 2 > last ? next : pixel(p + 2);
+    }
+  }
+
+  const WeightGradient<float, In>& wg_;
+  const TileShape& shape_;
+  const LineTile<In> lines_;
+  const int64_t half_, parities_, term_, images_;  // elements
 };
 
-// y for one strip and 32 outputs as B tiles, in the order of the steps: [image][32 pixels][term][16 outputs].
+// y of a strip, for one block of 32 outputs, as A tiles in the order of the steps: [image][32 pixels][term][32
+// outputs]. Pixels run on over the halo of x, where y is zero.
 template <class In>
-void pack_outputs(uint16_t* to, const WeightGradient<float, In>& wg, int64_t pitch, int64_t steps, float* run,
-                  int64_t n0, int64_t images, int64_t i0, int64_t ni, int64_t first, int64_t count, int64_t halves) {
-  constexpr int terms = kTerms<In>;
-  const int64_t length = steps * kDepth, Q = wg.columns.count;
-  std::memset(run, 0, 16 * length * sizeof(float));
-  for (int64_t b = 0; b < images; ++b)
-    for (int64_t h = 0; h < halves; ++h) {
-      for (int64_t k = 0; k < 16; ++k)
-        for (int64_t i = 0; i < ni; ++i) {
-          float* line = run + k * length + i * pitch;
-          const In* from = wg.y + wg.y_strides(n0 + b, first + h * 16 + k, i0 + i, 0);
-          if (h * 16 + k >= count)
-            std::memset(line, 0, Q * sizeof(float));
-          else if (wg.y_strides.w == 1)
-            copy_run(line, from, Q);
-          else
-            for (int64_t j = 0; j < Q; ++j) line[j] = from[j * wg.y_strides.w];
+class RunTile {
+ public:
+  static constexpr int terms = kTerms<In>;
+  static constexpr int64_t kStep = terms * 2 * kTileElements;
+
+  RunTile(const WeightGradient<float, In>& wg, int64_t pitch, int64_t rows, int64_t columns, int64_t images)
+      : wg_(wg), pitch_(pitch), images_(images), steps_(ceil_div((rows - 1) * pitch + columns, kDepth)) {}
+
+  int64_t steps() const { return steps_; }  // of an image
+  int64_t size() const { return images_ * steps_ * kStep; }
+  int64_t size_of_run() const { return kWide * steps_ * kDepth; }
+
+  // `run` is for one image.
+  void pack(uint16_t* to, Plain<In>* run, const Strip& strip, int64_t g, int64_t block) const {
+    const int64_t first = block * kWide, count = smaller(kWide, wg_.outputs - first), length = steps_ * kDepth;
+    std::memset(run, 0, size_of_run() * sizeof *run);
+    for (int64_t b = 0; b < strip.images; ++b, to += steps_ * kStep) {
+      const Strides& strides = wg_.y_strides;
+      for (int64_t i = 0; i < strip.rows; ++i) {
+        const auto* from = plain(wg_.y + strides(strip.n + b, g * wg_.outputs + first, strip.i + i, strip.j));
+        if (strides.c == 1 && strides.w != 1)
+          transpose<Plain<In>>(from, strides.w, strip.columns, count, run + i * pitch_, length, strip.columns);
+        else
+          for (int64_t k = 0; k < count; ++k)
+            copy_strided(run + k * length + i * pitch_, from + k * strides.c, strides.w, strip.columns);
+      }
+      for (int64_t k = 0; k < kWide; ++k) split_line(to + k * kDepth, run + k * length);
+    }
+  }
+
+ private:
+  void split_line(uint16_t* to, const Plain<In>* line) const {
+    for (int64_t s = 0; s < steps_; ++s, line += kDepth, to += kStep)
+      if constexpr (std::is_same_v<In, BFloat16>) {
+        std::memcpy(to, line, kLine);
+      } else {
+        Words words[terms];
+        split_run(load(line), load(line + 16), words);
+        for (int t = 0; t < terms; ++t) store_words(to + t * 2 * kTileElements, words[t]);
+      }
+  }
+
+  const WeightGradient<float, In>& wg_;
+  const int64_t pitch_, images_, steps_;
+};
+
+template <class In>
+class WeightGradientTiles {
+ public:
+  static constexpr int terms = kTerms<In>;
+
+  explicit WeightGradientTiles(const WeightGradient<float, In>& wg)
+      : wg_(wg),
+        left_(int(kDepth), wg),
+        strips_(wg.N, wg.rows.count, wg.columns.count, kPixels),
+        shape_(wg.rows, wg.columns, strips_.rows, strips_.columns),
+        x_(wg, shape_, strips_.images),
+        y_(wg, shape_.pitch, strips_.rows, strips_.columns, strips_.images),
+        blocks_(ceil_div(wg.outputs, kWide)),
+        x_k_(strips_.images * y_.steps()),
+        y_k_(strips_.images * y_.steps()) {
+    for (int64_t b = 0, k = 0; b < strips_.images; ++b)
+      for (int64_t s = 0; s < y_.steps(); ++s, ++k) {
+        x_k_[k] = int32_t(b * x_.image() + s * kTileElements);
+        y_k_[k] = int32_t(k * RunTile<In>::kStep);
+      }
+    divide();
+  }
+
+  void run() const {
+    parallel_for(wg_.G * block_parts_ * unit_parts_, 1, [&](int64_t begin, int64_t end) {
+      [[maybe_unused]] const MatrixUnit unit;
+      Room room(*this);
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t part = item % unit_parts_, block_part = item / unit_parts_ % block_parts_;
+        const Item at = {item / unit_parts_ / block_parts_, left_.first_unit(part, unit_parts_),
+                         left_.first_unit(part + 1, unit_parts_), blocks_ * block_part / block_parts_,
+                         blocks_ * (block_part + 1) / block_parts_};
+        if (at.units() == 0) continue;
+        add_strips(at, room);
+        store(at, room);
+      }
+    });
+  }
+
+ private:
+  // Enough pixels to outweigh loading and storing the sums, and so few that x and y stay in L2.
+  static constexpr int64_t kPixels = 1024;
+  static constexpr int64_t kUnitSums = kDepth * kWide;
+  // In float32 what adding a strip's sums rounds off is kept; 16 bits round it off.
+  static constexpr bool kExact = terms == 3;
+
+  // Units (32 channels, a tap) x blocks of outputs.
+  struct Item {
+    int64_t group, first_unit, last_unit, first_block, last_block;
+    int64_t units() const { return last_unit - first_unit; }
+    int64_t blocks() const { return last_block - first_block; }
+  };
+
+  // A thread's memory. What lies between rows and planes meets zeros of y, and has to be a number.
+  struct Room {
+    Scratch<uint16_t> x, lines, y;
+    Scratch<Plain<In>> planes, run;
+    Scratch<float> totals, sums, lost;
+
+    explicit Room(const WeightGradientTiles& w)
+        : x(w.x_.size()),
+          lines(w.x_.size_of_lines()),
+          y(w.most_blocks() * w.y_.size()),
+          planes(w.x_.size_of_planes()),
+          run(w.y_.size_of_run()),
+          totals(w.most_sums()),
+          sums(larger(kUnitSums, w.most_units() * kUnitSums)),
+          lost(w.keeps_lost() ? w.most_sums() : 0) {
+      std::memset(x.data(), 0, w.x_.size() * sizeof(uint16_t));
+      std::memset(lines.data(), 0, w.x_.size_of_lines() * sizeof(uint16_t));
+      std::memset(planes.data(), 0, w.x_.size_of_planes() * sizeof(Plain<In>));
+    }
+  };
+
+  bool keeps_lost() const { return kExact && strips_.count > 1; }
+  int64_t most_units() const {
+    int64_t most = 0;
+    for (int64_t part = 0; part < unit_parts_; ++part)
+      most = larger(most, left_.first_unit(part + 1, unit_parts_) - left_.first_unit(part, unit_parts_));
+    return most;
+  }
+  int64_t most_blocks() const { return ceil_div(blocks_, block_parts_); }
+  int64_t most_sums() const { return most_blocks() * most_units() * kUnitSums; }
+
+  // The cheapest division into items for the threads, in cycles a strip, with sums and y in L2. Measured: a step of
+  // 2 x 2 tiles takes 64, packing about 10 for a pixel of 32 channels of x and 4 for one of 32 outputs of y.
+  void divide() {
+    constexpr int64_t kMostSums = 256 << 10, kMostOfY = 512 << 10;  // elements
+    const auto steps_up = [](int64_t n) { return n + larger(1, n / 4); };
+    const double pixels = double(strips_.images * y_.steps() * kDepth);
+    const int64_t threads = thread_count(), most_parts = left_.tiles >= 4 * threads ? left_.tiles : left_.units;
+    double least = 0;
+    for (int64_t b = 1; b <= blocks_; b = steps_up(b))
+      for (int64_t u = 1; u <= most_parts; u = steps_up(u)) {
+        const int64_t block = ceil_div(blocks_, b), tiles = ceil_div(left_.tiles, u),
+                      parts = left_.whole_tiles(u) ? left_.tiles : left_.units;
+        const int64_t unit = ceil_div(parts, u) * (left_.units / parts);
+        const bool last = b == blocks_ && steps_up(u) > most_parts;
+        if ((block * unit * kUnitSums > kMostSums || (block > 1 && block * y_.size() > kMostOfY)) &&
+            !(last && least == 0))
+          continue;
+        const double item =
+            double(block * unit) * 2 * Products<terms>::count + double(tiles) * 10 * terms + double(block) * 4 * terms;
+        const double time = double(ceil_div(wg_.G * b * u, threads)) * item * pixels;
+        if (least == 0 || time < least) least = time, block_parts_ = b, unit_parts_ = u;
+      }
+  }
+
+  void add_strips(const Item& at, Room& room) const {
+    alignas(64) static constexpr float zeros[kWide] = {};
+    if (keeps_lost()) std::memset(room.lost.data(), 0, most_sums() * sizeof(float));
+    if (strips_.count == 0) std::memset(room.totals.data(), 0, most_sums() * sizeof(float));
+    for (int64_t t = 0; t < strips_.count; ++t) {
+      const Strip strip = strips_[t];
+      for (int64_t block = at.first_block; block < at.last_block; ++block)
+        y_.pack(room.y.data() + (block - at.first_block) * y_.size(), room.run.data(), strip, at.group, block);
+      for (int64_t u0 = at.first_unit, u1; u0 < at.last_unit; u0 = u1) {
+        const int64_t tile = left_.tile(u0), channels = smaller(kDepth, wg_.inputs - tile * kDepth);
+        u1 = smaller(at.last_unit, (tile + 1) * left_.taps);
+        x_.pack(room.x.data(), room.lines.data(), room.planes.data(), strip, at.group, tile);
+        for (int64_t block = at.first_block; block < at.last_block; ++block) {
+          const int64_t outputs = smaller(kWide, wg_.outputs - block * kWide);
+          const Tiles y = {room.y.data() + (block - at.first_block) * y_.size(), y_k_.data(), kTileBytes,
+                           2 * kTileBytes};
+          for (int64_t u = u0; u < u1; ++u) {
+            const int64_t place = ((block - at.first_block) * at.units() + u - at.first_unit) * kUnitSums;
+            float* const total = room.totals.data() + place;
+            const Tiles x = {room.x.data() + x_.tap(left_.tap(u)), x_k_.data(), x_.half(), x_.term()};
+            const bool apart = kExact && t > 0;
+            tile_product_of<terms>(outputs, channels)(y, x, strip.images * y_.steps(), apart ? room.sums.data() : total,
+                                                      t == 0 || apart ? zeros : nullptr);
+            if (apart) add_exactly(total, room.sums.data(), kUnitSums, room.lost.data() + place);
+          }
         }
-      for (int64_t step = 0; step < steps; ++step) {
-        Floats pairs[terms][16];
-        for (int64_t k = 0; k < 16; ++k) {
-          Words words[terms];
-          split_run(load(run + k * length + step * kDepth), load(run + k * length + step * kDepth + 16), words);
-          for (int t = 0; t < terms; ++t) pairs[t][k] = Floats(words[t]);
-        }
-        for (int t = 0; t < terms; ++t)
-          store_transposed(pairs[t], to + (((b * steps + step) * terms + t) * halves + h) * kTileElements, kDepth);
       }
     }
-}
+    if (keeps_lost()) add_lost(room.totals.data(), room.lost.data(), at.blocks() * at.units() * kUnitSums);
+  }
+
+  // Sums are [output][channel], and leave as store_tiles has them, [channel][output].
+  void store(const Item& at, Room& room) const {
+    for (int64_t block = at.first_block; block < at.last_block; ++block) {
+      const int64_t k0 = at.group * wg_.outputs + block * kWide, outputs = smaller(kWide, wg_.outputs - block * kWide);
+      const int64_t width = ceil_div(outputs, 16) * 16, unit_sums = kDepth * width;
+      const float* const totals = room.totals.data() + (block - at.first_block) * at.units() * kUnitSums;
+      float* const sums = room.sums.data();
+      for (int64_t u = 0; u < at.units(); ++u) {
+        const int64_t channels = wg_.inputs - left_.tile(at.first_unit + u) * kDepth, pitch = channels <= 16 ? 16 : 32;
+        transpose<float, float>(totals + u * kUnitSums, pitch, width, pitch, sums + u * unit_sums, width, width);
+      }
+      if (left_.whole_tiles(unit_parts_) && wg_.filters_are_lines())
+        store_tiles(wg_, left_, sums, left_.tile(at.first_unit), at.units() / left_.taps, k0, outputs, width);
+      else
+        for (int64_t u = 0; u < at.units(); ++u)
+          store_unit(wg_, left_, sums + u * unit_sums, at.first_unit + u, k0, outputs, width);
+    }
+  }
+
+  const WeightGradient<float, In>& wg_;
+  const LeftTiles left_;
+  const Strips strips_;
+  const TileShape shape_;
+  const PairTile<In> x_;
+  const RunTile<In> y_;
+  const int64_t blocks_;
+  int64_t block_parts_ = 1, unit_parts_ = 1;
+  Scratch<int32_t> x_k_, y_k_;
+};
 
 template <class In>
 bool weight_gradient_tiles(const WeightGradient<float, In>& wg) {
-  constexpr int terms = kTerms<In>;
-  const LeftTiles left(int(kDepth), wg);
-  const TileStrips strips(wg.rows, wg.columns, wg.N);
-  const PlaneTile<In> x_tile(wg, strips);
-  const TileShape& shape = x_tile.shape;
-  const int64_t steps = ceil_div((strips.rows - 1) * shape.pitch + wg.columns.count, kDepth);
-  Scratch<int32_t> a_k(strips.images * steps);
-  for (int64_t b = 0; b < strips.images; ++b)
-    for (int64_t s = 0; s < steps; ++s) a_k[b * steps + s] = int32_t(b * x_tile.image + s * kDepth);
-  const Lines lines = {x_tile.plane * 2, 16 * x_tile.plane * 2, kDepth * x_tile.plane * 2};
-
-  // An item is a run of units (32 channels, a tap) for a group of blocks of outputs: large, so that what is packed
-  // serves long, but one for each thread, and sums that stay in L2.
-  constexpr int64_t kUnitSums = kDepth * kWide, kMostSums = 128 << 10;
-  const int64_t kbs = ceil_div(wg.outputs, kWide);
-  int64_t together = smaller(kbs, 4), parts = 1;  // blocks of outputs, runs of units
-  while (parts < left.units && (wg.G * ceil_div(kbs, together) * parts < thread_count() ||
-                                ceil_div(left.units, parts) * together * kUnitSums > kMostSums)) {
-    if (together > 1 && (parts >= left.tiles || together > 2))
-      together /= 2;
-    else
-      parts = smaller(2 * parts, left.units);
-  }
-  const int64_t groups = ceil_div(kbs, together);
-  const bool in_lines = left.whole_tiles(parts) && wg.filters_are_lines();
-  parallel_for(wg.G * groups * parts, 1, [&](int64_t begin, int64_t end) {
-    [[maybe_unused]] const MatrixUnit unit;
-    int64_t most_units = 0, most_tiles = 0;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t u0 = left.first_unit(part, parts), u1 = left.first_unit(part + 1, parts);
-      most_units = larger(most_units, u1 - u0);
-      if (u1 > u0) most_tiles = larger(most_tiles, left.tile(u1 - 1) - left.tile(u0) + 1);
-    }
-    const int64_t y_block = strips.images * steps * terms * 2 * kTileElements;
-    const int64_t most_sums = together * most_units * kUnitSums;
-    Scratch<uint16_t> x(x_tile.size(most_tiles)), y(together * y_block);
-    Scratch<float> planes(x_tile.size_of_planes()), run(16 * steps * kDepth);
-    Scratch<float> totals(most_sums), lost(strips.count > 1 ? most_sums : 0), sums(kUnitSums);
-    // What lies between planes meets zeros of y, and has to be a number; of missing channels nothing is kept.
-    std::memset(x.data(), 0, x_tile.size(most_tiles) * sizeof(uint16_t));
-    std::memset(planes.data(), 0, x_tile.size_of_planes() * sizeof(float));
-    std::memset(totals.data(), 0, most_sums * sizeof(float));
-    std::memset(sums.data(), 0, kUnitSums * sizeof(float));
-    alignas(64) float zeros[kWide] = {};
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t part = item % parts, group = item / parts % groups, g = item / parts / groups;
-      const int64_t u0 = left.first_unit(part, parts), u1 = left.first_unit(part + 1, parts);
-      const int64_t kb0 = group * together, kb1 = smaller(kbs, kb0 + together);
-      if (u0 == u1) continue;
-      std::memset(lost.data(), 0, (strips.count > 1 ? most_sums : 0) * sizeof(float));
-      for (int64_t t = 0; t < strips.count; ++t) {
-        const int64_t n0 = t / strips.per_image * strips.images, images = smaller(strips.images, wg.N - n0);
-        const int64_t i0 = t % strips.per_image * strips.rows, ni = smaller(strips.rows, wg.rows.count - i0);
-        x_tile.pack(x.data(), planes.data(), left.tile(u0), left.tile(u1 - 1) - left.tile(u0) + 1, n0, images, i0, ni,
-                    g);
-        float* total = totals.data();
-        for (int64_t kb = kb0; kb < kb1; ++kb) {
-          const int64_t k0 = kb * kWide, count = smaller(kWide, wg.outputs - k0), halves = ceil_div(count, 16);
-          const int64_t unit_sums = kDepth * 16 * halves;
-          pack_outputs(y.data(), wg, shape.pitch, steps, run.data(), n0, images, i0, ni, g * wg.outputs + k0, count,
-                       halves);
-          for (int64_t u = u0; u < u1; ++u, total += unit_sums) {
-            const int64_t r = left.tap(u) / wg.columns.taps, s = left.tap(u) % wg.columns.taps;
-            const uint16_t* from = x.data() + (left.tile(u) - left.tile(u0)) * x_tile.tile +
-                                   shape.tap(wg.rows, wg.columns, int(r), int(s));
-            tile_product_of<terms>(smaller(kDepth, wg.inputs - left.tile(u) * kDepth), count)(
-                from, lines, a_k.data(), y.data(), images * steps, t ? sums.data() : total, zeros);
-            if (t) add_exactly(total, sums.data(), unit_sums, lost.data() + (total - totals.data()));
-          }
-        }
-      }
-      if (strips.count > 1) add_lost(totals.data(), lost.data(), most_sums);
-      const float* total = totals.data();
-      for (int64_t kb = kb0; kb < kb1; ++kb) {
-        const int64_t k0 = g * wg.outputs + kb * kWide, count = smaller(kWide, wg.outputs - kb * kWide);
-        const int64_t width = 16 * ceil_div(count, 16);
-        if (in_lines) store_tiles(wg, left, total, left.tile(u0), (u1 - u0) / left.taps, k0, count, width);
-        for (int64_t u = u0; u < u1; ++u, total += kDepth * width)
-          if (!in_lines) store_unit(wg, left, total, u, k0, count, width);
-      }
-    }
-  });
+  WeightGradientTiles<In>(wg).run();
   return true;
 }
 

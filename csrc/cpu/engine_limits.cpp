@@ -10,18 +10,29 @@ const char* why_not_engine(const ConvProblem& pb, const Operands& o) {
   return nullptr;
 }
 
+namespace {
+
+// A transformed sum over channels rounds less than a convolution's; of one channel there is no sum, and its transforms
+// only add their own rounding: twice torch's error in float64 weight gradients.
+const char* why_not_winograd(const ConvProblem& pb, const Operands& o) {
+  if (pb.G > 1 && pb.channels_per_group() == 1) return "it is not for depthwise layers, where it would round more";
+  return why_not_engine(pb, o);
+}
+
+}  // namespace
+
 const char* why_not_winograd_forward(const ConvProblem& pb, const Operands& o) {
   for (const Axis& a : {pb.rows(), pb.columns()})
     if ((a.kernel != 2 * a.stride && a.kernel != 3 * a.stride) || (a.dilation != 1 && a.stride != 1))
       return "it is for kernels of 2 or 3 times the stride along each axis, dilated only at stride 1";
-  return why_not_engine(pb, o);
+  return why_not_winograd(pb, o);
 }
 
 const char* why_not_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
   for (const Axis& a : {pb.rows(), pb.columns()})
     if (a.kernel < 2 * a.stride || a.kernel > 3 * a.stride || (a.dilation != 1 && a.stride != 1))
       return "it is for kernels of 2 to 3 times the stride along each axis, dilated only at stride 1";
-  return why_not_engine(pb, o);
+  return why_not_winograd(pb, o);
 }
 
 const char* why_not_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {

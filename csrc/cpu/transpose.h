@@ -14,7 +14,7 @@ namespace CONVX_ISA {
 template <class T>
 struct Interleave {
   static constexpr int L = Vec<T>::lanes;
-  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using Integer = std::conditional_t<sizeof(T) == 2, int16_t, std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
   typedef Integer Index __attribute__((vector_size(CONVX_VECTOR_BYTES)));
   alignas(64) Integer low[L], high[L];
   constexpr Interleave() : low(), high() {
