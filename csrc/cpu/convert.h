@@ -121,6 +121,13 @@ struct Some<float> {
   void store(float* p, Vec<float>::type v) const { _mm512_mask_storeu_ps(p, mask, v); }
 };
 template <>
+struct Some<uint16_t> {
+  __mmask32 mask;
+  explicit Some(int64_t n) : mask(n >= 32 ? 0xffffffffu : (1u << n) - 1) {}
+  Vec<uint16_t>::type load(const uint16_t* p) const { return Vec<uint16_t>::type(_mm512_maskz_loadu_epi16(mask, p)); }
+  void store(uint16_t* p, Vec<uint16_t>::type v) const { _mm512_mask_storeu_epi16(p, mask, __m512i(v)); }
+};
+template <>
 struct Some<double> {
   __mmask8 mask;
   explicit Some(int64_t n) : mask(n >= 8 ? 0xff : (1u << n) - 1) {}

@@ -103,10 +103,16 @@ bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
     if (cv.inputs == 1 || cv.weight_input == taps) {
       transpose<T, In>(from + k0, cv.weight_output, count, k1 - k0, to, width, width);
     } else {
+      const bool is_line = cv.weight_output == taps && !std::is_same_v<T, In>;  // an input's filters: converted at once
+      Scratch<T> line(is_line ? count * taps : 0);
       for (int64_t k = k0; k < k1;) {
         const int64_t c = k / taps, t = k % taps, stop = smaller(k1, (c + 1) * taps);
-        transpose<T, In>(from + c * cv.weight_input + t, cv.weight_output, count, stop - k, to + (k - k0) * width,
-                         width, width);
+        if (is_line) copy_run(line.data(), from + c * cv.weight_input, count * taps);
+        if (is_line)
+          transpose<T, T>(line.data() + t, taps, count, stop - k, to + (k - k0) * width, width, width);
+        else
+          transpose<T, In>(from + c * cv.weight_input + t, cv.weight_output, count, stop - k, to + (k - k0) * width,
+                           width, width);
         k = stop;
       }
     }

@@ -128,7 +128,16 @@ inline void copy_every_other(T* to, const T* from, int64_t count) {
   int64_t i = 0;
   for (; i + L < count; i += L)  // the last element of the second vector must be there to be loaded
     store(to + i, shuffle<T>(load(from + 2 * i), load(from + 2 * i + L), Interleave<T>::index(Evens<T>::table.even)));
+#ifdef CONVX_AVX512  // has masks that cost nothing
+  if (const int64_t rest = count - i; rest > 0)
+    store_some<T>(to + i,
+                  shuffle<T>(load_some<T>(from + 2 * i, 2 * rest - 1),
+                             load_some<T>(from + 2 * i + L, larger(0, 2 * rest - 1 - L)),
+                             Interleave<T>::index(Evens<T>::table.even)),
+                  rest);
+#else
   for (; i < count; ++i) to[i] = from[2 * i];
+#endif
 }
 
 // Copies count elements, `step` apart.
