@@ -75,6 +75,7 @@ struct LineTile {
       const auto channel = [&](int64_t k) {
         return k < count ? load_some<uint16_t>(from + k * pitch + p, pixels - p) : Halfwords{};
       };
+      for (int64_t k = 0; k < count; ++k) __builtin_prefetch(from + k * pitch + p + 128);
       for (int high = 0; high < 2; ++high) {
         Floats pairs[16];
 #pragma GCC unroll 16

@@ -20,6 +20,15 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
+// As for forward: no step has pixels of two images otherwise.
+template <class In>
+void join_images(WeightGradient<float, In>& wg) {
+  const int64_t pixels = wg.columns.count;
+  if (!wg.is_flat() || wg.x_strides.n != pixels * wg.x_strides.w || wg.y_strides.n != pixels * wg.y_strides.w) return;
+  wg.columns.in = wg.columns.count = wg.N * pixels;
+  wg.N = 1;
+}
+
 // A strip's x, for one tile of 32 channels: packed as forward's tile, lines of a pixel's channels, from which the
 // unit's lines are made, [image][term][parity][half of the channels][pair] of 16 channels of two neighbouring pixels.
 // Of each parity, since a tap may begin at an even or an odd pixel.

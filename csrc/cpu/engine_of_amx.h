@@ -16,7 +16,9 @@ struct AcrossTiles {
     return convolve_tiles(cv);
   }
   template <class In>
-  static bool weight_gradient(const WeightGradient<float, In>& wg) {
+  static bool weight_gradient(WeightGradient<float, In>& wg) {
+    wg.flatten();
+    join_images(wg);
     return weight_gradient_tiles(wg);
   }
 };
