@@ -1,6 +1,6 @@
 // Depthwise layers in place: vectors across the pixels of one contiguous plane, walked as one line, nothing packed.
 //
-// (On AVX2: depthwise_rows.h.)
+// (Square kernels of 3, 5 and 7 are depthwise_rows.h's, on AVX2 all: half the loads for as many products.)
 //
 // With stride 1 and as many output as input columns, output f of the line reads input f + r*W + s for every tap (r, s),
 // except where that crosses an edge. A mask for each vector and tap, made once for all planes, switches those lanes
@@ -12,8 +12,7 @@
 #pragma once
 #include <immintrin.h>
 
-#include "planes.h"
-#include "plans.h"
+#include "depthwise_rows.h"
 
 namespace convx {
 namespace cpu {
@@ -183,10 +182,16 @@ bool weight_gradient_lines(const WeightGradient<T, In>& wg) {
   return true;
 }
 
+// Whether depthwise_rows.h has a kernel for it, and every tap meets some row of the plane.
+inline bool in_rows(const AxisPlan& r, const AxisPlan& c) {
+  const auto neighbours = [](const AxisPlan& a) { return a.highest() - a.lowest() == a.taps - 1; };
+  return r.taps == c.taps && (r.taps == 3 || r.taps == 5 || r.taps == 7) && neighbours(r) && r.count >= kBlockRows;
+}
+
 struct InPlace {
   template <class T, class In>
   static bool convolve(const Convolution<T, In>& cv) {
-    return convolve_lines(cv);
+    return in_rows(cv.rows, cv.columns) ? convolve_planes(cv) : convolve_lines(cv);
   }
   template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {

@@ -1,20 +1,20 @@
-// Depthwise layers in place on AVX2: vectors across the pixels of a row, nothing packed, blocks of rows. For kernels of
-// 3x3, 5x5 and 7x7 and stride 1.
+// Depthwise layers in place: vectors across the pixels of a row, nothing packed, blocks of rows. For kernels of 3x3,
+// 5x5 and 7x7 and stride 1, on AVX2 and AVX-512.
 //
-// The results [q, q + 8) of a row read the inputs from q + offset(s) on, for each column tap s: a load, unaligned.
-// Where some of its elements are beyond the row's ends a mask leaves them out, and a row of zeros stands for those
-// beyond the plane. A block is 4 rows of results and one vector (5x5 and 7x7: two): an input that has been loaded meets
-// all the rows of taps that bring it to one of the block's results,
+// The results [q, q + L) of a row, a vector, read the inputs from q + offset(s) on, for each column tap s: a load,
+// unaligned. Where some of its elements are beyond the row's ends a mask leaves them out, and a row of zeros stands for
+// those beyond the plane. A block is 4 rows of results and one vector (5x5 and 7x7: two): an input that has been loaded
+// meets all the rows of taps that bring it to one of the block's results,
 //
 //   acc[i][v] += x[row d][q_v + offset(s)] * w[d - i][s],   i < 4,  v < 2,  0 <= d - i < R,
 //
 // and which those are is known to the compiler: as loops, with three rounds each, this took twice as long. The last
 // block and the last vector overlap those before them, so that none is cut off.
 //
-// What it gains over depthwise_channels.h: planes are not turned over, twice 10 cycles for 8 results. Limit: a block of
-// 3x3 taps is 36 multiply-adds, 18 loads of x, half of them across cache lines, as many of masks at a row's ends, and 9
-// of weights: 18 to 27 cycles for 32 results, whose way from and to memory takes 45. It takes about 50 in cache. What
-// is left out is read as zero, so weights that are not finite go to the reference. Alone:
+// What it gains over depthwise_channels.h: planes are not turned over, twice 10 cycles for 8 results. Limit on AVX2: a
+// block of 3x3 taps is 36 multiply-adds, 18 loads of x, half of them across cache lines, as many of masks at a row's
+// ends, and 9 of weights: 18 to 27 cycles for 32 results, whose way from and to memory takes 45. It takes about 50 in
+// cache. What is left out is read as zero, so weights that are not finite go to the reference. Alone:
 //
 //   with convx.algorithm("depthwise"): ...
 #pragma once
@@ -35,8 +35,8 @@ struct RowVectors {
   static constexpr int64_t L = Vec<T>::lanes;
   int64_t count, length, taps;  // of a vector: L, or of a short row
   Buffer<int64_t> column, offset;
-  Buffer<int> masked;    // of each vector: which of its taps need a mask
-  Buffer<Mask<T>> mask;  // [vector][tap][L]
+  Buffer<int> masked;        // of each vector: which of its taps need a mask
+  Buffer<LaneMask<T>> mask;  // [vector][tap]
 
   explicit RowVectors(const AxisPlan& c)
       : count(ceil_div(c.count, L)),
@@ -45,7 +45,7 @@ struct RowVectors {
         column(count),
         offset(taps),
         masked(count),
-        mask(count * taps * L) {
+        mask(count * taps) {
     const bool ascends = c.offset[0] == c.lowest();
     for (int64_t s = 0; s < taps; ++s) offset[s] = c.offset[ascends ? s : taps - 1 - s];
     for (int64_t v = 0; v < count; ++v) {
@@ -54,11 +54,12 @@ struct RowVectors {
       masked[v] = 0;
       for (int64_t s = 0; s < taps; ++s)
         if (!inside(s)) masked[v] |= s < taps / 2 ? kLeftTaps : s > taps / 2 ? kRightTaps : kLeftTaps | kRightTaps;
-      for (int64_t s = 0; s < taps; ++s)
-        for (int64_t l = 0; l < L; ++l) {
-          const int64_t w = column[v] + l + offset[s];
-          mask[(v * taps + s) * L + l] = w >= 0 && w < c.in ? -1 : 0;
-        }
+      for (int64_t s = 0; s < taps; ++s) {
+        LaneMask<T> there;
+        for (int64_t l = 0; l < L; ++l)
+          if (const int64_t w = column[v] + l + offset[s]; w >= 0 && w < c.in) there.set(l);
+        mask[v * taps + s] = there;
+      }
     }
   }
 };
@@ -78,10 +79,9 @@ constexpr int kBlockRows = 4;
 // The products of row d of a block's inputs. Inlined, as all that has the sums: else they would be in memory.
 template <class T, int R, int S, int NV, int masked, int d>
 __attribute__((always_inline)) inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv,
-                                                   const Mask<T>* mask, const T* w,
+                                                   const LaneMask<T>* mask, const T* w,
                                                    typename Vec<T>::type (&acc)[kBlockRows][NV]) {
   using V = typename Vec<T>::type;
-  constexpr int64_t L = Vec<T>::lanes;
   constexpr int low = d - R + 1 > 0 ? d - R + 1 : 0, high = d < kBlockRows ? d : kBlockRows - 1;
   const auto tap = [&]<int s>(std::integral_constant<int, s>) __attribute__((always_inline)) {
     constexpr int needed = s < S / 2 ? kLeftTaps : s > S / 2 ? kRightTaps : kLeftTaps | kRightTaps;
@@ -91,7 +91,7 @@ __attribute__((always_inline)) inline void add_row(const T* x, const int64_t* co
     for (int v = 0; v < NV; ++v) {
       const T* const from = x + column[v] + rv.offset[s];
       if constexpr (needs_mask)
-        right[v] = V(load_masked(from, mask + (v * S + s) * L));
+        right[v] = V(mask[v * S + s].load(from));
       else
         right[v] = load(from);
     }
@@ -112,10 +112,9 @@ template <class T, int R, int S, int NV, int masked>
 void convolve_block(const Plane<T>& plane, const T* const* rows, const RowVectors<T>& rv, int64_t first_row,
                     int64_t v0) {
   using V = typename Vec<T>::type;
-  constexpr int64_t L = Vec<T>::lanes;
   constexpr int kTogether = kChain<T> / S;  // rows in a chain
   const int64_t* const column = rv.column.data() + v0;
-  const auto* const mask = rv.mask.data() + v0 * S * L;
+  const auto* const mask = rv.mask.data() + v0 * S;
   V acc[kBlockRows][NV] = {}, sums[kBlockRows][NV];
 #pragma GCC unroll 4
   for (int i = 0; i < kBlockRows; ++i)
@@ -221,12 +220,14 @@ bool convolve_planes(const Convolution<T, In>& cv) {
   return true;
 }
 
+#ifndef CONVX_AVX512
 struct InPlace {
   template <class T, class In>
   static bool convolve(const Convolution<T, In>& cv) {
     return convolve_planes(cv);
   }
 };
+#endif
 
 }  // namespace CONVX_ISA
 }  // namespace cpu

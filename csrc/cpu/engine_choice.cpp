@@ -216,17 +216,29 @@ bool many_groups(const ConvProblem& pb, const Operands&) {
   return pb.G >= 8 && pb.outputs_per_group() * pb.channels_per_group() <= 8;
 }
 
+namespace {
+
+// Of a plane, for depthwise_rows.h to be faster than depthwise_channels.h. A row of 14 leaves one of AVX-512's vectors
+// of float32 half empty, which 3x3 makes up for by not turning anything over.
+int64_t fewest_results_in_rows(const ConvProblem& pb, const Operands& o) {
+  if (current_isa() == Isa::avx2) return pb.R == 7 ? 400 : 140;
+  return pb.R == 3 ? 49 : o.dtype == DType::float64 ? 140 : pb.R == 5 ? 500 : 2000;
+}
+
+}  // namespace
+
 // In place a multiply-add costs twice what it costs across channels, but nothing is turned over: measured, nine taps
-// gain nothing on planes of 14 x 14, and 25 lose everywhere. (On AVX2, by blocks of rows, both gain from 12 x 12 on,
-// and 49 taps from 20 x 20.) Turning over also converts 16-bit types, vectors at a time; in place they are converted
-// one by one, which takes float16 up to three times as long as `pixels` does (measured on AVX2).
+// gain nothing on planes of 14 x 14, and 25 lose everywhere, unless there are blocks of rows for them. Turning over
+// also converts 16-bit types, vectors at a time; in place they are converted one by one, which takes float16 up to
+// three times as long as `pixels` does (measured on AVX2).
 bool better_in_place(const ConvProblem& pb, const Operands& o) {
   const bool wide = o.dtype == DType::float32 || o.dtype == DType::float64;
   if (!wide && current_isa() == Isa::avx2) return false;
   if (!many_groups(pb, o)) return pb.outputs_per_group() * pb.channels_per_group() <= 4;  // not a first layer
   if (!wide) return false;
-  if (current_isa() == Isa::avx2) return pb.P * pb.Q >= (pb.R == 7 ? 400 : 140);
-  return pb.R * pb.S <= 9 && pb.H * pb.W >= 784;
+  const bool in_rows = pb.R == pb.S && (pb.R == 3 || pb.R == 5 || pb.R == 7) && pb.dilation_h == 1;
+  if (current_isa() != Isa::avx2 && !in_rows) return pb.R * pb.S <= 9 && pb.H * pb.W >= 784;
+  return pb.P * pb.Q >= fewest_results_in_rows(pb, o);
 }
 
 // For the gradient of the weight both sides are read and nothing is written: in place wins only where a tile holds so

@@ -117,7 +117,7 @@ namespace {
 // `outputs` results of sums over `steps` elements of what `read` is.
 const char* why_not_pixel_rows(const ConvProblem& pb, const Operands& o, int64_t outputs, double steps,
                                const View& read) {
-  if (!current_engine().pixel_rows.forward) return "it needs the masks of AVX2";
+  if (!current_engine().pixel_rows.forward) return "it needs the masks of AVX2 or AVX-512";
   if (o.dtype != DType::float32 && o.dtype != DType::float64) return "it reads float32 and float64 where they are";
   if (outputs != 1) return "it is for one output a group";
   if (!pb.is_zero_padded()) return "it skips the padding, so it can't read other modes' values there";

@@ -3,6 +3,7 @@
 #pragma once
 #ifdef CONVX_AVX512  // set by the including file: the compiler's own macro is not set by a target pragma
 #include "depthwise.h"
+#include "pixel_rows.h"
 #elif CONVX_VECTOR_BYTES == 32
 #include "depthwise_rows.h"
 #include "pixel_rows.h"
@@ -61,7 +62,7 @@ constexpr Engine::Primitives in_place() {
 }
 
 constexpr Engine::Primitives pixel_rows() {
-#if !defined(CONVX_AVX512) && CONVX_VECTOR_BYTES == 32
+#if defined(CONVX_AVX512) || CONVX_VECTOR_BYTES == 32
   return {forward_any<AcrossRows>, grad_input_any<AcrossRows>, nullptr};
 #else
   return {nullptr, nullptr, nullptr};

@@ -1,5 +1,5 @@
-// forward and grad_input of one output a group on AVX2: vectors across the pixels of a row, the input read where it is.
-// For the last layers of networks and the images' gradients of their first ones.
+// forward and grad_input of one output a group on AVX2 and AVX-512: vectors across the pixels of a row, the input read
+// where it is. For the last layers of networks and the images' gradients of their first ones.
 //
 // A block of rows of results and two vectors of them stay in registers while it goes through all columns of taps s, of
 // a few channels c:
@@ -35,22 +35,26 @@ template <class T>
 struct PixelColumns {
   static constexpr int64_t L = Vec<T>::lanes;
   int64_t vectors, taps;
-  Buffer<int64_t> offset;  // of each column tap
-  Buffer<bool> masked;     // whether some tap of a vector reads beyond the row's ends
-  Buffer<Mask<T>> mask;    // [vector][tap][L]
+  Buffer<int64_t> offset;    // of each column tap
+  Buffer<bool> masked;       // whether some tap of a vector reads beyond the row's ends
+  Buffer<LaneMask<T>> mask;  // [vector][tap]
 
   explicit PixelColumns(const AxisPlan& c)
-      : vectors(ceil_div(c.count, L)), taps(c.taps), offset(taps), masked(vectors), mask(vectors * taps * L) {
+      : vectors(ceil_div(c.count, L)), taps(c.taps), offset(taps), masked(vectors), mask(vectors * taps) {
     for (int64_t s = 0; s < taps; ++s) offset[s] = c.offset[s];
     for (int64_t v = 0; v < vectors; ++v) {
       masked[v] = false;
-      for (int64_t s = 0; s < taps; ++s)
+      for (int64_t s = 0; s < taps; ++s) {
+        LaneMask<T> there;
         for (int64_t l = 0; l < L; ++l) {
           const int64_t w = v * L + l + offset[s];
-          const bool inside = w >= 0 && w < c.in;
-          mask[(v * taps + s) * L + l] = inside ? -1 : 0;
-          masked[v] |= !inside;
+          if (w >= 0 && w < c.in)
+            there.set(l);
+          else
+            masked[v] = true;
         }
+        mask[v * taps + s] = there;
+      }
     }
   }
 };
@@ -78,7 +82,7 @@ void add_row_products(const RowProducts<T>& p, const PixelColumns<T>& columns, i
     const T* w = p.weights + c * p.weights_of_channel + p.first_tap * R;
     for (int64_t s = p.first_tap; s < p.last_tap; ++s, w += R) {
       const int64_t at = v * L + columns.offset[s];
-      const auto* const mask = columns.mask.data() + (v * columns.taps + s) * L;
+      const auto* const mask = columns.mask.data() + v * columns.taps + s;
       V weights[R];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) weights[r] = splat<T>(w[r]);
@@ -88,8 +92,8 @@ void add_row_products(const RowProducts<T>& p, const PixelColumns<T>& columns, i
 #pragma GCC unroll 2
         for (int n = 0; n < NV; ++n) {
           const T* const from = rows[d] + at + n * L;
-          x[n] = masked ? V(load_masked(from, mask + n * columns.taps * L)) : load(from);
-          asm("" : "+x"(x[n]));  // loaded once: compilers would rather do it again for each multiply-add
+          x[n] = masked ? V(mask[n * columns.taps].load(from)) : load(from);
+          asm("" : "+v"(x[n]));  // loaded once: compilers would rather do it again for each multiply-add
         }
 #pragma GCC unroll 4
         for (int i = 0; i < kPixelBlock; ++i) {
