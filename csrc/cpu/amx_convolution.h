@@ -116,15 +116,16 @@ class TileWeights {
   Scratch<float> bias_;
 };
 
-template <class In>
-bool convolve_tiles(const Convolution<float, In>& cv) {
+// tile_of makes the tile of a block; a group has `inputs` channels in memory.
+template <class In, class TileOf>
+bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t inputs) {
   constexpr int terms = kTerms<In>;
   const TileWeights<In> weights(cv);
   if (!weights.finite) return false;
   const int64_t kbs = weights.kbs, chunks = ceil_div(cv.inputs, kDepth);
   const TileBlocks b(cv.rows, cv.columns, chunks * kLine * terms, cv.N * cv.G);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
-  const LineTile<In> tile(shape, cv.inputs);
+  const auto tile = tile_of(shape);
   Scratch<int32_t> a_k(weights.steps), b_k(weights.steps);
   for (int64_t k = 0; k < weights.steps; ++k) b_k[k] = int32_t(k * TileWeights<In>::kStep);
   for (int64_t chunk = 0, k = 0; chunk < chunks; ++chunk)
@@ -137,17 +138,17 @@ bool convolve_tiles(const Convolution<float, In>& cv) {
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
     Scratch<uint16_t> lines_of_tile(tile.size());
-    Scratch<Plain<In>> planes(cv.in_strides.c == 1 ? 0 : tile.size_of_planes());
+    Scratch<Plain<In>> planes(tile.size_of_planes(cv.in_strides));
     Scratch<float> sums((kWide + 16) * kWide);  // store_results reads whole vectors of pixels
     std::memset(sums.data(), 0, (kWide + 16) * kWide * sizeof(float));
     // stale memory could be subnormal numbers, which are slow
-    if (cv.in_strides.c != 1) std::memset(planes.data(), 0, tile.size_of_planes() * sizeof(Plain<In>));
+    std::memset(planes.data(), 0, tile.size_of_planes(cv.in_strides) * sizeof(Plain<In>));
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const Place at = places[item];
       if (packed != at.index)
         tile.pack(lines_of_tile.data(), planes.data(), cv.rows, cv.columns, at,
-                  cv.in + cv.in_strides(at.n, at.g * cv.inputs, 0, 0), cv.in_strides);
+                  cv.in + cv.in_strides(at.n, at.g * inputs, 0, 0), cv.in_strides);
       packed = at.index;
       const int64_t run = (at.ni - 1) * shape.pitch + at.nj;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
@@ -170,6 +171,11 @@ bool convolve_tiles(const Convolution<float, In>& cv) {
     }
   });
   return true;
+}
+
+template <class In>
+bool convolve_tiles(const Convolution<float, In>& cv) {
+  return convolve_tiles(cv, [&](const TileShape& shape) { return LineTile<In>(shape, cv.inputs); }, cv.inputs);
 }
 
 }  // namespace CONVX_ISA

@@ -28,8 +28,8 @@ struct LineTile {
   int64_t chunk() const { return terms * term(); }
   int64_t size() const { return chunks * chunk(); }
 
-  // `planes` is room for one chunk before it is split, size_of_planes() elements.
-  int64_t size_of_planes() const { return kDepth * shape.plane; }
+  // `planes` is room for one chunk before it is split, so many elements.
+  int64_t size_of_planes(const Strides& strides) const { return strides.c == 1 ? 0 : kDepth * shape.plane; }
 
   void pack(uint16_t* to, Plain<In>* planes, const AxisPlan& r, const AxisPlan& c, const Place& place, const In* in,
             const Strides& strides) const {

@@ -48,7 +48,7 @@ class PairTile {
 
   int64_t size() const { return images_ * image(); }
   int64_t size_of_lines() const { return lines_.size(); }
-  int64_t size_of_planes() const { return lines_.size_of_planes(); }
+  int64_t size_of_planes() const { return lines_.size_of_planes(wg_.x_strides); }
   int64_t image() const { return terms * term_; }
   // In bytes, as a tile operand has them.
   int64_t half() const { return half_ * 2; }

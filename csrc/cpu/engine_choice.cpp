@@ -82,6 +82,17 @@ bool suits_amx_of_few(DType dtype, int64_t inputs, int64_t outputs, double taps,
          multiply_adds >= kWorthItsTiles;
 }
 
+// Few inputs, whose lines are filled with a row of taps (amx_taps.h). Copying a line must be paid for by its products
+// with all outputs: bfloat16 took the same time as the best other kernel with 576 of them (3 channels, 3x3, 64
+// outputs), 0.5 to 0.8 of it from 768 on, 1.2 times with 288. In channels_last it took 0.4 to 0.8 with 288.
+bool suits_amx_of_taps(const ConvProblem& pb, const Operands& o) {
+  const int64_t line = pb.channels_per_group() * pb.S;
+  const int64_t fewest = o.x.strides.c == 1 && pb.channels_per_group() > 1 ? 288 : 576;
+  constexpr double kWorthItsTiles = 1 << 19;
+  return o.dtype == DType::bfloat16 && pb.dilation_w == 1 && 2 * ceil_div(line, 32) <= pb.S &&
+         line * pb.outputs_per_group() >= fewest && pb.multiply_adds() / double(pb.N > 1 ? pb.N : 1) >= kWorthItsTiles;
+}
+
 // The results of a plane of count_h x count_w, and their run over a halo of `span` columns.
 bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, int64_t count_w, int64_t span,
                bool pointwise, double multiply_adds) {
@@ -136,7 +147,8 @@ double of_one_image(const ConvProblem& pb) { return pb.multiply_adds() / double(
 
 bool suits_amx_forward(const ConvProblem& pb, const Operands& o) {
   if (suits_amx_of_few(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), double(pb.R) * double(pb.S),
-                       of_one_image(pb)))
+                       of_one_image(pb)) ||
+      suits_amx_of_taps(pb, o))
     return true;
   return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, of_one_image(pb)) &&
@@ -205,8 +217,21 @@ bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
          pb.channels_per_group() >= fewest && suits_winograd_forward(pb, fewest, fast_products(o.dtype) ? 0.8 : 0.75);
 }
 
-bool suits_pixels_forward(const ConvProblem& pb, const Operands&) { return suits_pixels(forward_sizes(pb)); }
-bool suits_pixels_grad_input(const ConvProblem& pb, const Operands&) { return suits_pixels(grad_input_sizes(pb)); }
+namespace {
+
+// Results that leave with their channels as neighbours would be turned over: 0.4 to 0.6 times outer_product's speed.
+bool leaves_channels_last(const View& results, int64_t outputs) {
+  return outputs >= 8 && results.strides.c == 1 && results.strides.w != 1;
+}
+
+}  // namespace
+
+bool suits_pixels_forward(const ConvProblem& pb, const Operands& o) {
+  return suits_pixels(forward_sizes(pb)) && !leaves_channels_last(o.y, pb.outputs_per_group());
+}
+bool suits_pixels_grad_input(const ConvProblem& pb, const Operands& o) {
+  return suits_pixels(grad_input_sizes(pb)) && !leaves_channels_last(o.x, pb.channels_per_group());
+}
 namespace {
 
 // Below, the sums of a strip are loaded and stored for few products, or blocks stick out of planes. (Measured in

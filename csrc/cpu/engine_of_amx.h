@@ -1,5 +1,6 @@
 // The body of engine_amx.cpp and engine_amx_twin.cpp: the three primitives on the matrix unit, and what is not for it.
 #pragma once
+#include "amx_taps.h"
 #include "amx_weight.h"
 #include "plans.h"
 
@@ -13,7 +14,7 @@ struct AcrossTiles {
   template <class In>
   static bool convolve(Convolution<float, In>& cv) {
     join_images(cv);
-    return convolve_tiles(cv);
+    return suits_lines_of_taps(cv) ? convolve_taps(cv) : convolve_tiles(cv);
   }
   template <class In>
   static bool weight_gradient(WeightGradient<float, In>& wg) {
