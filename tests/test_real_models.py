@@ -49,7 +49,8 @@ def torchs(name, device):
 def assert_as_right_as_torchs(ours, model, yardstick, truth):
     (output, gradients), (their_output, their_gradients), (true_output, true_gradients) = ours, yardstick, truth
     assert gradients.keys() == their_gradients.keys() == true_gradients.keys()
-    for measure in (torch.Tensor.norm, lambda e: e.abs().max()):
+    # the largest errors of several inputs together: a single one is as much torch's luck as ours
+    for measure in (torch.Tensor.norm, lambda e: e.flatten(1).abs().amax(1).norm()):
         assert measure(output - true_output) <= TIMES * measure(their_output - true_output)
     ratios = {}
     for layer, kind in model.named_modules():
