@@ -255,7 +255,6 @@ class WeightGradientTiles {
   void add_strips(const Item& at, Room& room) const {
     alignas(64) static constexpr float zeros[kWide] = {};
     if (keeps_lost()) std::memset(room.lost.data(), 0, most_sums() * sizeof(float));
-    if (strips_.count == 0) std::memset(room.totals.data(), 0, most_sums() * sizeof(float));
     for (int64_t t = 0; t < strips_.count; ++t) {
       const Strip strip = strips_[t];
       for (int64_t block = at.first_block; block < at.last_block; ++block)

@@ -64,20 +64,21 @@ bool suits_panels(const ConvProblem& pb, const Sizes& s) {
 
 namespace {
 
+constexpr double kWorthItsTiles = 1 << 19;  // multiply-adds
+
 // The matrix unit multiplies 16 times as fast as vectors do, but terms cost float32 six products and float16 four, and
 // its tiles are 32 channels deep, 32 outputs wide and run over the halo between rows: `used` is the share that counts.
 bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t pixels, int64_t run, double multiply_adds) {
   const auto share = [](int64_t n, int64_t of) { return double(n) / double(ceil_div(n, of) * of); };
   const double used = share(inputs, 32) * share(outputs, 16) * double(pixels) / double(ceil_div(run, 16) * 16);
   const double least = dtype == DType::float32 ? 0.6 : dtype == DType::float16 ? 0.4 : 0.2;
-  constexpr double kWorthItsTiles = 1 << 19;
   return inputs >= 16 && outputs >= 8 && multiply_adds >= kWorthItsTiles && used >= least;
 }
 
 // Few outputs leave most of a tile's columns empty, and the unit must have much to sum to make up for it: bfloat16 took
 // 0.6 to 0.9 times `pixels`' time with 784 products a result and more, the same with 576, 1.7 times with 72.
 bool suits_amx_of_few(DType dtype, int64_t inputs, int64_t outputs, double taps, double multiply_adds) {
-  constexpr double kProducts = 768, kWorthItsTiles = 1 << 19;
+  constexpr double kProducts = 768;
   return dtype == DType::bfloat16 && inputs >= 32 && outputs > 1 && outputs < 8 && double(inputs) * taps >= kProducts &&
          multiply_adds >= kWorthItsTiles;
 }
@@ -85,12 +86,11 @@ bool suits_amx_of_few(DType dtype, int64_t inputs, int64_t outputs, double taps,
 // Few inputs, whose lines are filled with a row of taps (amx_taps.h). Copying a line must be paid for by its products
 // with all outputs: bfloat16 took the same time as the best other kernel with 576 of them (3 channels, 3x3, 64
 // outputs), 0.5 to 0.8 of it from 768 on, 1.2 times with 288. In channels_last it took 0.4 to 0.8 with 288.
-bool suits_amx_of_taps(const ConvProblem& pb, const Operands& o) {
+bool suits_amx_of_taps(const ConvProblem& pb, const Operands& o, double multiply_adds) {
   const int64_t line = pb.channels_per_group() * pb.S;
   const int64_t fewest = o.x.strides.c == 1 && pb.channels_per_group() > 1 ? 288 : 576;
-  constexpr double kWorthItsTiles = 1 << 19;
   return o.dtype == DType::bfloat16 && pb.dilation_w == 1 && 2 * ceil_div(line, 32) <= pb.S &&
-         line * pb.outputs_per_group() >= fewest && pb.multiply_adds() / double(pb.N > 1 ? pb.N : 1) >= kWorthItsTiles;
+         line * pb.outputs_per_group() >= fewest && multiply_adds >= kWorthItsTiles;
 }
 
 // The results of a plane of count_h x count_w, and their run over a halo of `span` columns.
@@ -148,7 +148,7 @@ double of_one_image(const ConvProblem& pb) { return pb.multiply_adds() / double(
 bool suits_amx_forward(const ConvProblem& pb, const Operands& o) {
   if (suits_amx_of_few(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), double(pb.R) * double(pb.S),
                        of_one_image(pb)) ||
-      suits_amx_of_taps(pb, o))
+      suits_amx_of_taps(pb, o, of_one_image(pb)))
     return true;
   return suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, of_one_image(pb)) &&
