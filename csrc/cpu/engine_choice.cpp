@@ -118,23 +118,14 @@ int64_t of_one_phase(const ConvProblem& pb, int64_t uses) {
   return uses / (pb.stride_h < pb.R ? pb.stride_h : pb.R) / (pb.stride_w < pb.S ? pb.stride_w : pb.S);
 }
 
-// AVX-512 halves the products' time but hardly that of the transforms, which mostly load and store. (Measured in
-// float32. With eight float64 a vector, products take as long as with eight float32.)
-bool fast_products(DType dtype) {
-  return dtype != DType::float64 && current_isa() != Isa::avx2 && current_isa() != Isa::baseline;
-}
-
-// The input's transforms must meet this many outputs.
-int64_t fewest_outputs_for_winograd(DType dtype) { return fast_products(dtype) ? 32 : 16; }
-
-// Both sides' transforms must meet enough of the other side, and patches must not be mostly edge, of which at least
-// `covered` must be results: 49 of 7 x 7 take 16 patches of 2 x 2, which is just worth it. (Nothing here depends on the
-// batch, as a sample's result must not.)
-bool suits_winograd(int64_t inputs, int64_t outputs, int64_t fewest, int64_t rows, int64_t columns, int64_t taps_h,
-                    int64_t taps_w, double covered) {
+// Both sides' transforms must meet enough of the other side, and patches must not be mostly edge: 25 results of 5 x 5
+// take 9 patches of 2 x 2, which is just worth it. (Nothing here depends on the batch, as a sample's result must not.)
+bool suits_winograd(int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, int64_t taps_h, int64_t taps_w) {
+  constexpr int64_t kChannels = 16;
+  constexpr double kCovered = 0.65;
   const auto whole = [](int64_t count, int64_t taps) { return ceil_div(count, 5 - taps) * (5 - taps); };
-  return inputs >= 16 && outputs >= fewest && rows * columns >= 36 &&
-         double(rows * columns) >= covered * double(whole(rows, taps_h) * whole(columns, taps_w));
+  return inputs >= kChannels && outputs >= kChannels && rows * columns >= 16 &&
+         double(rows * columns) >= kCovered * double(whole(rows, taps_h) * whole(columns, taps_w));
 }
 
 // Each remainder of a dilation transforms the weights again.
@@ -185,17 +176,16 @@ bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not
 }
 
 // Phases of the input: four are dealt out in registers, more one by one.
-bool suits_winograd_forward(const ConvProblem& pb, int64_t fewest_outputs, double covered) {
+bool suits_winograd_forward(const ConvProblem& pb) {
   return pb.stride_h <= 2 && pb.stride_w <= 2 && few_remainders(pb) &&
-         suits_winograd(pb.channels_per_group(), pb.outputs_per_group(), fewest_outputs, ceil_div(pb.P, pb.dilation_h),
-                        ceil_div(pb.Q, pb.dilation_w), pb.R / pb.stride_h, pb.S / pb.stride_w, covered);
+         suits_winograd(pb.channels_per_group(), pb.outputs_per_group(), ceil_div(pb.P, pb.dilation_h),
+                        ceil_div(pb.Q, pb.dilation_w), pb.R / pb.stride_h, pb.S / pb.stride_w);
 }
 
 }  // namespace
 
 bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
-  return !better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) &&
-         suits_winograd_forward(pb, fewest_outputs_for_winograd(o.dtype), 0.75);
+  return !better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) && suits_winograd_forward(pb);
 }
 
 // Phases of different numbers of taps don't share patches.
@@ -204,17 +194,19 @@ bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
   constexpr double kManyResults = 600;  // of a phase
   return !better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) && few_remainders(pb) &&
          (alike || double(pb.H) * pb.W / pb.stride_h / pb.stride_w >= kManyResults) &&
-         suits_winograd(pb.outputs_per_group(), pb.channels_per_group(), fewest_outputs_for_winograd(o.dtype),
-                        ceil_div(pb.H, pb.stride_h * pb.dilation_h), ceil_div(pb.W, pb.stride_w * pb.dilation_w),
-                        ceil_div(pb.R, pb.stride_h), ceil_div(pb.S, pb.stride_w), 0.75);
+         suits_winograd(pb.outputs_per_group(), pb.channels_per_group(), ceil_div(pb.H, pb.stride_h * pb.dilation_h),
+                        ceil_div(pb.W, pb.stride_w * pb.dilation_w), ceil_div(pb.R, pb.stride_h),
+                        ceil_div(pb.S, pb.stride_w));
 }
 
-// Both operands are transformed, to meet the other's channels. Where products are fast it gains less than forward does
-// (1.15 times instead of 1.35), and patches that are a fifth edge, as those of 7 x 7 and 8 x 8, take that back.
+// The gradient is transformed back, which the products of enough pixels must pay for: with 32 patches of 2 x 2 it took
+// 1.3 times outer_product's time, with 49 0.75 of it. And both operands are transformed to meet the other's channels:
+// 16 with 16 took 1.1 times as long, with 32 0.8.
 bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  const int64_t fewest = fewest_outputs_for_winograd(o.dtype);
+  constexpr int64_t kPixels = 160, kPairs = 512;
   return !better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) &&
-         pb.channels_per_group() >= fewest && suits_winograd_forward(pb, fewest, fast_products(o.dtype) ? 0.8 : 0.75);
+         pb.N * pb.P * pb.Q >= kPixels && pb.channels_per_group() * pb.outputs_per_group() >= kPairs &&
+         suits_winograd_forward(pb);
 }
 
 namespace {

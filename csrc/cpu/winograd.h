@@ -5,15 +5,15 @@
 // winograd_transforms.h; the steps of one block: winograd_blocks.h.
 //
 // A block of results (some rows of patches of one image) goes through three steps:
-//   V[point][channel][patch]   the input's patches, transformed: vectors across patches
+//   V[point][channel][patch]   the input's patches, transformed: vectors across channels, [vector][patch][lanes]
 //   M[point][patch][output]    = sum over channels of V * U, for each of the 16 points an outer product over registers
 //                              (micro_kernel.h); U[point][channel][output] are the weights, transformed
 //   results                    M transformed back: vectors across outputs, then turned over and stored
 // V and M stay in a thread's cache and the weights, transformed once, pass by; or, for few patches, the weights of some
 // outputs are transformed in cache and all patches pass by.
 //
-// The patches are read from a tile (tile.h), which has all paddings and layouts in it; columns are dealt out in
-// registers. Of a dilated filter, each remainder of the dilation is a convolution of its own.
+// The patches are read from a tile of one vector of channels (vector_tile.h), which has all paddings and layouts in it.
+// Of a dilated filter, each remainder of the dilation is a convolution of its own.
 //
 // Estimate: 2.25 times fewer multiply-adds, against 32 additions and 32 loads and stores a channel and patch for V and
 // about as many an output and patch for M. With 64 channels and outputs these are about a fourth of what is left.
@@ -59,7 +59,8 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
     const Places places = blocks.places(8 * thread_count());
     const double work = double(blocks.patches()) * blocks.count * kPoints * planes * width * count / places.parts / 16;
     parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
-      Scratch<T> v(kPoints * blocks.v_pitch(blocks.patches(), together)), tile(blocks.tile_size());
+      Scratch<T> v(kPoints * blocks.v_pitch(together));
+      VectorTile<T> tile = blocks.make_tile();
       Scratch<T> m((whole ? 1 : ceil_div(count, places.parts)) * blocks.m_size()), results(blocks.results_size());
       int64_t packed = -1;
       for (int64_t item = begin; item < end; ++item) {
@@ -73,12 +74,12 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
         for (int64_t c0 = 0; c0 < cv.inputs; c0 += together) {
           const int64_t c1 = smaller(cv.inputs, c0 + together);
           if (!whole || packed != at.index) {
-            const int exponent = blocks.transform(at, c0, c1, v.data(), tile.data());
+            const int exponent = blocks.transform(at, c0, c1, v.data(), tile);
             most = exponent > most ? exponent : most;
           }
           for (int64_t k = k0; k < k1; ++k) {
             const int64_t wide = blocks.width_of(first + k);
-            blocks.multiply(at, v.data(), blocks.v_pitch(at.ni * at.nj, c1 - c0), c1 - c0,
+            blocks.multiply(at, v.data(), blocks.v_pitch(c1 - c0), 0, (c1 - c0) * blocks.inputs.count,
                             u.data() + (at.g * count + k) * u_size + c0 * blocks.inputs.count * wide, u_pitch, wide,
                             c0 == 0, sums(k));
             if (whole) finish(k);
@@ -101,12 +102,12 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
   const int64_t kbs = blocks.kbs, width = blocks.width, planes = cv.inputs * blocks.inputs.count,
                 u_pitch = odd_lines<T>(together * blocks.inputs.count * width);
   const Places places = blocks.places(1);
-  const int64_t v_size = kPoints * blocks.v_pitch(blocks.patches(), cv.inputs);
+  const int64_t v_size = kPoints * blocks.v_pitch(cv.inputs);
   Scratch<T> v(places.count * v_size);
   parallel_for(places.count, grain_for(10. * planes * blocks.patches()), [&](int64_t begin, int64_t end) {
-    Scratch<T> tile(blocks.tile_size());
+    VectorTile<T> tile = blocks.make_tile();
     for (int64_t i = begin; i < end; ++i)
-      x_exponents[i] = blocks.transform(places[i], 0, cv.inputs, v.data() + i * v_size, tile.data());
+      x_exponents[i] = blocks.transform(places[i], 0, cv.inputs, v.data() + i * v_size, tile);
   });
   const int64_t in_group = places.count / cv.N / cv.G;  // blocks of one image and group
   const double work = double(cv.N) * in_group * blocks.patches() * blocks.count * kPoints * planes * width / 16;
@@ -129,9 +130,8 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
                                                      c0, c1, u.data(), u_pitch);
         if (exponent > w_exponents[item]) w_exponents[item] = exponent;
         each_block([&](const Place& at, const T* block, T* sums) {
-          const int64_t patches = at.ni * at.nj;
-          blocks.multiply(at, block + c0 * blocks.inputs.count * patches, blocks.v_pitch(patches, cv.inputs), c1 - c0,
-                          u.data(), u_pitch, wide, c0 == 0, sums);
+          blocks.multiply(at, block, blocks.v_pitch(cv.inputs), c0 * blocks.inputs.count,
+                          (c1 - c0) * blocks.inputs.count, u.data(), u_pitch, wide, c0 == 0, sums);
         });
       }
       pack_bias(bias.data(), cv, g, kb * width, width);

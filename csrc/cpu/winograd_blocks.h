@@ -101,7 +101,6 @@ class PatchBlocks {
   const PatchAxis down, across;
   const int64_t width, kbs;     // of a block of outputs, and how many
   const int64_t columns, rows;  // of a block of patches
-  const TileShape shape;
   const InputPhases<R, S> inputs;
 
   PatchBlocks(const Convolution<T, In>* phases, int64_t count)
@@ -114,8 +113,10 @@ class PatchBlocks {
         kbs(ceil_div(cv.outputs, width)),
         columns(ceil_div(across.patches, ceil_div(across.patches, most()))),
         rows(ceil_div(down.patches, ceil_div(down.patches, larger(1, smaller(down.patches, most() / columns))))),
-        shape(cv.rows, cv.columns, kRows * rows, kColumns * columns),
-        inputs(cv.rows, cv.columns, shape) {
+        inputs(cv.rows, cv.columns),
+        a_k_(cv.inputs * inputs.count) {
+    for (int64_t c = 0; c < cv.inputs; ++c)
+      for (int64_t p = 0; p < inputs.count; ++p) a_k_[c * inputs.count + p] = int32_t(place(c) + p * patches() * L);
     patches_.N = cv.N, patches_.G = cv.G, patches_.rows.count = down.patches, patches_.columns.count = across.patches;
   }
 
@@ -123,13 +124,13 @@ class PatchBlocks {
   int64_t patches() const { return rows * columns; }
   int64_t width_of(int64_t kb) const { return cv.outputs - kb * width <= L ? L : width; }
   // From point to point in V of some channels, and in M.
-  int64_t v_pitch(int64_t patches, int64_t channels) const {
-    return odd_lines<T>(channels * inputs.count * patches + L);
-  }
+  int64_t v_pitch(int64_t channels) const { return odd_lines<T>(place(ceil_div(channels, L) * L)); }
   int64_t m_pitch(int64_t patches) const { return odd_lines<T>(patches * width); }
   // Elements of the products of one block, and of what else its steps take.
   int64_t m_size() const { return count * kPoints * m_pitch(patches()); }
-  int64_t tile_size() const { return kTogether * shape.plane + kBeyondTile<T>; }
+  VectorTile<T> make_tile() const {
+    return {inputs.rows.count(rows), inputs.columns.count(columns), inputs.columns.step};
+  }
   int64_t results_size() const { return (kRows * down.together * kColumns * across.together * columns + L) * width; }
   // About so many channels that their planes are whole chains, so that the order of sums is the same however many are
   // taken at a time.
@@ -149,36 +150,30 @@ class PatchBlocks {
   }
 
   // V of one block and channels [c0, c1); returns the exponent of the largest input.
-  int transform(const Place& at, int64_t c0, int64_t c1, T* v, T* tile) const {
-    const int64_t patches = at.ni * at.nj, pitch = v_pitch(patches, c1 - c0);
-    int most = Greatest<T>().exponent();
-    for (int64_t c = c0; c < c1; c += kTogether) {
-      const int64_t channels = smaller(kTogether, c1 - c);
-      pack_tile<T, In>(tile, shape, cv.rows, cv.columns, kRows * at.i0, kRows * at.ni, kColumns * at.j0,
-                       kColumns * at.nj, cv.in + cv.in_strides(at.n, at.g * cv.inputs + c, 0, 0), cv.in_strides,
-                       channels);
-      const int exponent = transform_tile<T, R, S>(tile, shape, inputs, channels, at.ni, at.nj,
-                                                   v + (c - c0) * inputs.count * patches, patches, pitch);
-      most = exponent > most ? exponent : most;
+  int transform(const Place& at, int64_t c0, int64_t c1, T* v, VectorTile<T>& tile) const {
+    tile.set(cv.rows, inputs.rows.of(at.i0, at.ni), cv.columns, inputs.columns.of(at.j0, at.nj), cv.in_strides);
+    Greatest<T> greatest;
+    for (int64_t c = c0; c < c1; c += L) {
+      tile.fill(cv.in + cv.in_strides(at.n, at.g * cv.inputs + c, 0, 0), smaller(L, c1 - c));
+      tile.each_row([&](const T* row, int64_t count) { greatest.add(row, count); });
+      transform_patches(tile, inputs, at.ni, at.nj, v + place(c - c0), v_pitch(c1 - c0), L, patches() * L);
     }
-    return most;
+    return greatest.exponent();
   }
 
-  // M of one block for `wide` outputs: the products of some channels, from v on, whose weights are u, are its first
-  // ones or are added to it.
-  void multiply(const Place& at, const T* v, int64_t pitch, int64_t channels, const T* u, int64_t u_pitch, int64_t wide,
-                bool begins, T* m) const {
-    const int64_t patches = at.ni * at.nj, pieces = ceil_div(patches, CONVX_MAX_M), planes = channels * inputs.count;
-    int32_t a_k[kShortChain<T>];
-    for (int64_t c = 0; c < kShortChain<T>; ++c) a_k[c] = int32_t(c * patches);
+  // M of one block for `wide` outputs: the products of the planes [first, first + planes) of V, whose weights are u,
+  // are its first ones or are added to it.
+  void multiply(const Place& at, const T* v, int64_t pitch, int64_t first, int64_t planes, const T* u, int64_t u_pitch,
+                int64_t wide, bool begins, T* m) const {
+    const int64_t patches = at.ni * at.nj, pieces = ceil_div(patches, CONVX_MAX_M);
     for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch)
       for (int64_t c = 0; c < planes; c += kShortChain<T>)
         for (int64_t piece = 0; piece < pieces; ++piece) {
           const int64_t t0 = patches * piece / pieces, t1 = patches * (piece + 1) / pieces;
           const OuterProduct<T> kernel =
-              wide == L ? outer_product_of<T, 1>(1, int(t1 - t0)) : outer_product_of<T, 2>(1, int(t1 - t0));
-          kernel(v + point % kPoints * pitch + c * patches + t0, 0, a_k, u + c * wide,
-                 smaller(kShortChain<T>, planes - c), m + t0 * wide, 0, begins && c == 0 ? kZeros<T> : nullptr);
+              wide == L ? outer_product_of_planes<T, 1>(int(t1 - t0)) : outer_product_of_planes<T, 2>(int(t1 - t0));
+          kernel(v + point % kPoints * pitch + t0 * L, L, a_k_.data() + first + c, u + c * wide,
+                 smaller(kShortChain<T>, planes - c), m + t0 * wide, wide, begins && c == 0 ? kZeros<T> : nullptr);
         }
   }
 
@@ -204,7 +199,8 @@ class PatchBlocks {
   }
 
  private:
-  static constexpr int64_t kTogether = 8;  // channels of a tile
+  // Of a channel in V, [vector of channels][phase][patch][lanes].
+  int64_t place(int64_t c) const { return c / L * inputs.count * patches() * L + c % L; }
 
   static const Convolution<T, In>& first_of(const Convolution<T, In>* phases, int64_t count) {
     const Convolution<T, In>* first = phases;
@@ -242,6 +238,7 @@ class PatchBlocks {
     }
   }
 
+  Scratch<int32_t> a_k_;        // where each plane of V is
   Convolution<T, In> patches_;  // for their places
 };
 

@@ -3,9 +3,9 @@
 // phases of a 4x4 filter at stride 2, each for a phase of x. The transforms: winograd_transforms.h.
 //
 // An item of work is a part of the channels and a part of the outputs. Strips of some hundred patches pass by:
-//   V[point][channel, phase][patch]   x's patches transformed, as in winograd.h
+//   V[point][patch][phase][channel]   x's patches transformed, as in winograd.h
 //   Y[block of outputs][point][patch][width]   y's patches of 2 x 2 (or 3 x 3), turned over and transformed
-//   M[point][channel, phase][output] += sum over patches of V * Y, by outer products over registers (micro_kernel.h)
+//   M[point][phase, channel][output] += sum over patches of V * Y, by outer products over registers (micro_kernel.h)
 // and at the end the 16 points of M become the 9 (or 4) taps of the gradient.
 //
 // Threads divide the results, never the patches, and strips are cut by the shape alone: so each sum has one order.
@@ -30,13 +30,11 @@ class WinogradGradientSums {
         strips_(wg.N, rows_, columns_, kPatches),
         most_(strips_.images * strips_.rows * strips_.columns),
         strips_of_sum_(strips_.count > 8 ? int64_t(std::sqrt(double(strips_.count))) : strips_.count),
-        shape_(wg.rows, wg.columns, kResults * strips_.rows, kResults * strips_.columns),
-        inputs_(wg.rows, wg.columns, shape_),
+        inputs_(wg.rows, wg.columns),
+        y_rows_(identity(wg.rows.count)),
+        y_columns_(identity(wg.columns.count)),
         blocks_(ceil_div(wg.outputs, kWidth)),
-        units_(ceil_div(wg.inputs, inputs_.count % 2 ? CONVX_MAX_M : CONVX_MAX_M / 2)),
-        pitch_(most_ + L),
-        a_k_(most_) {
-    for (int64_t t = 0; t < most_; ++t) a_k_[t] = int32_t(t);
+        units_(ceil_div(wg.inputs, kUnit)) {
     divide(thread_count());
   }
 
@@ -57,7 +55,7 @@ class WinogradGradientSums {
   static constexpr int kResults = results_of(TAPS);
   static constexpr int64_t kPatches = 96;           // of a strip
   static constexpr int64_t kSumsBytes = 512 << 10;  // of M, in L2 or L3
-  static constexpr int64_t kTogether = 8;           // channels of a tile
+  static constexpr int64_t kUnit = L < 8 ? L : 8;   // channels: threads want parts, and may share a vector
   using V = typename Vec<T>::type;
 
   // The cheapest division of blocks of outputs and units of channels, which fill register tiles, among so many threads,
@@ -67,11 +65,11 @@ class WinogradGradientSums {
     double least = 0;
     for (int64_t b = 1; b <= blocks_; b = steps_up(b))
       for (int64_t u = 1; u <= units_; u = steps_up(u)) {
-        const double outputs = double(ceil_div(blocks_, b)) * kWidth,
-                     channels = double(ceil_div(units_, u)) / units_ * wg_.inputs * inputs_.count;
+        const int64_t inputs = smaller(wg_.inputs, ceil_div(units_, u) * kUnit), vectors = ceil_div(inputs, L);
+        const double outputs = double(ceil_div(blocks_, b)) * kWidth, channels = double(inputs * inputs_.count);
         const bool fits = kPoints * outputs * channels * sizeof(T) <= kSumsBytes;
         const double item =
-            kPoints * outputs * channels / (2 * L) * (fits ? 1 : 1.5) + channels * 40 / L + outputs * 60 / L;
+            kPoints * outputs * channels / (2 * L) * (fits ? 1 : 1.5) + double(vectors) * 40 + outputs * 60 / L;
         // threads help one another with the last items
         const double time = (double(ceil_div(wg_.G * b * u, threads)) + 0.1) * item;
         if (least == 0 || time < least) least = time, block_parts_ = b, unit_parts_ = u;
@@ -83,91 +81,100 @@ class WinogradGradientSums {
                   up = item % unit_parts_;
     const int64_t kb0 = blocks_ * bp / block_parts_, kb1 = blocks_ * (bp + 1) / block_parts_;
     const int64_t c0 = first_channel(up), channels = first_channel(up + 1) - c0, blocks = kb1 - kb0;
-    const int64_t planes = channels * inputs_.count;
-    const int64_t v_pitch = odd_lines<T>(planes * pitch_), y_pitch = odd_lines<T>(most_ * kWidth),
+    const int64_t planes = channels * inputs_.count, channel_pitch = ceil_div(channels, L) * L;
+    const int64_t patch_pitch = odd_lines<T>(inputs_.count * channel_pitch),
+                  v_pitch = odd_lines<T>(most_ * patch_pitch), y_pitch = odd_lines<T>(most_ * kWidth),
                   m_pitch = odd_lines<T>(planes * kWidth);
     const int64_t sums = blocks * kPoints * m_pitch;
     Scratch<T> v(kPoints * v_pitch), y(blocks * kPoints * y_pitch), m(sums);
     Scratch<T> total(strips_of_sum_ < strips_.count ? sums : 0);
-    Scratch<T> tile(kTogether * shape_.plane + kBeyondTile<T>), pixels(kResults * kResults * strips_.columns * kWidth);
-    Greatest<T> y_greatest;
-    int x_exponent = y_greatest.exponent();
+    VectorTile<T> x_tile(inputs_.rows.count(strips_.rows), inputs_.columns.count(strips_.columns),
+                         inputs_.columns.step),
+        y_tile(kResults * strips_.rows, kResults * strips_.columns, 1);
+    int32_t a_k[kShortChain<T>];
+    for (int64_t t = 0; t < kShortChain<T>; ++t) a_k[t] = int32_t(t * patch_pitch);
+    Greatest<T> x_greatest, y_greatest;
     for (int64_t s = 0; s < strips_.count; ++s) {
       const Strip strip = strips_[s];
-      const int exponent = pack_inputs(v.data(), v_pitch, strip, g, c0, channels, tile.data());
-      x_exponent = exponent > x_exponent ? exponent : x_exponent;
+      x_tile.set(wg_.rows, inputs_.rows.of(strip.i, strip.rows), wg_.columns,
+                 inputs_.columns.of(strip.j, strip.columns), wg_.x_strides);
+      y_tile.set(y_rows_, {kResults * strip.i, kResults * strip.rows, 1}, y_columns_,
+                 {kResults * strip.j, kResults * strip.columns, 1}, wg_.y_strides);
+      for (int64_t c = 0; c < channels; c += L)
+        pack_inputs(v.data() + c, v_pitch, patch_pitch, channel_pitch, strip, g * wg_.inputs + c0 + c,
+                    smaller(L, channels - c), x_tile, x_greatest);
       for (int64_t kb = 0; kb < blocks; ++kb)
-        pack_outputs(y.data() + kb * kPoints * y_pitch, y_pitch, strip, g, kb0 + kb, pixels.data(), y_greatest);
+        pack_outputs(y.data() + kb * kPoints * y_pitch, y_pitch, strip, g, kb0 + kb, y_tile, y_greatest);
       for (int p = 0; p < kPoints; ++p)
         for (int64_t kb = 0; kb < blocks; ++kb)
-          add_products(m.data() + (kb * kPoints + p) * m_pitch, v.data() + p * v_pitch,
-                       y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), planes, s % strips_of_sum_ == 0);
+          for (int64_t i = 0; i < inputs_.count; ++i)
+            add_products(m.data() + (kb * kPoints + p) * m_pitch + i * channels * kWidth,
+                         v.data() + p * v_pitch + i * channel_pitch, patch_pitch, a_k,
+                         y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), channels, s % strips_of_sum_ == 0);
       if (strips_of_sum_ < strips_.count && ((s + 1) % strips_of_sum_ == 0 || s + 1 == strips_.count))
         add_sums(total.data(), m.data(), sums, s < strips_of_sum_);
     }
-    if (!stays_finite<T>(x_exponent, y_greatest.exponent(), wg_.N * rows_ * columns_)) return false;
+    if (!stays_finite<T>(x_greatest.exponent(), y_greatest.exponent(), wg_.N * rows_ * columns_)) return false;
     for (int64_t kb = 0; kb < blocks; ++kb)
       write((strips_of_sum_ < strips_.count ? total : m).data() + kb * kPoints * m_pitch, m_pitch, g, kb0 + kb, c0,
             channels);
     return true;
   }
 
-  int64_t first_channel(int64_t part) const { return wg_.inputs * (units_ * part / unit_parts_) / units_; }
+  int64_t first_channel(int64_t part) const { return smaller(wg_.inputs, units_ * part / unit_parts_ * kUnit); }
 
-  int pack_inputs(T* v, int64_t v_pitch, const Strip& strip, int64_t g, int64_t c0, int64_t channels, T* tile) const {
-    int most = Greatest<T>().exponent();
-    for (int64_t b = 0; b < strip.images; ++b)
-      for (int64_t c = 0; c < channels; c += kTogether) {
-        const int64_t count = smaller(kTogether, channels - c);
-        pack_tile<T, In>(tile, shape_, wg_.rows, wg_.columns, kResults * strip.i, kResults * strip.rows,
-                         kResults * strip.j, kResults * strip.columns,
-                         wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0 + c, 0, 0), wg_.x_strides, count);
-        const int exponent = transform_tile<T, TAPS, TAPS>(
-            tile, shape_, inputs_, count, strip.rows, strip.columns,
-            v + c * inputs_.count * pitch_ + b * strip.rows * strip.columns, pitch_, v_pitch);
-        most = exponent > most ? exponent : most;
-      }
-    return most;
+  static AxisPlan identity(int64_t count) {
+    AxisPlan a(1);
+    a.in = a.count = count;
+    a.add_tap(0, 0);
+    return a;
   }
 
-  void pack_outputs(T* y, int64_t y_pitch, const Strip& strip, int64_t g, int64_t kb, T* pixels,
+  // One vector of channels of a strip.
+  void pack_inputs(T* v, int64_t v_pitch, int64_t patch_pitch, int64_t phase_pitch, const Strip& strip, int64_t channel,
+                   int64_t lanes, VectorTile<T>& tile, Greatest<T>& greatest) const {
+    for (int64_t b = 0; b < strip.images; ++b, v += strip.rows * strip.columns * patch_pitch) {
+      tile.fill(wg_.x + wg_.x_strides(strip.n + b, channel, 0, 0), lanes);
+      tile.each_row([&](const T* row, int64_t count) { greatest.add(row, count); });
+      transform_patches(tile, inputs_, strip.rows, strip.columns, v, v_pitch, patch_pitch, phase_pitch);
+    }
+  }
+
+  // One block of outputs.
+  void pack_outputs(T* y, int64_t y_pitch, const Strip& strip, int64_t g, int64_t kb, VectorTile<T>& tile,
                     Greatest<T>& greatest) const {
-    const int64_t line = kResults * strip.columns * kWidth;
-    const int64_t columns = smaller(kResults * strip.columns, wg_.columns.count - kResults * strip.j);
-    for (int64_t b = 0; b < strip.images; ++b)
-      for (int64_t i = 0; i < strip.rows; ++i) {
-        for (int64_t a = 0; a < kResults; ++a) {
-          const int64_t row = kResults * (strip.i + i) + a;
-          T* const to = pixels + a * line;
-          const int64_t count = row < wg_.rows.count ? columns * kWidth : 0;
-          if (count)
-            pack_strip_outputs(to, wg_, {strip.n + b, 1, row, 1, kResults * strip.j, columns}, g, kb * kWidth, kWidth);
-          std::memset(to + count, 0, (line - count) * sizeof(T));
-        }
-        greatest.add(pixels, kResults * line);
-        for (int64_t j = 0; j < strip.columns; ++j, y += kWidth)
-          for (int64_t o = 0; o < kWidth; o += L) {
+    for (int64_t b = 0; b < strip.images; ++b, y += strip.rows * strip.columns * kWidth)
+      for (int64_t o = 0; o < kWidth; o += L) {
+        const int64_t first = kb * kWidth + o;
+        tile.fill(wg_.y + wg_.y_strides(strip.n + b, g * wg_.outputs + smaller(first, wg_.outputs - 1), 0, 0),
+                  larger(0, smaller(L, wg_.outputs - first)));
+        tile.each_row([&](const T* row, int64_t count) { greatest.add(row, count); });
+        T* to = y + o;
+        for (int64_t i = 0; i < strip.rows; ++i) {
+          const T* from = tile.data() + kResults * i * tile.pitch();
+          for (int64_t j = 0; j < strip.columns; ++j, from += kResults * L, to += kWidth) {
             V in[kResults][kResults], out[kPatch][kPatch];
 #pragma GCC unroll 9
             for (int e = 0; e < kResults * kResults; ++e)
-              in[e / kResults][e % kResults] =
-                  load(pixels + e / kResults * line + (kResults * j + e % kResults) * kWidth + o);
+              in[e / kResults][e % kResults] = load(from + e / kResults * tile.pitch() + e % kResults * L);
             spread(in, out);
 #pragma GCC unroll 16
-            for (int p = 0; p < kPoints; ++p) store(y + p * y_pitch + o, out[p / kPatch][p % kPatch]);
+            for (int p = 0; p < kPoints; ++p) store(to + p * y_pitch, out[p / kPatch][p % kPatch]);
           }
+        }
       }
   }
 
-  // For one point and one block of outputs.
-  void add_products(T* m, const T* v, const T* y, int64_t patches, int64_t planes, bool begins) const {
-    const int64_t tiles = ceil_div(planes, CONVX_MAX_M);
+  // For one point, one block of outputs and one phase of the input.
+  void add_products(T* m, const T* v, int64_t patch_pitch, const int32_t* a_k, const T* y, int64_t patches,
+                    int64_t channels, bool begins) const {
+    const int64_t tiles = ceil_div(channels, CONVX_MAX_M);
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t c = planes * tile / tiles, count = planes * (tile + 1) / tiles - c;
-      const OuterProduct<T> kernel = outer_product_of_planes<T, NV>(int(count));
+      const int64_t c = channels * tile / tiles, count = channels * (tile + 1) / tiles - c;
+      const OuterProduct<T> kernel = outer_product_of<T, NV>(1, int(count));
       for (int64_t t = 0; t < patches; t += kShortChain<T>)
-        kernel(v + c * pitch_ + t, pitch_, a_k_.data(), y + t * kWidth, smaller(kShortChain<T>, patches - t),
-               m + c * kWidth, kWidth, begins && t == 0 ? kZeros<T> : nullptr);
+        kernel(v + c + t * patch_pitch, 0, a_k, y + t * kWidth, smaller(kShortChain<T>, patches - t), m + c * kWidth, 0,
+               begins && t == 0 ? kZeros<T> : nullptr);
     }
   }
 
@@ -176,8 +183,8 @@ class WinogradGradientSums {
     const int64_t k0 = g * wg_.outputs + kb * kWidth, count = smaller(kWidth, wg_.outputs - kb * kWidth);
     const int64_t taps = wg_.taps();
     Scratch<T> filters((taps * channels + L) * kWidth);
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t i = 0; i < inputs_.count; ++i, m += kWidth)
+    for (int64_t i = 0; i < inputs_.count; ++i)
+      for (int64_t c = 0; c < channels; ++c, m += kWidth)
         for (int64_t o = 0; o < kWidth; o += L) {
           V sums[kPatch][kPatch], filter[TAPS][TAPS];
           for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * m_pitch + o);
@@ -203,11 +210,10 @@ class WinogradGradientSums {
   const Strips strips_;
   const int64_t most_;           // patches of a strip
   const int64_t strips_of_sum_;  // summed before they are added to the total: by the shape, whatever the threads
-  const TileShape shape_;
   const InputPhases<TAPS, TAPS> inputs_;
-  const int64_t blocks_, units_, pitch_;
+  const AxisPlan y_rows_, y_columns_;
+  const int64_t blocks_, units_;
   int64_t block_parts_ = 1, unit_parts_ = 1;
-  Scratch<int32_t> a_k_;
 };
 
 template <int TAPS, class T, class In>
