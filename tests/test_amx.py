@@ -227,8 +227,10 @@ FEW_USES = Problem(2, 64, 28, 28, 128, 2, 2, (2, 2))
 MORE_USES = Problem(2, 64, 28, 28, 144, 2, 2, (2, 2))
 POINTWISE = Problem(2, 64, 28, 28, 256, 1, 1)
 # A million weights that meet 100 pixels of an image.
-MANY_WEIGHTS = Problem(1, 208, 10, 10, 208, 5, 5, (1, 1), (2, 2))
-FEWER_WEIGHTS = Problem(1, 192, 10, 10, 192, 5, 5, (1, 1), (2, 2))
+MANY_WEIGHTS = Problem(1, 160, 10, 10, 160, 7, 7, (1, 1), (3, 3))
+FEWER_WEIGHTS = Problem(1, 128, 10, 10, 128, 7, 7, (1, 1), (3, 3))
+LARGER = Problem(1, 64, 14, 14, 64, 5, 5, (1, 1), (2, 2))
+LARGER_OF_FEWER = Problem(1, 64, 14, 14, 48, 5, 5, (1, 1), (2, 2))
 
 
 @isas
@@ -246,6 +248,8 @@ FEWER_WEIGHTS = Problem(1, 192, 10, 10, 192, 5, 5, (1, 1), (2, 2))
         (POINTWISE, torch.bfloat16, ("amx", "amx", "amx")),
         (MANY_WEIGHTS, torch.float32, ("outer_product", "outer_product", "outer_product")),
         (FEWER_WEIGHTS, torch.float32, ("amx", "amx", "outer_product")),
+        (LARGER, torch.float32, ("amx", "amx", "amx")),
+        (LARGER_OF_FEWER, torch.float32, ("winograd", "winograd", "winograd")),
     ],
     ids=str,
 )

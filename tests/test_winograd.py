@@ -79,6 +79,30 @@ STRIDES = {
     "columns-only": Problem(2, 9, 13, 12, 7, 2, 4, (1, 2), (1, 1)),
     "8x8": Problem(1, 5, 32, 36, 6, 8, 8, (4, 4), (2, 2)),  # sixteen phases, one by one
 }
+# More taps, or others than a patch has: runs of two or three, some of them filled up with zeros.
+RUNS = {
+    "4x4-stride-1": Problem(2, 5, 9, 10, 7, 4, 4, padding=(1, 2)),
+    "5x5": Problem(2, 17, 11, 14, 19, 5, 5, padding=(2, 2)),
+    "5x5-unpadded-groups": Problem(3, 12, 13, 9, 54, 5, 5, G=3),
+    "5x5-reflect": Problem(2, 5, 9, 8, 6, 5, 5, padding=(2, 2), mode="reflect"),
+    "7x7": Problem(1, 6, 15, 13, 35, 7, 7, padding=(3, 3)),
+    "3x5": Problem(2, 9, 12, 11, 7, 3, 5, padding=(1, 2)),
+    "6x2": Problem(2, 4, 13, 9, 7, 6, 2),
+    "8x7-few-results": Problem(2, 3, 8, 9, 5, 8, 7),
+    "3x3-stride-2": Problem(2, 17, 15, 14, 19, 3, 3, (2, 2), (1, 1)),
+    "3x3-stride-2-unread": Problem(1, 5, 12, 18, 9, 3, 3, (2, 2)),
+    "3x3-stride-2-wide": Problem(1, 5, 6, 702, 18, 3, 3, (2, 2), (1, 1)),
+    "3x3-stride-2-many-images": Problem(19, 6, 9, 10, 7, 3, 3, (2, 2), (1, 1)),
+    "3x3-stride-2-circular": Problem(2, 3, 8, 10, 6, 3, 3, (2, 2), (2, 1), mode="circular"),
+    "5x5-stride-2": Problem(2, 7, 15, 18, 9, 5, 5, (2, 2), (2, 2)),
+    "7x7-stride-2": Problem(1, 6, 21, 18, 9, 7, 7, (2, 2), (3, 3)),
+    "7x7-stride-3": Problem(1, 5, 22, 25, 6, 7, 7, (3, 3), (2, 2)),
+    "3x3-stride-2-of-columns": Problem(2, 9, 9, 13, 7, 3, 3, (1, 2), (1, 1)),
+}
+DILATED_RUNS = {
+    "5x5-dilated": Problem(1, 7, 18, 15, 9, 5, 5, padding=(4, 3), dilation=(2, 2)),
+    "3x5-dilated-one-axis": Problem(2, 5, 9, 23, 9, 3, 5, padding=(1, 4), dilation=(1, 3)),
+}
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SETS = instruction_sets("winograd")
 
@@ -92,9 +116,9 @@ SETS = instruction_sets("winograd")
     + [
         pytest.param(p, q, id=f"{p}-{name}")
         for p in ("forward", "grad_input")
-        for name, q in {**TAPS, **DILATED}.items()
+        for name, q in {**DILATED, **DILATED_RUNS}.items()
     ]
-    + [pytest.param("grad_weight", TAPS[name], id=f"grad_weight-{name}") for name in ("2x2", "2x2-reflect")]
+    + [pytest.param(p, q, id=f"{p}-{name}") for p in PRIMITIVES for name, q in {**TAPS, **RUNS}.items()]
     + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_weight") for name, q in INPUT_PHASES.items()]
     + [pytest.param("grad_input", q, id=f"grad_input-{name}") for name, q in STRIDES.items()],
 )
@@ -118,6 +142,8 @@ def test_every_plane(primitive, problem, dtype, layout, isa):
         ("forward", Problem(40, 150, 14, 14, 20, 4, 4, (2, 2), (1, 1))),
         ("forward", Problem(40, 65, 18, 18, 20, 6, 6, (3, 3))),
         ("forward", Problem(40, 65, 16, 16, 20, 3, 3, padding=(2, 2), dilation=(2, 2))),
+        ("forward", Problem(40, 300, 8, 8, 20, 5, 5, padding=(2, 2))),  # V in parts, runs of three and two
+        ("forward", Problem(40, 150, 17, 17, 20, 3, 3, (2, 2), (1, 1))),
         ("grad_input", Problem(40, 40, 14, 14, 75, 4, 4, (2, 2), (1, 1))),
     ),
     ids=str,
@@ -136,6 +162,7 @@ def test_same_bits_whether_by_patches_or_by_outputs(primitive, problem, dtype, i
 PLANES = Problem(3, 17, 11, 14, 19, 3, 3, padding=(1, 1))
 DOWNSAMPLING = Problem(3, 17, 22, 28, 19, 4, 4, (2, 2))
 UPSAMPLING = Problem(3, 17, 22, 28, 19, 4, 4, (2, 2), (1, 1))
+LARGER = Problem(3, 17, 11, 14, 19, 5, 5, padding=(2, 2))
 
 
 def random_operands(primitive, problem=PLANES):
@@ -147,7 +174,13 @@ def random_operands(primitive, problem=PLANES):
 @pytest.mark.parametrize("value", (float("inf"), float("nan"), 3e38, -3e38), ids=str)
 @pytest.mark.parametrize(
     "primitive, problem",
-    (("forward", PLANES), ("forward", DOWNSAMPLING), ("grad_input", PLANES), ("grad_input", UPSAMPLING)),
+    (
+        ("forward", PLANES),
+        ("forward", DOWNSAMPLING),
+        ("forward", LARGER),
+        ("grad_input", PLANES),
+        ("grad_input", UPSAMPLING),
+    ),
     ids=str,
 )
 def test_only_the_image_that_has_it_goes_elsewhere(primitive, problem, value, isa):
@@ -204,25 +237,27 @@ def test_small_and_large_operands(primitive, scales, isa):
     assert error["winograd"] <= 2 * error["outer_product"]
 
 
+@pytest.mark.parametrize("kernel", (3, 5))
 @pytest.mark.parametrize("plane", (7, 28))
 @pytest.mark.parametrize("channels", (16, 64, 256))
 @pytest.mark.parametrize("primitive, limit", (("forward", 1.1), ("grad_input", 2), ("grad_weight", 1.5)))
-def test_error_in_norm_is_about_torchs(primitive, limit, channels, plane):
+def test_error_in_norm_is_about_torchs(primitive, limit, channels, plane, kernel):
     """Where it is the default: mostly below torch's. The exceptions are small layers: grad_input's chains of 64 outputs
     and less are short in torch too, and so are weight gradients of 49 pixels, for which only the bound of all kernels
     holds where torch has vectors of 64 bytes."""
     if primitive == "grad_weight" and plane == 7:
         limit = 2
-    problem = Problem(2, channels, plane, plane, channels, 3, 3, padding=(1, 1))
+    pad = kernel // 2
+    problem = Problem(2, channels, plane, plane, channels, kernel, kernel, padding=(pad, pad))
     generator = torch.Generator().manual_seed(0)
     x, w, y = (torch.randn(s, generator=generator) for s in (problem.x_shape, problem.w_shape, problem.y_shape))
     backward = torch.ops.aten.convolution_backward
 
     def torchs(x, w, y):
         if primitive == "forward":
-            return torch.conv2d(x, w, padding=1)
+            return torch.conv2d(x, w, padding=pad)
         mask = [primitive == "grad_input", primitive == "grad_weight", False]
-        return backward(y, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)[mask.index(True)]
+        return backward(y, x, w, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, mask)[mask.index(True)]
 
     operands = {"forward": (x, w), "grad_input": (y, w), "grad_weight": (x, y)}[primitive]
     exact = torchs(x.double(), w.double(), y.double())
@@ -284,9 +319,9 @@ def test_the_reference_cannot_be_left_out(by_primitive):
 @pytest.mark.parametrize(
     "problem",
     (
-        Problem(1, 4, 9, 9, 4, 3, 3, stride=(1, 2)),
+        Problem(1, 4, 9, 9, 4, 2, 2, stride=(1, 2)),
         Problem(1, 4, 19, 19, 4, 4, 4, stride=(2, 2), dilation=(2, 1)),
-        Problem(1, 4, 9, 9, 4, 3, 5),
+        Problem(1, 4, 19, 19, 4, 3, 9),
         Problem(1, 4, 9, 9, 4, 1, 2),
     ),
     ids=str,

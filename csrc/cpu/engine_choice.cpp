@@ -118,23 +118,18 @@ int64_t of_one_phase(const ConvProblem& pb, int64_t uses) {
   return uses / (pb.stride_h < pb.R ? pb.stride_h : pb.R) / (pb.stride_w < pb.S ? pb.stride_w : pb.S);
 }
 
-// Both sides' transforms must meet enough of the other side, and patches must not be mostly edge: 25 results of 5 x 5
-// take 9 patches of 2 x 2, which is just worth it. (Nothing here depends on the batch, as a sample's result must not.)
-bool suits_winograd(int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, int64_t taps_h, int64_t taps_w) {
-  constexpr int64_t kChannels = 16;
-  constexpr double kCovered = 0.65;
-  const auto whole = [](int64_t count, int64_t taps) { return ceil_div(count, 5 - taps) * (5 - taps); };
-  return inputs >= kChannels && outputs >= kChannels && rows * columns >= 16 &&
-         double(rows * columns) >= kCovered * double(whole(rows, taps_h) * whole(columns, taps_w));
-}
-
-// Each remainder of a dilation transforms the weights again.
-bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
-
 // Not of the batch: what a sample's result is must not depend on the others.
 double of_one_image(const ConvProblem& pb) { return pb.multiply_adds() / double(pb.N > 1 ? pb.N : 1); }
 
 }  // namespace
+
+// float32's three terms pay for more than 3x3 taps where tiles are full: then all three primitives took 0.75 to 0.9 of
+// the best other time. With 32 channels or 7 x 7 results they took 1.2 to 1.5 times as long.
+bool fills_amx_with_taps(const ConvProblem& pb) {
+  constexpr int64_t kChannels = 64, kResults = 150;
+  return pb.R * pb.S > 9 && pb.stride_h == 1 && pb.stride_w == 1 && pb.channels_per_group() >= kChannels &&
+         pb.outputs_per_group() >= kChannels && pb.P * pb.Q >= kResults;
+}
 
 bool suits_amx_forward(const ConvProblem& pb, const Operands& o) {
   if (suits_amx_of_few(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), double(pb.R) * double(pb.S),
@@ -159,54 +154,11 @@ bool suits_amx_grad_input(const ConvProblem& pb, const Operands& o) {
          pays_for_terms(pb, o.dtype, of_one_phase(pb, uses), rows * columns);
 }
 
-// Both operands are split and turned over anew for each block of results. In float32 this took 1.45 times
-// outer_product's time, and of 40 layers two gained something.
+// Both operands are split and turned over anew for each block of results: in float32 many taps must meet them.
 bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
-  return o.dtype != DType::float32 &&
+  return (o.dtype != DType::float32 || fills_amx_with_taps(pb)) &&
          suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
-}
-
-namespace {
-
-// float32's six products on the unit take 1.2 times as long as winograd, unless that has to transform the weights for
-// each remainder of a dilation. 16-bit types have four products or one.
-bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not, bool suits) {
-  return (o.dtype != DType::float32 || pb.is_dilated()) && !why_not && suits;
-}
-
-// Phases of the input: four are dealt out in registers, more one by one.
-bool suits_winograd_forward(const ConvProblem& pb) {
-  return pb.stride_h <= 2 && pb.stride_w <= 2 && few_remainders(pb) &&
-         suits_winograd(pb.channels_per_group(), pb.outputs_per_group(), ceil_div(pb.P, pb.dilation_h),
-                        ceil_div(pb.Q, pb.dilation_w), pb.R / pb.stride_h, pb.S / pb.stride_w);
-}
-
-}  // namespace
-
-bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
-  return !better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) && suits_winograd_forward(pb);
-}
-
-// Phases of different numbers of taps don't share patches.
-bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
-  const bool alike = pb.R % pb.stride_h == 0 && pb.S % pb.stride_w == 0;
-  constexpr double kManyResults = 600;  // of a phase
-  return !better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) && few_remainders(pb) &&
-         (alike || double(pb.H) * pb.W / pb.stride_h / pb.stride_w >= kManyResults) &&
-         suits_winograd(pb.outputs_per_group(), pb.channels_per_group(), ceil_div(pb.H, pb.stride_h * pb.dilation_h),
-                        ceil_div(pb.W, pb.stride_w * pb.dilation_w), ceil_div(pb.R, pb.stride_h),
-                        ceil_div(pb.S, pb.stride_w));
-}
-
-// The gradient is transformed back, which the products of enough pixels must pay for: with 32 patches of 2 x 2 it took
-// 1.3 times outer_product's time, with 49 0.75 of it. And both operands are transformed to meet the other's channels:
-// 16 with 16 took 1.1 times as long, with 32 0.8.
-bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kPixels = 160, kPairs = 512;
-  return !better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) &&
-         pb.N * pb.P * pb.Q >= kPixels && pb.channels_per_group() * pb.outputs_per_group() >= kPairs &&
-         suits_winograd_forward(pb);
 }
 
 namespace {

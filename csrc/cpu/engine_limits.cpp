@@ -21,23 +21,20 @@ const char* why_not_winograd(const ConvProblem& pb, const Operands& o) {
 
 }  // namespace
 
+// Of more taps the weights' patches would be many times the weights.
 const char* why_not_winograd_forward(const ConvProblem& pb, const Operands& o) {
   for (const Axis& a : {pb.rows(), pb.columns()})
-    if ((a.kernel != 2 * a.stride && a.kernel != 3 * a.stride) || (a.dilation != 1 && a.stride != 1))
-      return "it is for kernels of 2 or 3 times the stride along each axis, dilated only at stride 1";
+    if (a.kernel <= a.stride || a.kernel > 8 || (a.dilation != 1 && a.stride != 1))
+      return "it is for kernels of 2 to 8 taps, more than the stride, along each axis, dilated only at stride 1";
   return why_not_winograd(pb, o);
 }
 
 const char* why_not_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
-  for (const Axis& a : {pb.rows(), pb.columns()})
-    if (a.kernel < 2 * a.stride || a.kernel > 3 * a.stride || (a.dilation != 1 && a.stride != 1))
-      return "it is for kernels of 2 to 3 times the stride along each axis, dilated only at stride 1";
-  return why_not_winograd(pb, o);
+  return why_not_winograd_forward(pb, o);
 }
 
 const char* why_not_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  if (pb.R * pb.stride_w != pb.S * pb.stride_h || pb.is_dilated())
-    return "it is for kernels of 2 or 3 times the stride along both axes, not dilated";
+  if (pb.is_dilated()) return "it is for kernels of 2 to 8 taps along each axis, not dilated";
   return why_not_winograd_forward(pb, o);
 }
 

@@ -44,6 +44,7 @@ const char* why_not_pixel_rows_grad_input(const ConvProblem&, const Operands&);
 bool many_groups(const ConvProblem&, const Operands&);
 bool better_in_place(const ConvProblem&, const Operands&);
 bool better_in_place_grad_weight(const ConvProblem&, const Operands&);
+bool fills_amx_with_taps(const ConvProblem&);
 bool suits_winograd_forward(const ConvProblem&, const Operands&);
 bool suits_winograd_grad_input(const ConvProblem&, const Operands&);
 bool suits_winograd_grad_weight(const ConvProblem&, const Operands&);

@@ -1,8 +1,8 @@
-// forward and grad_input of 3x3 filters at stride 1 by Winograd's F(2x2, 3x3): 16 products for four results instead of
-// 36, so past the FMA roof of a convolution by its definition. 2x2 filters are F(3x3, 2x2), for nine results. Such are
-// the four phases of the results of a transposed 4x4 filter at stride 2, which all read the same patches, and the four
-// phases of the input of a 4x4 filter at stride 2, which are so many more channels. The transforms and their source:
-// winograd_transforms.h; the steps of one block: winograd_blocks.h.
+// forward and grad_input of 3x3 filters by Winograd's F(2x2, 3x3): 16 products for four results instead of 36, so past
+// the FMA roof of a convolution by its definition. 2x2 filters are F(3x3, 2x2), for nine results. Such are the four
+// phases of the results of a transposed 4x4 filter at stride 2, which all read the same patches. Larger filters, and
+// those with a stride, are made of runs of two or three taps, which are so many more channels (winograd_tile.h). The
+// transforms and their source: winograd_transforms.h; the steps of one block: winograd_blocks.h.
 //
 // A block of results (some rows of patches of one image) goes through three steps:
 //   V[point][channel][patch]   the input's patches, transformed: vectors across channels, [vector][patch][lanes]
@@ -16,7 +16,8 @@
 // Of a dilated filter, each remainder of the dilation is a convolution of its own.
 //
 // Estimate: 2.25 times fewer multiply-adds, against 32 additions and 32 loads and stores a channel and patch for V and
-// about as many an output and patch for M. With 64 channels and outputs these are about a fourth of what is left.
+// about as many an output and patch for M. With 64 channels and outputs these are about a fourth of what is left. Runs
+// multiply the weights, too: of 7x7 filters, 100 for 49, which come from afar for each block of patches.
 //
 // Rounding: a result is a sum of 9 sums of C products each, of numbers that are up to 4 and 9/4 times as large. For
 // random operands that is 0.6 times the error of a chain of 9 C products, however long; but a result's error is
@@ -79,8 +80,8 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
           }
           for (int64_t k = k0; k < k1; ++k) {
             const int64_t wide = blocks.width_of(first + k);
-            blocks.multiply(at, v.data(), blocks.v_pitch(c1 - c0), 0, (c1 - c0) * blocks.inputs.count,
-                            u.data() + (at.g * count + k) * u_size + c0 * blocks.inputs.count * wide, u_pitch, wide,
+            blocks.multiply(at, v.data(), blocks.v_pitch(c1 - c0), 0, c1 - c0,
+                            u.data() + (at.g * count + k) * u_size + c0 * wide, u_pitch, cv.inputs * wide, wide,
                             c0 == 0, sums(k));
             if (whole) finish(k);
           }
@@ -130,8 +131,8 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
                                                      c0, c1, u.data(), u_pitch);
         if (exponent > w_exponents[item]) w_exponents[item] = exponent;
         each_block([&](const Place& at, const T* block, T* sums) {
-          blocks.multiply(at, block, blocks.v_pitch(cv.inputs), c0 * blocks.inputs.count,
-                          (c1 - c0) * blocks.inputs.count, u.data(), u_pitch, wide, c0 == 0, sums);
+          blocks.multiply(at, block, blocks.v_pitch(cv.inputs), c0, c1 - c0, u.data(), u_pitch, (c1 - c0) * wide, wide,
+                          c0 == 0, sums);
         });
       }
       pack_bias(bias.data(), cv, g, kb * width, width);
@@ -183,11 +184,10 @@ inline AxisPlan every(const AxisPlan& a, int64_t first, int64_t step) {
   return plan;
 }
 
-// By this step, taps are neighbours: the dilation, or 1 if they are anyhow. 0: no step is.
+// By this step, taps are neighbours: the dilation, at stride 1. 0: patches have nothing to gain.
 inline int64_t step_of_patches(const AxisPlan& a) {
-  if (patch_taps(a)) return 1;
-  if ((a.taps != 2 && a.taps != 3) || a.stride != 1) return 0;
-  return (a.highest() - a.lowest()) / (a.taps - 1);
+  if (a.taps < 2) return 0;
+  return a.stride == 1 ? (a.highest() - a.lowest()) / (a.taps - 1) : 1;
 }
 
 // A convolution that may be dilated: each remainder of the dilation is a convolution of its own.
@@ -216,8 +216,8 @@ bool convolve_all_winograd(Convolution<T, In>* cv, int64_t count) {
   if (cv->N * cv->outputs == 0) return true;
   bool together = 1 < count && count <= kMostTogether && count == cv->rows.out_step * cv->columns.out_step;
   for (int64_t j = 0; j < count; ++j)
-    together = together && patch_taps(cv[j].rows) && patch_taps(cv[j].columns) && cv[j].rows.taps == cv->rows.taps &&
-               cv[j].columns.taps == cv->columns.taps;
+    together = together && patch_taps(cv[j].rows) == cv->rows.taps && patch_taps(cv[j].columns) == cv->columns.taps &&
+               cv[j].rows.taps == cv->rows.taps && cv[j].columns.taps == cv->columns.taps;
   if (together) return convolve_patches(cv, count);
   for (int64_t j = 0; j < count; ++j)
     if (!convolve_dilated(cv[j])) return false;

@@ -9,7 +9,7 @@ namespace cpu {
 namespace CONVX_ISA {
 
 // The weights of `count` phases of the results, channels [c0, c1) and `wide` outputs from `first` on, transformed:
-// [phase of the results][point][channel][phase of the input][wide], `pitch` elements from point to point. Returns the
+// [phase of the results][point][phase of the input][channel][wide], `pitch` elements from point to point. Returns the
 // exponent of the largest.
 template <int R, int S, class T, class In>
 int transform_weights(const Convolution<T, In>* phases, int64_t count, const InputPhases<R, S>& inputs, int64_t g,
@@ -35,13 +35,13 @@ int transform_weights(const Convolution<T, In>* phases, int64_t count, const Inp
                (together ? rows.index[r] * cv.weight_r + columns.index[s] * cv.weight_s : r * columns.taps + s) * wide;
       };
       for (int64_t i = 0; i < inputs.count; ++i) {
-        T* const at = to + j * kPoints * pitch + ((c - c0) * inputs.count + i) * wide;
+        T* const at = to + j * kPoints * pitch + (i * (c1 - c0) + c - c0) * wide;
         const T* from[R * S];
         for (int t = 0; t < R * S; ++t) {
           const int64_t r = t / S, s = t % S;
           if (count == 1) {
             const int tap = inputs.phase[i].tap[r][s];
-            from[t] = of_tap(tap / columns.taps, tap % columns.taps);
+            from[t] = tap < 0 ? kZeros<T> : of_tap(tap / columns.taps, tap % columns.taps);
           } else {  // of another phase than the one that `inputs` were made of
             from[(rows.offset[r] - rows.lowest()) * S + columns.offset[s] - columns.lowest()] = of_tap(r, s);
           }
@@ -99,9 +99,9 @@ class PatchBlocks {
   const int64_t count;
   const Convolution<T, In>& cv;  // the phase whose patches begin first
   const PatchAxis down, across;
-  const int64_t width, kbs;     // of a block of outputs, and how many
-  const int64_t columns, rows;  // of a block of patches
+  const int64_t width, kbs;  // of a block of outputs, and how many
   const InputPhases<R, S> inputs;
+  const int64_t columns, rows;  // of a block of patches
 
   PatchBlocks(const Convolution<T, In>* phases, int64_t count)
       : phases(phases),
@@ -111,12 +111,11 @@ class PatchBlocks {
         across(count, cv.columns.lowest(), kColumns, [&](int64_t j) -> const AxisPlan& { return phases[j].columns; }),
         width(cv.outputs <= L ? L : 2 * L),
         kbs(ceil_div(cv.outputs, width)),
+        inputs(cv.rows, cv.columns),
         columns(ceil_div(across.patches, ceil_div(across.patches, most()))),
         rows(ceil_div(down.patches, ceil_div(down.patches, larger(1, smaller(down.patches, most() / columns))))),
-        inputs(cv.rows, cv.columns),
-        a_k_(cv.inputs * inputs.count) {
-    for (int64_t c = 0; c < cv.inputs; ++c)
-      for (int64_t p = 0; p < inputs.count; ++p) a_k_[c * inputs.count + p] = int32_t(place(c) + p * patches() * L);
+        a_k_(cv.inputs) {
+    for (int64_t c = 0; c < cv.inputs; ++c) a_k_[c] = int32_t(place(c));
     patches_.N = cv.N, patches_.G = cv.G, patches_.rows.count = down.patches, patches_.columns.count = across.patches;
   }
 
@@ -129,24 +128,21 @@ class PatchBlocks {
   // Elements of the products of one block, and of what else its steps take.
   int64_t m_size() const { return count * kPoints * m_pitch(patches()); }
   VectorTile<T> make_tile() const {
-    return {inputs.rows.count(rows), inputs.columns.count(columns), inputs.columns.step};
+    return {inputs.rows.lines(rows), inputs.columns.lines(columns), inputs.columns.step};
   }
   int64_t results_size() const { return (kRows * down.together * kColumns * across.together * columns + L) * width; }
-  // About so many channels that their planes are whole chains, so that the order of sums is the same however many are
-  // taken at a time.
+  // About so many channels, in whole chains: the order of sums is the same however many are taken at a time.
   int64_t whole_chains(int64_t channels) const {
-    int64_t step = 1;
-    while (step * inputs.count % kShortChain<T> != 0) step *= 2;
-    return smaller(cv.inputs, larger(step, channels / step * step));
+    return smaller(cv.inputs, larger(1, channels / kShortChain<T>) * kShortChain<T>);
   }
 
   // Few patches in all: their transformed weights would go to memory and come back only once or twice, if they were
   // all transformed first. (Measured on AVX2: either way takes as long where patches are half as many as outputs, or a
   // bit more.) V of all patches may take what transformed weights don't.
   bool suits_by_outputs() const {
-    const int64_t all = cv.N * down.patches * across.patches, in_group = cv.outputs * count * R * S;
+    const int64_t all = cv.N * down.patches * across.patches, weights = cv.outputs * count * cv.taps();
     constexpr int64_t kMost = (8 << 20) / sizeof(T);
-    return 2 * all <= count * cv.outputs + 64 && cv.G * cv.inputs * inputs.count * (all * kPoints - in_group) <= kMost;
+    return 2 * all <= count * cv.outputs + 64 && cv.G * cv.inputs * (inputs.count * all * kPoints - weights) <= kMost;
   }
 
   // V of one block and channels [c0, c1); returns the exponent of the largest input.
@@ -161,20 +157,23 @@ class PatchBlocks {
     return greatest.exponent();
   }
 
-  // M of one block for `wide` outputs: the products of the planes [first, first + planes) of V, whose weights are u,
-  // are its first ones or are added to it.
-  void multiply(const Place& at, const T* v, int64_t pitch, int64_t first, int64_t planes, const T* u, int64_t u_pitch,
-                int64_t wide, bool begins, T* m) const {
-    const int64_t patches = at.ni * at.nj, pieces = ceil_div(patches, CONVX_MAX_M);
-    for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch)
-      for (int64_t c = 0; c < planes; c += kShortChain<T>)
-        for (int64_t piece = 0; piece < pieces; ++piece) {
-          const int64_t t0 = patches * piece / pieces, t1 = patches * (piece + 1) / pieces;
-          const OuterProduct<T> kernel =
-              wide == L ? outer_product_of_planes<T, 1>(int(t1 - t0)) : outer_product_of_planes<T, 2>(int(t1 - t0));
-          kernel(v + point % kPoints * pitch + t0 * L, L, a_k_.data() + first + c, u + c * wide,
-                 smaller(kShortChain<T>, planes - c), m + t0 * wide, wide, begins && c == 0 ? kZeros<T> : nullptr);
-        }
+  // M of one block for `wide` outputs: the products of `channels` channels of V from the first on, whose weights are u,
+  // u_phase elements from phase to phase, are its first ones or are added to it.
+  void multiply(const Place& at, const T* v, int64_t pitch, int64_t first, int64_t channels, const T* u,
+                int64_t u_pitch, int64_t u_phase, int64_t wide, bool begins, T* m) const {
+    const int64_t patches = at.ni * at.nj;
+    for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch) {
+      const T* const from = v + point % kPoints * pitch;
+      bool empty = begins;
+      for (int64_t c = 0; c < channels; c += kShortChain<T>)
+        for (int64_t p = 0; p < inputs.count; ++p)
+          if (inputs.phase[p].meets(point % kPoints)) {
+            multiply_chain(patches, from + p * this->patches() * L, a_k_.data() + first + c, u + p * u_phase + c * wide,
+                           smaller(kShortChain<T>, channels - c), wide, empty, m);
+            empty = false;
+          }
+      if (empty) std::memset(m, 0, patches * wide * sizeof(T));
+    }
   }
 
   // The results of one block for block kb of the outputs.
@@ -199,6 +198,18 @@ class PatchBlocks {
   }
 
  private:
+  // For one point and phase, all patches.
+  static void multiply_chain(int64_t patches, const T* v, const int32_t* a_k, const T* u, int64_t steps, int64_t wide,
+                             bool begins, T* m) {
+    const int64_t pieces = ceil_div(patches, CONVX_MAX_M);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t t0 = patches * piece / pieces, count = patches * (piece + 1) / pieces - t0;
+      const OuterProduct<T> kernel =
+          wide == L ? outer_product_of_planes<T, 1>(int(count)) : outer_product_of_planes<T, 2>(int(count));
+      kernel(v + t0 * L, L, a_k, u, steps, m + t0 * wide, wide, begins ? kZeros<T> : nullptr);
+    }
+  }
+
   // Of a channel in V, [vector of channels][phase][patch][lanes].
   int64_t place(int64_t c) const { return c / L * inputs.count * patches() * L + c % L; }
 
@@ -211,8 +222,7 @@ class PatchBlocks {
   }
   int64_t most() const {
     constexpr int64_t kBytes = 320 << 10, kFewest = 40;  // of V; weights that meet fewer patches are read too often
-    return larger(kFewest, kBytes / (kPoints * cv.inputs * input_phases(cv.rows) * input_phases(cv.columns) *
-                                     int64_t(sizeof(T))));
+    return larger(kFewest, kBytes / larger(1, kPoints * cv.inputs * inputs.count * int64_t(sizeof(T))));
   }
 
   // One phase's results of a row of patches, at their places between those of the others.

@@ -10,54 +10,114 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Whether the taps that a plan has are as far apart as its results: they are neighbours in a tile (tile.h).
-inline bool taps_are_neighbours(const AxisPlan& a) {
-  return (a.taps == 2 || a.taps == 3) && a.highest() - a.lowest() == (a.taps - 1) * a.stride;
-}
-
-// The taps of one phase of an axis, if they are Winograd's two or three; else 0. The input of a stride is dealt out
-// into phases, and each has taps of its own, neighbours there.
-inline int patch_taps(const AxisPlan& a) {
-  if (taps_are_neighbours(a)) return a.taps;
-  const int64_t taps = a.taps / a.stride;
-  return a.taps % a.stride == 0 && a.highest() - a.lowest() == a.taps - 1 && (taps == 2 || taps == 3) ? int(taps) : 0;
-}
-inline int64_t input_phases(const AxisPlan& a) { return taps_are_neighbours(a) ? 1 : a.stride; }
-
-// The lines of an axis of the input that patches of results for so many taps read. Each phase of the axis has every
-// `phases`-th of them.
+// How an axis' taps are dealt out to patches. The lines of the input are taken by their remainder modulo the stride:
+// taps that read the same ones are neighbours there, and each run of at most TAPS of them is a phase, which has patches
+// of its own. A shorter run is filled up with zeros, and then has no product at the last point: the transforms of (a0,
+// 0) and of (b0, b1, 0) are zero there. So a 5x5 filter takes 49 products for four results instead of 100, and a 3x3
+// filter at stride 2 49 for nine instead of 81.
 template <int TAPS>
-struct PatchLines {
+struct PatchPhases {
+  struct Phase {
+    int64_t line;  // of the tile, that the first tap of the first result reads
+    int count, tap[TAPS];
+    bool whole() const { return count == TAPS; }
+  };
   const AxisPlan& axis;
-  int64_t phases, step;
+  const int64_t step, spacing;  // of the tile's lines in the input, and of a patch's in the tile
+  int64_t count = 0;
+  Objects<Phase> phase;  // whole ones first
 
-  explicit PatchLines(const AxisPlan& a) : axis(a), phases(input_phases(a)), step(phases == 1 ? a.stride : 1) {}
-  int64_t count(int64_t patches) const { return phases * (patches * results_of(TAPS) + TAPS - 1); }
+  explicit PatchPhases(const AxisPlan& a)
+      : axis(a), step(reads_every_line(a) ? 1 : a.stride), spacing(a.stride / step), phase(larger(1, a.taps)) {
+    for (const bool whole : {true, false})
+      each_run(a, step, TAPS, [&](int64_t remainder, int64_t first, int64_t length) {
+        if ((length == TAPS) == whole) add(remainder + first * spacing, int(length));
+      });
+  }
+
+  // Of the tile, for so many patches.
+  int64_t lines(int64_t patches) const {
+    int64_t last = 0;
+    for (int64_t p = 0; p < count; ++p) last = larger(last, phase[p].line);
+    return last + ((patches - 1) * results_of(TAPS) + kPatch - 1) * spacing + 1;
+  }
   Lines of(int64_t first, int64_t patches) const {
-    return {first * results_of(TAPS) * axis.stride + axis.lowest(), count(patches), step};
+    return {first * results_of(TAPS) * axis.stride + axis.lowest(), lines(patches), step};
+  }
+  // Products along the axis, for all results.
+  static int64_t products(const AxisPlan& a) {
+    int64_t points = 0;
+    each_run(a, reads_every_line(a) ? 1 : a.stride, TAPS,
+             [&](int64_t, int64_t, int64_t length) { points += length == TAPS ? kPatch : kPatch - 1; });
+    return points * ceil_div(a.count, results_of(TAPS));
+  }
+
+ private:
+  static bool reads_every_line(const AxisPlan& a) {
+    for (int t = 0; t < a.taps; ++t)
+      if ((a.offset[t] - a.lowest()) % a.stride != 0) return true;
+    return false;
+  }
+  // The runs of taps, as equal as can be: of each remainder, from which neighbour on and how many.
+  template <class F>
+  static void each_run(const AxisPlan& a, int64_t step, int64_t most, F&& f) {
+    const int64_t spacing = a.stride / step;
+    for (int64_t remainder = 0; remainder < spacing; ++remainder) {
+      int64_t first = INT64_MAX, last = -1;
+      for (int t = 0; t < a.taps; ++t) {
+        const int64_t line = (a.offset[t] - a.lowest()) / step;
+        if (line % spacing == remainder) first = smaller(first, line / spacing), last = larger(last, line / spacing);
+      }
+      const int64_t all = last < 0 ? 0 : last - first + 1, runs = ceil_div(all, most);
+      for (int64_t i = 0; i < runs; ++i) f(remainder, first + all * i / runs, all * (i + 1) / runs - all * i / runs);
+    }
+  }
+  void add(int64_t line, int length) {
+    Phase& p = phase[count++];
+    p.line = line, p.count = length;
+    for (int i = 0; i < TAPS; ++i) {
+      p.tap[i] = -1;
+      for (int t = 0; t < axis.taps; ++t)
+        if (i < length && axis.offset[t] - axis.lowest() == (line + i * spacing) * step) p.tap[i] = t;
+    }
   }
 };
 
-// The phases of both axes, and the taps that read each, row by row.
+// The taps of a phase for which an axis takes fewest products; 0 for a single tap, which is not Winograd's.
+inline int patch_taps(const AxisPlan& a) {
+  if (a.taps < 2) return 0;
+  if (a.taps <= 3 && a.highest() - a.lowest() == (a.taps - 1) * a.stride) return a.taps;
+  return PatchPhases<2>::products(a) < PatchPhases<3>::products(a) ? 2 : 3;
+}
+
+// The phases of both axes.
 template <int R, int S>
 struct InputPhases {
   struct Phase {
-    int tap[R][S];
+    int64_t row, column;  // of the tile
+    bool whole_rows, whole_columns;
+    int tap[R][S];  // -1: none
+    // Whether there are products at a point.
+    bool meets(int64_t point) const {
+      return (whole_rows || point / kPatch < kPatch - 1) && (whole_columns || point % kPatch < kPatch - 1);
+    }
   };
-  PatchLines<R> rows;
-  PatchLines<S> columns;
+  PatchPhases<R> rows;
+  PatchPhases<S> columns;
   int64_t count;
   Objects<Phase> phase;
 
   InputPhases(const AxisPlan& r, const AxisPlan& c)
-      : rows(r), columns(c), count(rows.phases * columns.phases), phase(count) {
-    for (int t = 0; t < r.taps; ++t)
-      for (int u = 0; u < c.taps; ++u) {
-        const int64_t i = (r.offset[t] - r.lowest()) * rows.phases / r.stride,
-                      j = (c.offset[u] - c.lowest()) * columns.phases / c.stride;
-        phase[i % rows.phases * columns.phases + j % columns.phases].tap[i / rows.phases][j / columns.phases] =
-            t * c.taps + u;
+      : rows(r), columns(c), count(rows.count * columns.count), phase(larger(1, count)) {
+    for (int64_t p = 0; p < count; ++p) {
+      const auto &down = rows.phase[p / columns.count], &across = columns.phase[p % columns.count];
+      phase[p].row = down.line, phase[p].column = across.line;
+      phase[p].whole_rows = down.whole(), phase[p].whole_columns = across.whole();
+      for (int t = 0; t < R * S; ++t) {
+        const int i = down.tap[t / S], j = across.tap[t % S];
+        phase[p].tap[t / S][t % S] = i < 0 || j < 0 ? -1 : i * c.taps + j;
       }
+    }
   }
 };
 
@@ -126,17 +186,17 @@ void transform_patches(const VectorTile<T>& tile, const InputPhases<R, S>& phase
                        int64_t point_pitch, int64_t patch_pitch, int64_t phase_pitch) {
   constexpr int64_t L = Vec<T>::lanes;
   using V = typename Vec<T>::type;
-  const int64_t down = phases.rows.phases, across = phases.columns.phases, pitch = down * tile.pitch(),
-                step = across * L;
+  const int64_t down = phases.rows.spacing * tile.pitch(), across = phases.columns.spacing * L;
   for (int64_t p = 0; p < phases.count; ++p, to += phase_pitch) {
+    const auto& phase = phases.phase[p];
     T* out = to;
     for (int64_t i = 0; i < rows; ++i) {
-      const T* from = tile.data() + p / across * tile.pitch() + results_of(R) * i * pitch + p % across * L;
-      for (int64_t j = 0; j < columns; ++j, from += results_of(S) * step, out += patch_pitch) {
+      const T* from = tile.data() + phase.row * tile.pitch() + results_of(R) * i * down + phase.column * L;
+      for (int64_t j = 0; j < columns; ++j, from += results_of(S) * across, out += patch_pitch) {
         V d[kPatch][kPatch], v[kPatch][kPatch];
 #pragma GCC unroll 16
         for (int e = 0; e < kPoints; ++e)
-          d[e / kPatch][e % kPatch] = load(from + e / kPatch * pitch + e % kPatch * step);
+          d[e / kPatch][e % kPatch] = load(from + e / kPatch * down + e % kPatch * across);
         spread<V, kPatch, kPatch>(d, v);
 #pragma GCC unroll 16
         for (int e = 0; e < kPoints; ++e) store(out + e * point_pitch, v[e / kPatch][e % kPatch]);

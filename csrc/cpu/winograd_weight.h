@@ -1,6 +1,6 @@
-// grad_weight of 3x3 filters at stride 1 by Winograd's F(2x2, 3x3): the derivative by the filter of the same form that
-// winograd.h computes, so 16 products instead of 36 for four pixels of y. Of 2x2 filters for nine; such are the four
-// phases of a 4x4 filter at stride 2, each for a phase of x. The transforms: winograd_transforms.h.
+// grad_weight of 3x3 filters by Winograd's F(2x2, 3x3): the derivative by the filter of the same form that winograd.h
+// computes, so 16 products instead of 36 for four pixels of y. Of 2x2 filters for nine; such are the four phases of a
+// 4x4 filter at stride 2. Each run of taps has a phase of x. The transforms: winograd_transforms.h.
 //
 // An item of work is a part of the channels and a part of the outputs. Strips of some hundred patches pass by:
 //   V[point][patch][phase][channel]   x's patches transformed, as in winograd.h
@@ -87,8 +87,9 @@ class WinogradGradientSums {
                   m_pitch = odd_lines<T>(planes * kWidth);
     const int64_t sums = blocks * kPoints * m_pitch;
     Scratch<T> v(kPoints * v_pitch), y(blocks * kPoints * y_pitch), m(sums);
+    std::memset(m.data(), 0, sums * sizeof(T));  // points that phases don't meet stay so
     Scratch<T> total(strips_of_sum_ < strips_.count ? sums : 0);
-    VectorTile<T> x_tile(inputs_.rows.count(strips_.rows), inputs_.columns.count(strips_.columns),
+    VectorTile<T> x_tile(inputs_.rows.lines(strips_.rows), inputs_.columns.lines(strips_.columns),
                          inputs_.columns.step),
         y_tile(kResults * strips_.rows, kResults * strips_.columns, 1);
     int32_t a_k[kShortChain<T>];
@@ -108,9 +109,10 @@ class WinogradGradientSums {
       for (int p = 0; p < kPoints; ++p)
         for (int64_t kb = 0; kb < blocks; ++kb)
           for (int64_t i = 0; i < inputs_.count; ++i)
-            add_products(m.data() + (kb * kPoints + p) * m_pitch + i * channels * kWidth,
-                         v.data() + p * v_pitch + i * channel_pitch, patch_pitch, a_k,
-                         y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), channels, s % strips_of_sum_ == 0);
+            if (inputs_.phase[i].meets(p))
+              add_products(m.data() + (kb * kPoints + p) * m_pitch + i * channels * kWidth,
+                           v.data() + p * v_pitch + i * channel_pitch, patch_pitch, a_k,
+                           y.data() + (kb * kPoints + p) * y_pitch, strip.pixels(), channels, s % strips_of_sum_ == 0);
       if (strips_of_sum_ < strips_.count && ((s + 1) % strips_of_sum_ == 0 || s + 1 == strips_.count))
         add_sums(total.data(), m.data(), sums, s < strips_of_sum_);
     }
@@ -191,6 +193,7 @@ class WinogradGradientSums {
           gather(sums, filter);
           for (int e = 0; e < TAPS * TAPS; ++e) {
             const int64_t tap = inputs_.phase[i].tap[e / TAPS][e % TAPS];
+            if (tap < 0) continue;
             store(filters.data() + (lines ? taps * c + tap : tap * channels + c) * kWidth + o,
                   filter[e / TAPS][e % TAPS] * T(0.25));
           }
@@ -225,10 +228,11 @@ bool weight_gradient_of_patches(const WeightGradient<T, In>& wg) {
 // What is not Winograd's goes to outer_product_weight.h, and what is too large or not finite.
 template <class T, class In>
 bool weight_gradient_winograd(const WeightGradient<T, In>& wg) {
-  const int rows = patch_taps(wg.rows), columns = patch_taps(wg.columns);
-  if (rows == 3 && columns == 3 && weight_gradient_of_patches<3>(wg)) return true;
-  if (rows == 2 && columns == 2 && weight_gradient_of_patches<2>(wg)) return true;
-  return weight_gradient(wg);
+  const AxisPlan &r = wg.rows, &c = wg.columns;
+  if (r.taps < 2 || c.taps < 2) return weight_gradient(wg);
+  const bool three = PatchPhases<3>::products(r) * PatchPhases<3>::products(c) <=
+                     PatchPhases<2>::products(r) * PatchPhases<2>::products(c);
+  return (three ? weight_gradient_of_patches<3>(wg) : weight_gradient_of_patches<2>(wg)) || weight_gradient(wg);
 }
 
 }  // namespace CONVX_ISA

@@ -1,0 +1,108 @@
+// Which problems are Winograd's by default: those whose products become so many fewer that it pays for the transforms.
+// Measured, as all of engine_choice.cpp, on several processors; benchmarks/algorithms.py shows what is left on the
+// table.
+#include "engine_rows.h"
+
+namespace convx {
+namespace cpu {
+
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Products along an axis for `count` results of so many neighbouring taps, in runs of at most `most`, each for a patch
+// of 4 inputs (PatchPhases in winograd_tile.h).
+double products_of_runs(int64_t taps, int64_t count, int64_t most) {
+  const int64_t runs = ceil_div(taps, most), whole = taps - runs * (most - 1);
+  return double(3 * runs + (whole > 0 ? whole : 0)) * double(ceil_div(count, 5 - most));
+}
+
+// The input's remainders modulo the stride have taps of their own, and share the results' patches.
+double products(const Axis& a, int64_t count, int64_t most) {
+  double sum = 0;
+  for (int64_t r = 0; r < a.stride && r < a.kernel; ++r)
+    sum += products_of_runs(ceil_div(a.kernel - r, a.stride), count, most);
+  return sum;
+}
+
+// The results' remainders modulo the stride, each a convolution of its own; one of a single tap is not Winograd's.
+double products_of_remainders(const Axis& a, int64_t count) {
+  double sum = 0;
+  for (int64_t r = 0; r < a.stride && r < a.kernel; ++r) {
+    const int64_t taps = ceil_div(a.kernel - r, a.stride);
+    const double two = products_of_runs(taps, count, 2), three = products_of_runs(taps, count, 3);
+    sum += taps == 1 ? double(count) : two < three ? two : three;
+  }
+  return sum;
+}
+
+// Both sides' transforms must meet enough of the other side, and the products become fewer by a factor that pays for
+// them. 3x3 filters take 2.25 times fewer, but for patches that are edge: 1.56 with results of 5 x 5, which gained a
+// tenth to a third. (Nothing here depends on the batch, as a sample's result must not.)
+bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, double products) {
+  constexpr int64_t kChannels = 16;
+  constexpr double kFewer = 1.45;
+  return pb.channels_per_group() >= kChannels && pb.outputs_per_group() >= kChannels && rows * columns >= 16 &&
+         double(pb.R * pb.S) * double(rows * columns) >= kFewer * products;
+}
+
+// Transformed, filters of three runs along an axis are more than a cache holds too often: 7x7 took 0.85 to 1.2 times
+// outer_product's time.
+bool few_runs(const ConvProblem& pb) { return pb.R <= 6 * pb.stride_h && pb.S <= 6 * pb.stride_w; }
+
+// Each remainder of a dilation transforms the weights again.
+bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
+
+// float32's six products on the unit take 1.2 times as long as winograd, unless that has to transform the weights for
+// each remainder of a dilation, or larger filters run by run. 16-bit types have four products or one.
+bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not, bool suits) {
+  return (o.dtype != DType::float32 || pb.is_dilated() || fills_amx_with_taps(pb)) && !why_not && suits;
+}
+
+}  // namespace
+
+bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
+  if (better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) || !few_remainders(pb) ||
+      !few_runs(pb))
+    return false;
+  const Axis r = pb.rows(), c = pb.columns();
+  const int64_t rows = ceil_div(pb.P, pb.dilation_h), columns = ceil_div(pb.Q, pb.dilation_w);
+  const auto fewest = [](const Axis& a, int64_t count) {
+    const double two = products(a, count, 2), three = products(a, count, 3);
+    return two < three ? two : three;
+  };
+  return suits_winograd(pb, rows, columns, fewest(r, rows) * fewest(c, columns));
+}
+
+bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
+  if (better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) || !few_remainders(pb) ||
+      !few_runs(pb))
+    return false;
+  const int64_t rows = ceil_div(pb.H, pb.stride_h * pb.dilation_h),
+                columns = ceil_div(pb.W, pb.stride_w * pb.dilation_w);
+  // Remainders of different numbers of taps don't share patches.
+  constexpr int64_t kManyResults = 600;
+  const bool alike = pb.R % pb.stride_h == 0 && pb.S % pb.stride_w == 0;
+  return (alike || rows * columns >= kManyResults) &&
+         suits_winograd(pb, rows, columns,
+                        products_of_remainders(pb.rows(), rows) * products_of_remainders(pb.columns(), columns));
+}
+
+// The gradient is transformed back, which the products of enough pixels must pay for: with 32 patches of 2 x 2 it took
+// 1.3 times outer_product's time, with 49 0.75 of it. And both operands are transformed to meet the other's channels:
+// 16 with 16 took 1.1 times as long, with 32 0.8; so do 3x3 filters at stride 2, which save a third of the products.
+bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
+  constexpr int64_t kPixels = 160, kPairs = 512;
+  if (better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) || !few_runs(pb) ||
+      pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 || pb.N * pb.P * pb.Q < kPixels ||
+      pb.channels_per_group() * pb.outputs_per_group() < kPairs)
+    return false;
+  const auto of_both = [&](int64_t most) {
+    return products(pb.rows(), pb.P, most) * products(pb.columns(), pb.Q, most);
+  };
+  const double two = of_both(2), three = of_both(3);
+  return suits_winograd(pb, pb.P, pb.Q, two < three ? two : three);
+}
+
+}  // namespace cpu
+}  // namespace convx
