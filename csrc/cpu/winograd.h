@@ -4,7 +4,7 @@
 // those with a stride, are made of runs of two or three taps, which are so many more channels (winograd_tile.h). The
 // transforms and their source: winograd_transforms.h; the steps of one block: winograd_blocks.h.
 //
-// A block of results (some rows of patches of one image) goes through three steps:
+// A block of results (some rows of patches of one image, or several images) goes through three steps:
 //   V[point][channel][patch]   the input's patches, transformed: vectors across channels, [vector][patch][lanes]
 //   M[point][patch][output]    = sum over channels of V * U, for each of the 16 points an outer product over registers
 //                              (micro_kernel.h); U[point][channel][output] are the weights, transformed
@@ -62,6 +62,7 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
     parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
       Scratch<T> v(kPoints * blocks.v_pitch(together));
       VectorTile<T> tile = blocks.make_tile();
+      Scratch<int> exponents(blocks.images);
       Scratch<T> m((whole ? 1 : ceil_div(count, places.parts)) * blocks.m_size()), results(blocks.results_size());
       int64_t packed = -1;
       for (int64_t item = begin; item < end; ++item) {
@@ -71,13 +72,9 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
         const auto finish = [&](int64_t k) {
           blocks.finish(at, first + k, sums(k), bias.data() + (at.g * kbs + first + k) * width, results.data());
         };
-        int most = Greatest<T>().exponent();
         for (int64_t c0 = 0; c0 < cv.inputs; c0 += together) {
           const int64_t c1 = smaller(cv.inputs, c0 + together);
-          if (!whole || packed != at.index) {
-            const int exponent = blocks.transform(at, c0, c1, v.data(), tile);
-            most = exponent > most ? exponent : most;
-          }
+          if (!whole || packed != at.index) blocks.transform(at, c0, c1, v.data(), tile, exponents.data());
           for (int64_t k = k0; k < k1; ++k) {
             const int64_t wide = blocks.width_of(first + k);
             blocks.multiply(at, v.data(), blocks.v_pitch(c1 - c0), 0, c1 - c0,
@@ -87,7 +84,7 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
           }
         }
         for (int64_t k = k0; k < k1 && !whole; ++k) finish(k);
-        if (first == 0 && at.part == 0) x_exponents[at.index] = most;
+        if (first == 0 && at.part == 0) blocks.keep(at, exponents.data(), x_exponents);
         packed = at.index;
       }
     });
@@ -107,22 +104,24 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
   Scratch<T> v(places.count * v_size);
   parallel_for(places.count, grain_for(10. * planes * blocks.patches()), [&](int64_t begin, int64_t end) {
     VectorTile<T> tile = blocks.make_tile();
-    for (int64_t i = begin; i < end; ++i)
-      x_exponents[i] = blocks.transform(places[i], 0, cv.inputs, v.data() + i * v_size, tile);
+    Scratch<int> exponents(blocks.images);
+    for (int64_t i = begin; i < end; ++i) {
+      blocks.transform(places[i], 0, cv.inputs, v.data() + i * v_size, tile, exponents.data());
+      blocks.keep(places[i], exponents.data(), x_exponents);
+    }
   });
-  const int64_t in_group = places.count / cv.N / cv.G;  // blocks of one image and group
-  const double work = double(cv.N) * in_group * blocks.patches() * blocks.count * kPoints * planes * width / 16;
+  const int64_t in_plane = blocks.in_image() / cv.G, in_group = places.count / cv.G;  // blocks
+  const double work = double(in_group) * blocks.patches() * blocks.count * kPoints * planes * width / 16;
   parallel_for_balanced(cv.G * kbs, grain_for(work), [&](int64_t begin, int64_t end) {
-    Scratch<T> u(blocks.count * kPoints * u_pitch), m(cv.N * in_group * blocks.m_size());
+    Scratch<T> u(blocks.count * kPoints * u_pitch), m(in_group * blocks.m_size());
     Scratch<T> results(blocks.results_size()), bias(width);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t g = item / kbs, kb = item % kbs, wide = blocks.width_of(kb);
       const auto each_block = [&](auto&& f) {
-        for (int64_t n = 0, j = 0; n < cv.N; ++n)
-          for (int64_t b = 0; b < in_group; ++b, ++j) {
-            const int64_t i = (n * cv.G + g) * in_group + b;
-            f(places[i], v.data() + i * v_size, m.data() + j * blocks.m_size());
-          }
+        for (int64_t j = 0; j < in_group; ++j) {
+          const int64_t i = (j / in_plane * cv.G + g) * in_plane + j % in_plane;
+          f(places[i], v.data() + i * v_size, m.data() + j * blocks.m_size());
+        }
       };
       w_exponents[item] = Greatest<T>().exponent();
       for (int64_t c0 = 0; c0 < cv.inputs; c0 += together) {
@@ -147,8 +146,8 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
 template <int R, int S, class T, class In>
 bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
   const PatchBlocks<R, S, T, In> blocks(phases, count);
-  const int64_t N = phases->N, places = blocks.places(1).count, in_image = places / N, parts = phases->G * blocks.kbs;
-  Buffer<int> x_exponents(places), w_exponents(parts);
+  const int64_t N = phases->N, in_image = blocks.in_image(), parts = phases->G * blocks.kbs;
+  Buffer<int> x_exponents(N * in_image), w_exponents(parts);
   if (blocks.suits_by_outputs())
     convolve_by_outputs(blocks, x_exponents.data(), w_exponents.data());
   else

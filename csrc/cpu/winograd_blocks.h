@@ -102,6 +102,7 @@ class PatchBlocks {
   const int64_t width, kbs;  // of a block of outputs, and how many
   const InputPhases<R, S> inputs;
   const int64_t columns, rows;  // of a block of patches
+  const int64_t images;         // of a block: several if their planes have few patches
 
   PatchBlocks(const Convolution<T, In>* phases, int64_t count)
       : phases(phases),
@@ -114,13 +115,18 @@ class PatchBlocks {
         inputs(cv.rows, cv.columns),
         columns(ceil_div(across.patches, ceil_div(across.patches, most()))),
         rows(ceil_div(down.patches, ceil_div(down.patches, larger(1, smaller(down.patches, most() / columns))))),
+        images(rows < down.patches || columns < across.patches ? 1
+                                                               : smaller(cv.N, larger(1, most() / (rows * columns)))),
         a_k_(cv.inputs) {
     for (int64_t c = 0; c < cv.inputs; ++c) a_k_[c] = int32_t(place(c));
-    patches_.N = cv.N, patches_.G = cv.G, patches_.rows.count = down.patches, patches_.columns.count = across.patches;
+    patches_.N = ceil_div(cv.N, images), patches_.G = cv.G, patches_.rows.count = down.patches,
+    patches_.columns.count = across.patches;
   }
 
   Places places(int64_t wanted) const { return {patches_, rows, columns, wanted, kbs}; }
-  int64_t patches() const { return rows * columns; }
+  int64_t patches() const { return images * rows * columns; }  // of a block, at most
+  int64_t images_of(const Place& at) const { return smaller(images, cv.N - at.n * images); }
+  int64_t patches_of(const Place& at) const { return images_of(at) * at.ni * at.nj; }
   int64_t width_of(int64_t kb) const { return cv.outputs - kb * width <= L ? L : width; }
   // From point to point in V of some channels, and in M.
   int64_t v_pitch(int64_t channels) const { return odd_lines<T>(place(ceil_div(channels, L) * L)); }
@@ -145,23 +151,32 @@ class PatchBlocks {
     return 2 * all <= count * cv.outputs + 64 && cv.G * cv.inputs * (inputs.count * all * kPoints - weights) <= kMost;
   }
 
-  // V of one block and channels [c0, c1); returns the exponent of the largest input.
-  int transform(const Place& at, int64_t c0, int64_t c1, T* v, VectorTile<T>& tile) const {
+  // V of one block and channels [c0, c1), and the exponent of each image's largest input in channels [0, c1).
+  void transform(const Place& at, int64_t c0, int64_t c1, T* v, VectorTile<T>& tile, int* exponents) const {
     tile.set(cv.rows, inputs.rows.of(at.i0, at.ni), cv.columns, inputs.columns.of(at.j0, at.nj), cv.in_strides);
-    Greatest<T> greatest;
-    for (int64_t c = c0; c < c1; c += L) {
-      tile.fill(cv.in + cv.in_strides(at.n, at.g * cv.inputs + c, 0, 0), smaller(L, c1 - c));
-      tile.each_row([&](const T* row, int64_t count) { greatest.add(row, count); });
-      transform_patches(tile, inputs, at.ni, at.nj, v + place(c - c0), v_pitch(c1 - c0), L, patches() * L);
+    for (int64_t b = 0; b < images_of(at); ++b, v += at.ni * at.nj * L) {
+      Greatest<T> greatest;
+      for (int64_t c = c0; c < c1; c += L) {
+        tile.fill(cv.in + cv.in_strides(at.n * images + b, at.g * cv.inputs + c, 0, 0), smaller(L, c1 - c));
+        tile.each_row([&](const T* row, int64_t count) { greatest.add(row, count); });
+        transform_patches(tile, inputs, at.ni, at.nj, v + place(c - c0), v_pitch(c1 - c0), L, patches() * L);
+      }
+      if (c0 == 0 || greatest.exponent() > exponents[b]) exponents[b] = greatest.exponent();
     }
-    return greatest.exponent();
+  }
+  // Puts a block's exponents to all others, [image][group][block of a plane].
+  int64_t in_image() const { return cv.G * ceil_div(down.patches, rows) * ceil_div(across.patches, columns); }
+  void keep(const Place& at, const int* exponents, int* all) const {
+    const int64_t in_plane = in_image() / cv.G;
+    for (int64_t b = 0; b < images_of(at); ++b)
+      all[(at.n * images + b) * in_image() + at.g * in_plane + at.index % in_plane] = exponents[b];
   }
 
   // M of one block for `wide` outputs: the products of `channels` channels of V from the first on, whose weights are u,
   // u_phase elements from phase to phase, are its first ones or are added to it.
   void multiply(const Place& at, const T* v, int64_t pitch, int64_t first, int64_t channels, const T* u,
                 int64_t u_pitch, int64_t u_phase, int64_t wide, bool begins, T* m) const {
-    const int64_t patches = at.ni * at.nj;
+    const int64_t patches = patches_of(at);
     for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch) {
       const T* const from = v + point % kPoints * pitch;
       bool empty = begins;
@@ -182,30 +197,34 @@ class PatchBlocks {
     const int64_t lines = kRows * down.together, in_line = kColumns * across.together * at.nj;
     const int64_t q0 = at.j0 * kColumns * across.together, x0 = across.first_inside(q0),
                   x1 = across.last_inside(q0, in_line);
-    for (int64_t i = 0; i < at.ni; ++i) {
-      for (int64_t j = 0; j < count; ++j)
-        gather_line(phases[j], at.nj, wide, m + j * kPoints * m_pitch(at.ni * at.nj) + i * at.nj * wide,
-                    m_pitch(at.ni * at.nj), bias, results, in_line * wide);
-      for (int64_t line = 0; line < lines; ++line) {
-        const int64_t row = down.begin + ((at.i0 + i) * lines + line) * down.step;
-        if (row < down.first || row >= down.end || x0 >= x1) continue;
-        store_pixels<T, In>(
-            results + (line * in_line + x0) * wide, x1 - x0, wide, outs,
-            cv.out + cv.out_strides(at.n, at.g * cv.outputs + kb * width, row, across.begin + (q0 + x0) * across.step),
-            cv.out_strides.c, cv.out_strides.w * across.step);
+    const int64_t pitch = m_pitch(patches_of(at));
+    for (int64_t b = 0; b < images_of(at); ++b)
+      for (int64_t i = 0; i < at.ni; ++i, m += at.nj * wide) {
+        for (int64_t j = 0; j < count; ++j)
+          gather_line(phases[j], at.nj, wide, m + j * kPoints * pitch, pitch, bias, results, in_line * wide);
+        for (int64_t line = 0; line < lines; ++line) {
+          const int64_t row = down.begin + ((at.i0 + i) * lines + line) * down.step;
+          if (row < down.first || row >= down.end || x0 >= x1) continue;
+          store_pixels<T, In>(results + (line * in_line + x0) * wide, x1 - x0, wide, outs,
+                              cv.out + cv.out_strides(at.n * images + b, at.g * cv.outputs + kb * width, row,
+                                                      across.begin + (q0 + x0) * across.step),
+                              cv.out_strides.c, cv.out_strides.w * across.step);
+        }
       }
-    }
   }
 
  private:
   // For one point and phase, all patches.
   static void multiply_chain(int64_t patches, const T* v, const int32_t* a_k, const T* u, int64_t steps, int64_t wide,
                              bool begins, T* m) {
-    const int64_t pieces = ceil_div(patches, CONVX_MAX_M);
+    const int64_t pieces = ceil_div(patches, CONVX_MAX_M), slab = steps * wide;
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t t0 = patches * piece / pieces, count = patches * (piece + 1) / pieces - t0;
       const OuterProduct<T> kernel =
           wide == L ? outer_product_of_planes<T, 1>(int(count)) : outer_product_of_planes<T, 2>(int(count));
+      // the weights that follow, from L3 to L2: a chain's are a page, where the hardware stops
+      for (int64_t i = slab * piece / pieces; i < slab * (piece + 1) / pieces; i += 64 / sizeof(T))
+        __builtin_prefetch(u + slab + i, 0, 2);
       kernel(v + t0 * L, L, a_k, u, steps, m + t0 * wide, wide, begins ? kZeros<T> : nullptr);
     }
   }
