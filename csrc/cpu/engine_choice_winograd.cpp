@@ -10,6 +10,8 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+constexpr int64_t kFewest = 16;  // pixels of both planes: few taps reach smaller ones, and patches are mostly edge
+
 // Products along an axis for `count` results of so many neighbouring taps, in runs of at most `most`, each for a patch
 // of 4 inputs (PatchPhases in winograd_tile.h).
 double products_of_runs(int64_t taps, int64_t count, int64_t most) {
@@ -42,7 +44,7 @@ double products_of_remainders(const Axis& a, int64_t count) {
 bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, double products) {
   constexpr int64_t kChannels = 16;
   constexpr double kFewer = 1.45;
-  return pb.channels_per_group() >= kChannels && pb.outputs_per_group() >= kChannels && rows * columns >= 16 &&
+  return pb.channels_per_group() >= kChannels && pb.outputs_per_group() >= kChannels && rows * columns >= kFewest &&
          double(pb.R * pb.S) * double(rows * columns) >= kFewer * products;
 }
 
@@ -76,7 +78,7 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
 
 bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
   if (better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) || !few_remainders(pb) ||
-      !few_runs(pb))
+      !few_runs(pb) || pb.P * pb.Q < kFewest)
     return false;
   const int64_t rows = ceil_div(pb.H, pb.stride_h * pb.dilation_h),
                 columns = ceil_div(pb.W, pb.stride_w * pb.dilation_w);
