@@ -43,7 +43,19 @@ int64_t chain_of(const Strip& strip) {
 template <class T, class In>
 void store_unit(const WeightGradient<T, In>& wg, const LeftTiles& left, const T* sums, int64_t unit, int64_t k0,
                 int64_t count, int64_t width) {
+  constexpr int64_t L = Vec<T>::lanes;
   const int64_t tile = left.tile(unit), tap = left.tap(unit);
+  if (left.across_taps && wg.inputs == 1 && wg.w_strides.w == 1) {  // neighbours: turned over
+    const int64_t first = left.first(tile), size = left.size(tile), s = wg.columns.index[first];
+    if (wg.columns.index[first + size - 1] == s + size - 1) {
+      In* const to = wg.w + wg.w_strides(k0, 0, wg.rows.index[tap], s);
+      for (int64_t k = 0; k < count; k += L)
+        for (int64_t m = 0; m < size; m += L)
+          transpose_block<T>(sums + m * width + k, width, smaller(L, size - m), smaller(L, count - k),
+                             to + k * wg.w_strides.n + m, wg.w_strides.n, smaller(L, size - m));
+      return;
+    }
+  }
   for (int m = 0; m < left.size(tile); ++m) {
     int64_t r = tap, s, c = left.first(tile) + m;
     if (left.across_taps)

@@ -57,24 +57,26 @@ inline void copy_vectors(T* to, const T* from, int64_t count) {
 
 // The blocks of pixels and outputs that one item of work computes.
 struct PanelBlocks {
-  int64_t pixels, outputs;  // outputs in blocks of `width`
-  int64_t line, per_line;   // pixels are cut into lines first: images if they are large, or all images together
+  static constexpr int64_t kPixels = 36 * CONVX_MAX_M;  // at most
+  int64_t pixels, outputs;                              // outputs in blocks of `width`
+  int64_t line, per_line;  // pixels are cut into lines first: rows or images if they are large, or all images together
   int64_t places;
 
   int64_t first(int64_t place) const { return place / per_line * line + place % per_line * pixels; }
   int64_t count(int64_t place) const { return smaller(pixels, line - place % per_line * pixels); }
 
-  template <class T>
-  static PanelBlocks choose(int64_t groups, int64_t images, int64_t plane, int64_t outputs, int64_t width) {
-    constexpr int64_t kPixels = 36 * CONVX_MAX_M, kSums = (512 << 10) / sizeof(T);
+  template <class T, class In>
+  static PanelBlocks choose(const Convolution<T, In>& cv, int64_t width) {
+    constexpr int64_t kSums = (512 << 10) / sizeof(T);
+    const int64_t row = cv.columns.count, plane = cv.rows.count * row, all = cv.N * plane;
     PanelBlocks b;
-    b.line = plane >= kPixels ? plane : images * plane;
+    b.line = row >= kPixels ? row : plane >= kPixels ? plane : all;
     b.per_line = ceil_div(b.line, kPixels);
     b.pixels = ceil_div(b.line, b.per_line);
-    b.places = images * plane / b.line * b.per_line;
+    b.places = all / b.line * b.per_line;
     // The outputs in so many parts that threads have equal work, but few, since the panels are packed again for each of
     // them, at about the cost of one block of outputs.
-    const int64_t blocks = ceil_div(outputs, width), items = groups * b.places;
+    const int64_t blocks = ceil_div(cv.outputs, width), items = cv.G * b.places;
     const int64_t fewest = ceil_div(blocks, larger(1, kSums / (b.pixels * width)));
     int64_t least = INT64_MAX;
     for (int64_t parts = fewest; parts <= smaller(blocks, fewest + 4 * thread_count()); ++parts) {
@@ -94,9 +96,12 @@ class Panels {
       : cv_(cv),
         in_place_(cv.reads_in_place() && (cv.rows.count == 1 || cv.in_strides.h == cv.columns.in) &&
                   cv.in_strides.n < INT32_MAX / smaller(cv.N, (most_pixels - 1) / plane() + 2)),
-        images_(smaller(cv.N, (most_pixels - 1) / plane() + 2)),
-        rows_(smaller(cv.rows.count, images_ > 2 ? cv.rows.count : (most_pixels - 1) / cv.columns.count + 2)),
-        shape_(cv.rows, cv.columns, rows_, cv.columns.count),
+        in_a_row_(cv.columns.count >= PanelBlocks::kPixels),
+        images_(in_a_row_ ? 1 : smaller(cv.N, (most_pixels - 1) / plane() + 2)),
+        rows_(in_a_row_
+                  ? 1
+                  : smaller(cv.rows.count, images_ > 2 ? cv.rows.count : (most_pixels - 1) / cv.columns.count + 2)),
+        shape_(cv.rows, cv.columns, rows_, in_a_row_ ? most_pixels : cv.columns.count),
         channels_(smaller(cv.inputs, (kSlab<T> - 1) / larger(1, cv.taps()) + 2)),
         image_size_(in_place_ ? cv.in_strides.n : channels_ * shape_.plane),
         tap_(cv.taps()),
@@ -118,13 +123,14 @@ class Panels {
   void set_pixels(int64_t first, int64_t count) {
     const int64_t Q = cv_.columns.count;
     first_ = first, count_ = count;
+    first_column_ = in_a_row_ ? first % Q : 0;
     pieces_ = ceil_div(count, CONVX_MAX_M);
     m_ = int(ceil_div(count, pieces_));
     run_count_ = 0;
     for (int64_t i = 0; i < count;) {
       const int64_t pixel = first + i, n = pixel / plane(), p = pixel % plane() / Q, q = pixel % Q;
       const int64_t length = smaller(count - i, in_place_ ? plane() - pixel % plane() : Q - q);
-      const int64_t place = in_place_ ? pixel % plane() : (p - first_row(n)) * shape_.pitch + q;
+      const int64_t place = in_place_ ? pixel % plane() : (p - first_row(n)) * shape_.pitch + q - first_column_;
       runs_[run_count_++] = {int32_t((n - first / plane()) * image_size_ + place), int32_t(i), int32_t(length)};
       i += length;
     }
@@ -137,8 +143,8 @@ class Panels {
     if (!in_place_)
       for (int64_t n = n0, end = ceil_div(first_ + count_, plane()); n < end; ++n)
         pack_tile<T, In>(tile_.data() + (n - n0) * image_size_, shape_, cv_.rows, cv_.columns, first_row(n),
-                         last_row(n) - first_row(n), 0, cv_.columns.count, in + (n - n0) * cv_.in_strides.n,
-                         cv_.in_strides, c1 - c0);
+                         last_row(n) - first_row(n), first_column_, in_a_row_ ? count_ : cv_.columns.count,
+                         in + (n - n0) * cv_.in_strides.n, cv_.in_strides, c1 - c0);
     if constexpr (std::is_same_v<T, In>)
       if (in_place_ && run_count_ == 1) {  // lines in memory already
         for (int64_t k = 0; k < k1 - k0; k += kLines)
@@ -174,8 +180,9 @@ class Panels {
       int64_t begin = larger(0, first_ - n * plane()), end = smaller(plane(), first_ + count_ - n * plane());
       if (!in_place_) {
         if (cv_.in_strides.h != W) return;
-        begin = first_row(n) * cv_.rows.stride * W;
+        begin = first_row(n) * cv_.rows.stride * W + first_column_ * cv_.columns.stride;
         end = smaller(cv_.rows.in, last_row(n) * cv_.rows.stride) * W;
+        if (in_a_row_) end = smaller(end, begin + count_ * cv_.columns.stride);
       }
       const In* from = cv_.in + cv_.in_strides(n, g * cv_.inputs + c0 + u / images, 0, 0);
       for (int64_t x = begin; x < end; x += 64 / int64_t(sizeof(In))) __builtin_prefetch(from + x, 0, 2);
@@ -224,7 +231,7 @@ class Panels {
   }
 
   const Convolution<T, In>& cv_;
-  bool in_place_;
+  bool in_place_, in_a_row_;  // all pixels of an item
   int64_t images_, rows_;
   TileShape shape_;
   int64_t channels_, image_size_;
@@ -233,7 +240,7 @@ class Panels {
   Scratch<T> tile_;
   int64_t pitch_;
   Scratch<T> lines_, panels_;
-  int64_t first_ = 0, count_ = 0, pieces_ = 0, run_count_ = 0;
+  int64_t first_ = 0, count_ = 0, first_column_ = 0, pieces_ = 0, run_count_ = 0;
   int m_ = 1;
 };
 
@@ -244,7 +251,7 @@ bool convolve_panels(const Convolution<T, In>& cv, const PackedWeights<T>& weigh
   constexpr int64_t L = Vec<T>::lanes, width = 2 * L;
   const int64_t steps = cv.inputs * cv.taps(), plane = cv.rows.count * cv.columns.count;
   if (cv.N * plane == 0) return true;
-  const PanelBlocks b = PanelBlocks::choose<T>(cv.G, cv.N, plane, cv.outputs, width);
+  const PanelBlocks b = PanelBlocks::choose(cv, width);
   const int64_t kbs = ceil_div(cv.outputs, width), parts = ceil_div(kbs, b.outputs), places = b.places;
   // As outer_product.h has it, to the bit: which of the two runs depends on the batch.
   const bool very_long = steps > kParts * cv.chain;
@@ -303,8 +310,7 @@ bool convolve_all_panels(const Convolution<T, In>* cv, int64_t count) {
   const int64_t plane = cv[0].rows.count * cv[0].columns.count, width = 2 * Vec<T>::lanes;
   if (cv[0].N * plane == 0) return true;
   const int64_t bytes = cv[0].G * cv[0].inputs * cv[0].filter_size * ceil_div(cv[0].outputs, width) * width * sizeof(T);
-  const bool packed_once =
-      PanelBlocks::choose<T>(cv[0].G, cv[0].N, plane, cv[0].outputs, width).places > 2 || (count > 1 && bytes < kKept);
+  const bool packed_once = PanelBlocks::choose(cv[0], width).places > 2 || (count > 1 && bytes < kKept);
   const PackedWeights<T> weights(cv, packed_once ? count : 0);  // 0: of the biases only
   for (int64_t j = 0; j < count; ++j)
     if (!weights.finite || !convolve_panels(cv[j], weights, j, packed_once)) return false;

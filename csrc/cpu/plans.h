@@ -139,6 +139,28 @@ bool convolve_each(Convolution<T, In>* cv, int64_t count) {
   }
 }
 
+// Where the kernel covers the input, an image has one result: a pointwise layer whose channels are all of an image's
+// elements, neighbours in memory, and whose pixels are the images.
+template <class T, class In>
+void make_images_pixels(Convolution<T, In>& cv, const ConvProblem& pb, const Operands& o) {
+  const auto is_line = [](const Strides& s, int64_t channels, int64_t rows, int64_t columns) {
+    return (columns == 1 || s.w == 1) && (rows == 1 || s.h == columns) && (channels == 1 || s.c == rows * columns);
+  };
+  if (pb.P * pb.Q != 1 || pb.G != 1 || pb.R != pb.H || pb.S != pb.W || pb.pad_h != 0 || pb.pad_w != 0 ||
+      !is_line(o.x.strides, pb.C, pb.H, pb.W) || !is_line(o.w.strides, pb.C, pb.R, pb.S))
+    return;
+  const auto one_tap = [](int64_t count) {
+    AxisPlan a(1);
+    a.in = a.count = count;
+    a.add_tap(0, 0);
+    return a;
+  };
+  cv.N = 1, cv.inputs = pb.C * pb.R * pb.S;
+  cv.rows = one_tap(1), cv.columns = one_tap(pb.N);
+  cv.in_strides = {0, 1, 0, o.x.strides.n}, cv.out_strides = {0, o.y.strides.c, 0, o.y.strides.n};
+  cv.weight_input = 1, cv.filter_size = 1, cv.filter_is_line = true;
+}
+
 template <class Kernels, class T, class In>
 bool forward(const ConvProblem& pb, const Operands& o) {
   Convolution<T, In> cv;
@@ -156,6 +178,7 @@ bool forward(const ConvProblem& pb, const Operands& o) {
     return Kernels::forward(cv, pb);
   } else {
     cv.rows = forward_axis(pb.rows()), cv.columns = forward_axis(pb.columns());
+    make_images_pixels(cv, pb, o);
     return convolve_each<Kernels>(&cv, 1);
   }
 }
