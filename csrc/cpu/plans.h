@@ -46,7 +46,7 @@ inline AxisPlan grad_input_axis(const Axis& a, int64_t first) {
 
 // The kernels by the two ways of laying vectors: across channels, or across pixels.
 struct AcrossChannels {
-  static constexpr bool merges_phases = true;
+  static constexpr bool merges_phases = true, takes_images_as_pixels = true;
   template <class T, class In>
   static bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
     return CONVX_ISA::convolve_all(cv, count);
@@ -63,7 +63,7 @@ struct AcrossChannels {
 };
 
 struct AcrossPanels {
-  static constexpr bool merges_phases = true;
+  static constexpr bool merges_phases = true, takes_images_as_pixels = true;
   template <class T, class In>
   static bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
     return convolve_all_panels(cv, count);
@@ -140,7 +140,8 @@ bool convolve_each(Convolution<T, In>* cv, int64_t count) {
 }
 
 // Where the kernel covers the input, an image has one result: a pointwise layer whose channels are all of an image's
-// elements, neighbours in memory, and whose pixels are the images.
+// elements, neighbours in memory, and whose pixels are the images. (Not for kernels that need pixels to be neighbours,
+// or that look images through one by one.)
 template <class T, class In>
 void make_images_pixels(Convolution<T, In>& cv, const ConvProblem& pb, const Operands& o) {
   const auto is_line = [](const Strides& s, int64_t channels, int64_t rows, int64_t columns) {
@@ -178,7 +179,7 @@ bool forward(const ConvProblem& pb, const Operands& o) {
     return Kernels::forward(cv, pb);
   } else {
     cv.rows = forward_axis(pb.rows()), cv.columns = forward_axis(pb.columns());
-    make_images_pixels(cv, pb, o);
+    if constexpr (requires { Kernels::takes_images_as_pixels; }) make_images_pixels(cv, pb, o);
     return convolve_each<Kernels>(&cv, 1);
   }
 }
