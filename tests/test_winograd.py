@@ -289,7 +289,7 @@ def test_is_the_default_for_3x3_and_can_be_left_out(primitive, isa):
         ("forward", Problem(1, 16, 16, 16, 16, 3, 3, padding=(1, 1)), True),
         ("forward", Problem(1, 64, 16, 16, 15, 3, 3, padding=(1, 1)), False),
         ("forward", Problem(1, 32, 5, 5, 32, 3, 3, padding=(1, 1)), True),
-        ("forward", Problem(8, 32, 3, 3, 32, 3, 3, padding=(1, 1)), False),  # a quarter of the patches is edge
+        ("forward", Problem(8, 32, 3, 3, 32, 3, 3, padding=(1, 1)), False),  # almost half of the patches is edge
         ("grad_input", Problem(1, 16, 16, 16, 16, 3, 3, padding=(1, 1)), True),
         ("grad_input", Problem(1, 15, 16, 16, 64, 3, 3, padding=(1, 1)), False),
         ("grad_input", Problem(4, 64, 4, 4, 32, 4, 4), False),  # each result has one tap

@@ -1,14 +1,11 @@
 // Which problems are Winograd's by default: those whose products become so many fewer that it pays for the transforms.
-// Measured, as all of engine_choice.cpp, on several processors; benchmarks/algorithms.py shows what is left on the
-// table.
+// Measured, as all of engine_choice.cpp; benchmarks/algorithms.py shows what is left on the table.
 #include "engine_rows.h"
 
 namespace convx {
 namespace cpu {
 
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int64_t kFewest = 16;  // pixels of both planes: few taps reach smaller ones, and patches are mostly edge
 

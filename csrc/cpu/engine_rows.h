@@ -1,5 +1,5 @@
 // The engine's entries for the algorithm list: how its kernels are run (engine.cpp), what they can't do
-// (engine_limits.cpp), and when each is the right one (engine_choice.cpp).
+// (engine_limits.cpp), and when each is the right one (engine_choice.cpp, engine_choice_winograd.cpp).
 #pragma once
 #include "../problem.h"
 #include "engine.h"
@@ -7,6 +7,8 @@
 
 namespace convx {
 namespace cpu {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A kernel of the current instruction set; and the reference, where an infinity or NaN must not meet a padding zero.
 template <Engine::Primitives Engine::* kernels>

@@ -150,14 +150,8 @@ void make_images_pixels(Convolution<T, In>& cv, const ConvProblem& pb, const Ope
   if (pb.P * pb.Q != 1 || pb.G != 1 || pb.R != pb.H || pb.S != pb.W || pb.pad_h != 0 || pb.pad_w != 0 ||
       !is_line(o.x.strides, pb.C, pb.H, pb.W) || !is_line(o.w.strides, pb.C, pb.R, pb.S))
     return;
-  const auto one_tap = [](int64_t count) {
-    AxisPlan a(1);
-    a.in = a.count = count;
-    a.add_tap(0, 0);
-    return a;
-  };
   cv.N = 1, cv.inputs = pb.C * pb.R * pb.S;
-  cv.rows = one_tap(1), cv.columns = one_tap(pb.N);
+  cv.rows = pixel_for_pixel(1), cv.columns = pixel_for_pixel(pb.N);
   cv.in_strides = {0, 1, 0, o.x.strides.n}, cv.out_strides = {0, o.y.strides.c, 0, o.y.strides.n};
   cv.weight_input = 1, cv.filter_size = 1, cv.filter_is_line = true;
 }

@@ -43,6 +43,14 @@ struct AxisPlan {
   }
 };
 
+// One tap that reads what it gives.
+inline AxisPlan pixel_for_pixel(int64_t count) {
+  AxisPlan a(1);
+  a.in = a.count = count;
+  a.add_tap(0, 0);
+  return a;
+}
+
 // 1x1 with stride 1, pixel for pixel.
 inline bool is_pixel_for_pixel(const AxisPlan& rows, const AxisPlan& columns) {
   const auto one = [](const AxisPlan& a) {

@@ -31,8 +31,8 @@ class WinogradGradientSums {
         most_(strips_.images * strips_.rows * strips_.columns),
         strips_of_sum_(strips_.count > 8 ? int64_t(std::sqrt(double(strips_.count))) : strips_.count),
         inputs_(wg.rows, wg.columns),
-        y_rows_(identity(wg.rows.count)),
-        y_columns_(identity(wg.columns.count)),
+        y_rows_(pixel_for_pixel(wg.rows.count)),
+        y_columns_(pixel_for_pixel(wg.columns.count)),
         blocks_(ceil_div(wg.outputs, kWidth)),
         units_(ceil_div(wg.inputs, kUnit)) {
     divide(thread_count());
@@ -124,13 +124,6 @@ class WinogradGradientSums {
   }
 
   int64_t first_channel(int64_t part) const { return smaller(wg_.inputs, units_ * part / unit_parts_ * kUnit); }
-
-  static AxisPlan identity(int64_t count) {
-    AxisPlan a(1);
-    a.in = a.count = count;
-    a.add_tap(0, 0);
-    return a;
-  }
 
   // One vector of channels of a strip.
   void pack_inputs(T* v, int64_t v_pitch, int64_t patch_pitch, int64_t phase_pitch, const Strip& strip, int64_t channel,
