@@ -45,11 +45,16 @@ void add_sums(T* total, const T* sums, int64_t count, bool first) {
 
 constexpr int kUnrolled = 4;
 
+// Elements of a cache line.
+template <class T>
+constexpr int64_t kPerLine = 64 / sizeof(T);
+
 // sums is [MR][MC][NV * lanes], `sums_pitch` elements from row to row. The product is added to `start`, one line of it
-// for all m, or to the sums if null.
+// for all m, or to the sums if null. On the way each step fetches a cache line from `ahead` on to L2, what is needed
+// after this: many at once would wait for one another, and the sums for them.
 template <class T, int MR, int MC, int NV>
 void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t steps, T* sums,
-                   int64_t sums_pitch, const T* start) {
+                   int64_t sums_pitch, const T* start, const T* ahead) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
   V acc[MR * MC][NV];
@@ -76,7 +81,11 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
   int64_t k = 0;
   for (; k + kUnrolled <= steps; k += kUnrolled, b += kUnrolled * NV * L)
 #pragma GCC unroll 4
-    for (int u = 0; u < kUnrolled; ++u) step(a_k[k + u], b + u * NV * L);
+    for (int u = 0; u < kUnrolled; ++u) {
+      step(a_k[k + u], b + u * NV * L);
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += kPerLine<T>;
+    }
   for (; k < steps; ++k, b += NV * L) step(a_k[k], b);
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r)
@@ -90,7 +99,7 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
 }
 
 template <class T>
-using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, int64_t, const T*);
+using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, int64_t, const T*, const T*);
 
 // M channels, `a_pitch` apart.
 template <class T, int NV>

@@ -224,12 +224,10 @@ void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, 
       const T *ahead = weights + smaller(steps, k0 + cv.chain) * width, *const last =
                                                                             weights +
                                                                             smaller(steps, k0 + 2 * cv.chain) * width;
-      const int64_t share = ceil_div(last - ahead, pieces.end() - pieces.begin());
       for (const Piece<T>& piece : pieces) {
-        for (const T* stop = smaller(last - ahead, share) + ahead; ahead < stop; ahead += 64 / sizeof(T))
-          __builtin_prefetch(ahead, 0, 2);
         piece.kernel(tile + piece.row * pitch + piece.column, pitch, a_k + k0, weights + k0 * width,
-                     smaller(cv.chain, steps - k0), partial + piece.sums, at.nj * width, start);
+                     smaller(cv.chain, steps - k0), partial + piece.sums, at.nj * width, start, ahead);
+        ahead = smaller(last - ahead, cv.chain * kPerLine<T>) + ahead;
       }
     }
     if (steps > kParts * cv.chain) add_sums(partial, totals, size, false);

@@ -274,11 +274,9 @@ class WeightGradientSums {
       const Unit& unit = units_[u];
       const T* left = x_.in_place() ? x_.of(strips_[t], g, unit.tile) : x + unit.offset;
       if (!x_.in_place() && !left_.across_taps) left += (unit.tile - tile) * x_pitch;
-      for (const T *next = sums, *end = sums + unit_size_; !begins && next < end; next += 64 / sizeof(T))
-        __builtin_prefetch(next, 1);  // they come from afar if there are several passes
       for (int64_t p = 0; p < pixels; p += chain)
         unit.kernel(left, x_.pitch(), a_k_.data() + p, y + p * kWidth, smaller(chain, pixels - p), sums, kWidth,
-                    begins && p == 0 ? zeros : nullptr);
+                    begins && p == 0 ? zeros : nullptr, sums + unit_size_ + p * kPerLine<T>);
     }
   }
 

@@ -278,16 +278,22 @@ bool convolve_panels(const Convolution<T, In>& cv, const PackedWeights<T>& weigh
           if (!packed_once && !pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
           const T* const right = packed_once ? weights.of(cv, j, g, kb) + k0 * wide : slab.data();
           const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
+          // the next block of outputs' weights
+          const T *ahead = packed_once && kb + 1 < kb1 ? weights.of(cv, j, g, kb + 1) + k0 * wide : right,
+                  *const last = ahead == right ? right : ahead + (k1 - k0) * wide;
           T *sum = sums.data() + (kb - kb0) * block, *const total = totals.data() + (kb - kb0) * block;
           const int64_t size = panels.pieces() * m * wide;
           const bool begins = k0 && begins_sum(k0, cv.chain);
           if (begins) add_sums(total, sum, size, k0 == kParts * cv.chain);
           for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
-            for (int64_t k = k0; k < larger(k1, k0 + 1); k += cv.chain)
+            for (int64_t k = k0; k < larger(k1, k0 + 1); k += cv.chain) {
               kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(cv.chain, k1 - k), sum, 0,
                      k == 0              ? weights.bias(g, kb)
                      : begins && k == k0 ? kZeros<T>
-                                         : nullptr);
+                                         : nullptr,
+                     ahead < last ? ahead : right);
+              ahead += cv.chain * kPerLine<T>;
+            }
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }
           if (k1 < steps) continue;

@@ -79,7 +79,7 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
             const int64_t wide = blocks.width_of(first + k);
             blocks.multiply(at, v.data(), blocks.v_pitch(c1 - c0), 0, c1 - c0,
                             u.data() + (at.g * count + k) * u_size + c0 * wide, u_pitch, cv.inputs * wide, wide,
-                            c0 == 0, sums(k));
+                            c0 == 0, false, sums(k));
             if (whole) finish(k);
           }
         }
@@ -131,7 +131,7 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
         if (exponent > w_exponents[item]) w_exponents[item] = exponent;
         each_block([&](const Place& at, const T* block, T* sums) {
           blocks.multiply(at, block, blocks.v_pitch(cv.inputs), c0, c1 - c0, u.data(), u_pitch, (c1 - c0) * wide, wide,
-                          c0 == 0, sums);
+                          c0 == 0, true, sums);
         });
       }
       pack_bias(bias.data(), cv, g, kb * width, width);

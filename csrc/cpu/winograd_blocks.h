@@ -173,20 +173,27 @@ class PatchBlocks {
   }
 
   // M of one block for `wide` outputs: the products of `channels` channels of V from the first on, whose weights are u,
-  // u_phase elements from phase to phase, are its first ones or are added to it.
+  // u_phase elements from phase to phase, are its first ones or are added to it. Either V or the weights come from L3,
+  // and are fetched a chain ahead.
   void multiply(const Place& at, const T* v, int64_t pitch, int64_t first, int64_t channels, const T* u,
-                int64_t u_pitch, int64_t u_phase, int64_t wide, bool begins, T* m) const {
+                int64_t u_pitch, int64_t u_phase, int64_t wide, bool begins, bool v_from_afar, T* m) const {
     const int64_t patches = patches_of(at);
     for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch) {
       const T* const from = v + point % kPoints * pitch;
       bool empty = begins;
-      for (int64_t c = 0; c < channels; c += kShortChain<T>)
+      for (int64_t c = 0; c < channels; c += kShortChain<T>) {
+        const int64_t steps = smaller(kShortChain<T>, channels - c), v_size = steps * this->patches();
+        // the planes of the next channels of this point, or those of the next point
+        const T* const v_ahead = c + steps < channels ? from + a_k_[first + c + steps] : from + pitch + a_k_[first];
         for (int64_t p = 0; p < inputs.count; ++p)
           if (inputs.phase[p].meets(point % kPoints)) {
-            multiply_chain(patches, from + p * this->patches() * L, a_k_.data() + first + c, u + p * u_phase + c * wide,
-                           smaller(kShortChain<T>, channels - c), wide, empty, m);
+            const T* const weights = u + p * u_phase + c * wide;
+            multiply_chain(patches, from + p * this->patches() * L, a_k_.data() + first + c, weights, steps, wide,
+                           empty, m, v_from_afar ? v_ahead + p * v_size : weights + steps * wide,
+                           v_from_afar ? v_size : steps * wide);
             empty = false;
           }
+      }
       if (empty) std::memset(m, 0, patches * wide * sizeof(T));
     }
   }
@@ -214,18 +221,17 @@ class PatchBlocks {
   }
 
  private:
-  // For one point and phase, all patches.
+  // For one point and phase, all patches. `size` elements from `ahead` on come next.
   static void multiply_chain(int64_t patches, const T* v, const int32_t* a_k, const T* u, int64_t steps, int64_t wide,
-                             bool begins, T* m) {
-    const int64_t pieces = ceil_div(patches, CONVX_MAX_M), slab = steps * wide;
+                             bool begins, T* m, const T* ahead, int64_t size) {
+    const int64_t pieces = ceil_div(patches, CONVX_MAX_M);
+    const T* const last = ahead + size;
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t t0 = patches * piece / pieces, count = patches * (piece + 1) / pieces - t0;
       const OuterProduct<T> kernel =
           wide == L ? outer_product_of_planes<T, 1>(int(count)) : outer_product_of_planes<T, 2>(int(count));
-      // the weights that follow, from L3 to L2: a chain's are a page, where the hardware stops
-      for (int64_t i = slab * piece / pieces; i < slab * (piece + 1) / pieces; i += 64 / sizeof(T))
-        __builtin_prefetch(u + slab + i, 0, 2);
-      kernel(v + t0 * L, L, a_k, u, steps, m + t0 * wide, wide, begins ? kZeros<T> : nullptr);
+      kernel(v + t0 * L, L, a_k, u, steps, m + t0 * wide, wide, begins ? kZeros<T> : nullptr, ahead < last ? ahead : u);
+      ahead += steps * kPerLine<T>;
     }
   }
 

@@ -169,7 +169,8 @@ class WinogradGradientSums {
       const OuterProduct<T> kernel = outer_product_of<T, NV>(1, int(count));
       for (int64_t t = 0; t < patches; t += kShortChain<T>)
         kernel(v + c + t * patch_pitch, 0, a_k, y + t * kWidth, smaller(kShortChain<T>, patches - t), m + c * kWidth, 0,
-               begins && t == 0 ? kZeros<T> : nullptr);
+               begins && t == 0 ? kZeros<T> : nullptr,
+               m + (c + count) * kWidth + t / kShortChain<T> * kShortChain<T> * kPerLine<T>);
     }
   }
 
