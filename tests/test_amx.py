@@ -240,7 +240,7 @@ LARGER_OF_FEWER = Problem(1, 64, 14, 14, 48, 5, 5, (1, 1), (2, 2))
         (DENSE, torch.float32, ("winograd", "winograd", "winograd")),
         (DENSE, torch.float16, ("amx", "amx", "amx")),
         (DENSE, torch.bfloat16, ("amx", "amx", "amx")),
-        (DILATED, torch.float32, ("amx", "amx", "outer_product")),
+        (DILATED, torch.float32, ("winograd", "winograd", "outer_product")),
         (FEW_USES, torch.float32, ("outer_product", "amx", "outer_product")),  # grad_input's outputs are four times 64
         (FEW_USES, torch.float16, ("amx", "amx", "amx")),
         (MORE_USES, torch.float32, ("amx", "amx", "outer_product")),

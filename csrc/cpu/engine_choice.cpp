@@ -49,16 +49,35 @@ bool suits_pixels(const Sizes& s) {
   return s.outputs <= 12 || (s.steps <= few_steps && !s.pointwise);
 }
 
-// More than a cache holds.
-bool many_weights(const ConvProblem& pb) { return pb.K * pb.channels_per_group() * pb.R * pb.S >= 1 << 20; }
+// Results that leave with their channels as neighbours would be turned over: 0.4 to 0.6 times outer_product's speed.
+bool leaves_channels_last(const View& results, int64_t outputs) {
+  return outputs >= 8 && results.strides.c == 1 && results.strides.w != 1;
+}
 
-// Where weights are many and meet few pixels, and where a tile would be a copy of the input.
-// (A large filter would have a channel's tile packed again for each slab of its taps.)
+// Where weights are many and meet few pixels (with 48 and 64 panels took 0.6 to 0.9 of outer_product's time, with 128
+// and 196 up to 1.3 times as long), and where a tile would be a copy of the input. (A large filter would have a
+// channel's tile packed again for each slab of its taps.)
 bool suits_panels(const ConvProblem& pb, const Sizes& s) {
-  return s.pointwise || (s.pixels <= 400 && s.taps <= 64 && many_weights(pb));
+  constexpr int64_t kFewPixels = 100;
+  return s.pointwise || (s.pixels <= kFewPixels && s.taps <= 64 && many_weights(pb));
 }
 
 }  // namespace
+
+bool many_weights(const ConvProblem& pb) { return pb.K * pb.channels_per_group() * pb.R * pb.S >= 1 << 20; }
+
+// The phases of 3x3 filters at stride 2 have one, two or four taps: `pixels` packs one tile for all of them and stores
+// their columns in turns, where others turn over four times as many results as they have products for. It took 0.45 to
+// 0.9 of the best other time up to so many products a pixel of y, and as long with twice as many.
+bool phases_suit_pixels(const ConvProblem& pb, const Operands& o) {
+  if (pb.stride_w != 2 || pb.S != 3 || pb.R > 3 || pb.stride_h > 2 || pb.phases_read_the_same() ||
+      leaves_channels_last(o.x, pb.channels_per_group()))
+    return false;
+  const bool on_unit = current_isa() == Isa::amx && (o.dtype == DType::float16 || o.dtype == DType::bfloat16);
+  const int64_t most = on_unit ? 1 << 13 : current_isa() == Isa::avx2 ? 1 << 14 : 1 << 15;
+  const Sizes s = grad_input_sizes(pb);
+  return s.outputs * s.steps <= most;
+}
 
 namespace {
 
@@ -106,9 +125,13 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
 // here: so only where weights are more than a cache holds and meet few pixels of an image. (With 64 pixels, four images
 // broke even.) Pointwise layers are left out: of 23, four gained up to 1.3 times in forward and eight up to 1.5
 // times in grad_input, the others took up to twice as long, and no rule was found that tells them apart.
+// And 3x3 filters at stride 2, which at most broke even.
 bool pays_for_terms(const ConvProblem& pb, DType dtype, int64_t uses_of_input, int64_t pixels) {
   constexpr int64_t kUses = 128;
-  return dtype != DType::float32 || (pb.R * pb.S > 1 && uses_of_input > kUses && (pixels > kUses || !many_weights(pb)));
+  const bool few_taps_a_phase = pb.stride_h < pb.R && pb.stride_w < pb.S && pb.stride_h * pb.stride_w > 1 &&
+                                pb.R < 2 * pb.stride_h && pb.S < 2 * pb.stride_w;
+  return dtype != DType::float32 ||
+         (pb.R * pb.S > 1 && !few_taps_a_phase && uses_of_input > kUses && (pixels > kUses || !many_weights(pb)));
 }
 
 // Of `uses` by all taps: a phase of the input meets its own taps, and one of the results packs its input anew.
@@ -145,6 +168,7 @@ bool suits_amx_grad_input(const ConvProblem& pb, const Operands& o) {
   if (pb.phases_read_the_same())
     return suits_amx(o.dtype, pb.outputs_per_group(), uses, pb.P, pb.Q, 0, true, of_one_image(pb)) &&
            pays_for_terms(pb, o.dtype, uses, pb.P * pb.Q);
+  if (phases_suit_pixels(pb, o)) return false;
   const double taps = double(pb.R) * double(pb.S) / double(pb.stride_h) / double(pb.stride_w);
   if (suits_amx_of_few(o.dtype, pb.outputs_per_group(), outputs, taps, of_one_image(pb))) return true;
   const int64_t rows = ceil_div(pb.H, pb.stride_h), columns = ceil_div(pb.W, pb.stride_w);
@@ -159,21 +183,14 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
-namespace {
-
-// Results that leave with their channels as neighbours would be turned over: 0.4 to 0.6 times outer_product's speed.
-bool leaves_channels_last(const View& results, int64_t outputs) {
-  return outputs >= 8 && results.strides.c == 1 && results.strides.w != 1;
-}
-
-}  // namespace
-
 bool suits_pixels_forward(const ConvProblem& pb, const Operands& o) {
   return suits_pixels(forward_sizes(pb)) && !leaves_channels_last(o.y, pb.outputs_per_group());
 }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands& o) {
-  return suits_pixels(grad_input_sizes(pb)) && !leaves_channels_last(o.x, pb.channels_per_group());
+  return phases_suit_pixels(pb, o) ||
+         (suits_pixels(grad_input_sizes(pb)) && !leaves_channels_last(o.x, pb.channels_per_group()));
 }
+
 namespace {
 
 // Below, the sums of a strip are loaded and stored for few products, or blocks stick out of planes. (Measured in
@@ -188,7 +205,14 @@ bool suits_pixel_rows_forward(const ConvProblem& pb, const Operands&) {
 bool suits_pixel_rows_grad_input(const ConvProblem& pb, const Operands&) {
   return suits_pixel_rows(grad_input_sizes(pb), double(pb.R) * pb.S / pb.stride_h / pb.stride_w, pb.H / pb.stride_h);
 }
-bool suits_panels_forward(const ConvProblem& pb, const Operands&) { return suits_panels(pb, forward_sizes(pb)); }
+// With a stride a pointwise layer's input is packed as a tile all the same, and then dealt out: of 400 pixels and more
+// that took 1.03 to 1.4 times as long.
+bool suits_panels_forward(const ConvProblem& pb, const Operands&) {
+  constexpr int64_t kManyPixels = 400;
+  const Sizes s = forward_sizes(pb);
+  const bool picks = s.pointwise && (pb.stride_h > 1 || pb.stride_w > 1);
+  return suits_panels(pb, s) && !(picks && s.pixels > kManyPixels);
+}
 bool suits_panels_grad_input(const ConvProblem& pb, const Operands&) { return suits_panels(pb, grad_input_sizes(pb)); }
 
 // Half a vector of groups or more, of few channels each: below, outer_product.h fills its vectors better.

@@ -38,11 +38,10 @@ double products_of_remainders(const Axis& a, int64_t count) {
 // Both sides' transforms must meet enough of the other side, and the products become fewer by a factor that pays for
 // them. 3x3 filters take 2.25 times fewer, but for patches that are edge: 1.56 with results of 5 x 5, which gained a
 // tenth to a third. (Nothing here depends on the batch, as a sample's result must not.)
-bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, double products) {
+bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, double products, double fewer = 1.45) {
   constexpr int64_t kChannels = 16;
-  constexpr double kFewer = 1.45;
   return pb.channels_per_group() >= kChannels && pb.outputs_per_group() >= kChannels && rows * columns >= kFewest &&
-         double(pb.R * pb.S) * double(rows * columns) >= kFewer * products;
+         double(pb.R * pb.S) * double(rows * columns) >= fewer * products;
 }
 
 // Transformed, filters of three runs along an axis are more than a cache holds too often: 7x7 took 0.85 to 1.2 times
@@ -52,10 +51,10 @@ bool few_runs(const ConvProblem& pb) { return pb.R <= 6 * pb.stride_h && pb.S <=
 // Each remainder of a dilation transforms the weights again.
 bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
 
-// float32's six products on the unit take 1.2 times as long as winograd, unless that has to transform the weights for
-// each remainder of a dilation, or larger filters run by run. 16-bit types have four products or one.
+// float32's six products on the unit take 1.2 to 1.6 times as long as winograd, unless that has to transform larger
+// filters run by run. 16-bit types have four products or one.
 bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not, bool suits) {
-  return (o.dtype != DType::float32 || pb.is_dilated() || fills_amx_with_taps(pb)) && !why_not && suits;
+  return (o.dtype != DType::float32 || fills_amx_with_taps(pb)) && !why_not && suits;
 }
 
 }  // namespace
@@ -70,19 +69,27 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
     const double two = products(a, count, 2), three = products(a, count, 3);
     return two < three ? two : three;
   };
-  return suits_winograd(pb, rows, columns, fewest(r, rows) * fewest(c, columns));
+  // Of few channels, the packing of a strided tile takes outer_product longer than products do: with 16 x 32 to 64 x 64
+  // it took 1.2 to 1.75 times as long on planes of 7 x 7 to 28 x 28, with 64 x 128 as long, with 128 x 128 0.75.
+  constexpr int64_t kPairs = 1 << 13;
+  const bool packs = (pb.stride_h > 1 || pb.stride_w > 1) && pb.channels_per_group() * pb.outputs_per_group() <= kPairs;
+  return suits_winograd(pb, rows, columns, fewest(r, rows) * fewest(c, columns), packs ? 1.0 : 1.45);
 }
 
 bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
-  if (better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) || !few_remainders(pb) ||
-      !few_runs(pb) || pb.P * pb.Q < kFewest)
+  if (better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) || phases_suit_pixels(pb, o) ||
+      !few_remainders(pb) || !few_runs(pb) || pb.P * pb.Q < kFewest)
     return false;
   const int64_t rows = ceil_div(pb.H, pb.stride_h * pb.dilation_h),
                 columns = ceil_div(pb.W, pb.stride_w * pb.dilation_w);
-  // Remainders of different numbers of taps don't share patches.
-  constexpr int64_t kManyResults = 600;
+  // Remainders of different numbers of taps don't share patches, nor the packing of their weights. If some have one tap
+  // only, the products hardly become fewer.
+  constexpr int64_t kManyResults = 600, kFewPixels = 64;
   const bool alike = pb.R % pb.stride_h == 0 && pb.S % pb.stride_w == 0;
-  return (alike || rows * columns >= kManyResults) &&
+  const bool two_each = pb.R >= 2 * pb.stride_h && pb.S >= 2 * pb.stride_w;
+  return (alike || rows * columns >= kManyResults ||
+          (two_each ? pb.P * pb.Q > kFewPixels || !many_weights(pb)
+                    : current_isa() == Isa::avx2 || o.dtype == DType::float32)) &&
          suits_winograd(pb, rows, columns,
                         products_of_remainders(pb.rows(), rows) * products_of_remainders(pb.columns(), columns));
 }

@@ -47,6 +47,8 @@ bool many_groups(const ConvProblem&, const Operands&);
 bool better_in_place(const ConvProblem&, const Operands&);
 bool better_in_place_grad_weight(const ConvProblem&, const Operands&);
 bool fills_amx_with_taps(const ConvProblem&);
+bool many_weights(const ConvProblem&);  // more than a cache holds
+bool phases_suit_pixels(const ConvProblem&, const Operands&);
 bool suits_winograd_forward(const ConvProblem&, const Operands&);
 bool suits_winograd_grad_input(const ConvProblem&, const Operands&);
 bool suits_winograd_grad_weight(const ConvProblem&, const Operands&);
