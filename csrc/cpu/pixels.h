@@ -14,7 +14,7 @@
 //
 // Run alone: with convx.algorithm("pixels"): ...
 #pragma once
-#include "outer_product.h"
+#include "pixel_panels.h"
 #include "pixel_product.h"
 
 namespace convx {
@@ -63,52 +63,6 @@ int64_t pixel_rows(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   const TileShape one(r, c, 1, c.count);
   return smaller(r.count, larger(PixelRow(one, sizeof(T)).fitting(channels), 1));
 }
-
-// The output channels of a group in nearly equal chunks of at most CONVX_MAX_M, the weights of each convolution packed
-// [step][m].
-template <class T>
-struct PixelWeights {
-  int64_t outputs, chunks;
-  Scratch<int64_t> steps, start;
-  Scratch<T> weights, bias;
-  bool finite = true;
-
-  int64_t first(int64_t chunk) const { return outputs * chunk / chunks; }
-  const T* of(int64_t j, int64_t g, int64_t chunk) const {
-    return weights.data() + start[j] + (g * outputs + first(chunk)) * steps[j];
-  }
-
-  template <class In>
-  PixelWeights(const Convolution<T, In>* cv, int64_t count)
-      : outputs(cv[0].outputs),
-        chunks(ceil_div(outputs, CONVX_MAX_M)),
-        steps(count),
-        start(count + 1),
-        weights(set_steps(cv, count)),
-        bias(cv[0].G * outputs) {
-    std::atomic<bool> all{true};
-    parallel_for(count * cv[0].G * chunks, grain_for(double(steps[0]) * CONVX_MAX_M), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t j = i / (cv[0].G * chunks), g = i / chunks % cv[0].G, chunk = i % chunks;
-        const int64_t k = first(chunk), m = first(chunk + 1) - k;
-        if (!pack_weights(const_cast<T*>(of(j, g, chunk)), cv[j], g, k, m, 0, steps[j])) all = false;
-        if (j == 0) pack_bias(bias.data() + g * outputs + k, cv[0], g, k, m);
-      }
-    });
-    finite = all;
-  }
-
- private:
-  template <class In>
-  int64_t set_steps(const Convolution<T, In>* cv, int64_t count) {
-    start[0] = 0;
-    for (int64_t j = 0; j < count; ++j) {
-      steps[j] = cv[j].inputs * cv[j].taps();
-      start[j + 1] = start[j] + cv[j].G * outputs * steps[j];
-    }
-    return start[count];
-  }
-};
 
 // A line of pixels of one image in the tile: `rows` rows of Q results, `pitch` apart, from result (i0, j0) on.
 template <class T>
@@ -250,6 +204,7 @@ int tap_of_all(const Convolution<T, In>* cv, int64_t j, int t, AxisPlan Convolut
 template <class T, class In>
 bool convolve_pixels(const Convolution<T, In>* cv, int64_t count) {
   constexpr int64_t L = Vec<T>::lanes;
+  if (count == 1 && suits_pixel_panels(cv[0])) return convolve_pixel_panels(cv[0]);
   const PixelWeights<T> pw(cv, count);
   if (!pw.finite) return false;
   const AxisPlan all_rows = taps_of_all(cv, count, &Convolution<T, In>::rows);
