@@ -4,9 +4,10 @@
 // panels.h transpose every result: of 64 channels to 128 outputs that was a third of their time.
 //
 //   panels [two vectors of pixels][channel][2 * lanes]   a block of the input, copied once: read as one stream
-//   sums   in the result itself, whose lines are a plane apart; at the end of a plane beside it
+//   sums   in the result itself, whose lines are a plane apart; where a plane ends, beside it
 //
-// A block of pixels has all its channels in L2, and the weights of M outputs stay in L1 while it passes by.
+// A block of pixels, of one plane or of several images, has all its channels in L2, and the weights of M outputs
+// stay in L1 while it passes by.
 //
 // Estimate: beside inputs * outputs / 32 cycles a pixel for the arithmetic (16 lanes), inputs / 8 for the copy.
 #pragma once
@@ -18,14 +19,15 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// Pixels [first, first + count) of a plane, copied for vectors across them. What is beyond the last is zero.
+// Some pixels of the line of all planes' pixels, image after image, copied for vectors across them. What is beyond the
+// last pixel is zero.
 template <class T>
 class PixelPanels {
  public:
   static constexpr int64_t L = Vec<T>::lanes, kWide = 2 * L;
 
   PixelPanels(int64_t channels, int64_t most_pixels)
-      : channels_(channels), data_(ceil_div(most_pixels, kWide) * kWide * channels) {}
+      : channels_(channels), data_(ceil_div(most_pixels, kWide) * kWide * channels), line_(most_pixels + kWide) {}
 
   int64_t count() const { return ceil_div(pixels_, kWide); }
   int64_t pixels_of(int64_t panel) const { return smaller(kWide, pixels_ - panel * kWide); }
@@ -33,25 +35,41 @@ class PixelPanels {
   int64_t width_of(int64_t panel) const { return pixels_of(panel) <= L ? L : kWide; }
   const T* of(int64_t panel) const { return data_.data() + panel * kWide * channels_; }
 
-  // The channels are `pitch` apart.
+  // Pixels [first, first + pixels) of planes of so many each; `in` is where the first channel of image 0 is.
   template <class In>
-  void pack(const In* from, int64_t pitch, int64_t pixels) {
+  void pack(const In* in, const Strides& strides, int64_t plane, int64_t first, int64_t pixels) {
     pixels_ = pixels;
-    const int64_t whole = pixels / kWide;
-    for (int64_t c = 0; c < channels_; ++c, from += pitch) {
-      T* to = data_.data() + c * kWide;
-      for (int64_t p = 0; p < whole; ++p, to += kWide * channels_)
-        for (int64_t v = 0; v < kWide; v += L) store(to + v, load_some<T>(from + p * kWide + v, L));
-      if (whole == count()) continue;
-      const int64_t width = width_of(whole), left = pixels - whole * kWide;
-      to += c * (width - kWide);
-      for (int64_t v = 0; v < width; v += L) store(to + v, load_some<T>(from + whole * kWide + v, larger(0, left - v)));
+    const bool within = first % plane + pixels <= plane;
+    in += first / plane * strides.n;
+    for (int64_t c = 0; c < channels_; ++c, in += strides.c) {
+      if (within) {
+        deal_out(in + first % plane, c);
+        continue;
+      }
+      const In* image = in;
+      for (int64_t x = 0, q = first % plane, count; x < pixels; x += count, q = 0, image += strides.n) {
+        count = smaller(pixels - x, plane - q);
+        copy_run(line_.data() + x, image + q, count);
+      }
+      deal_out(line_.data(), c);
     }
   }
 
  private:
+  template <class From>
+  void deal_out(const From* line, int64_t c) {
+    const int64_t whole = pixels_ / kWide;
+    T* to = data_.data() + c * kWide;
+    for (int64_t p = 0; p < whole; ++p, to += kWide * channels_)
+      for (int64_t v = 0; v < kWide; v += L) store(to + v, load_some<T>(line + p * kWide + v, L));
+    if (whole == count()) return;
+    const int64_t width = width_of(whole), left = pixels_ - whole * kWide;
+    to += c * (width - kWide);
+    for (int64_t v = 0; v < width; v += L) store(to + v, load_some<T>(line + whole * kWide + v, larger(0, left - v)));
+  }
+
   int64_t channels_, pixels_ = 0;
-  Scratch<T> data_;
+  Scratch<T> data_, line_;
 };
 
 // Whether a convolution is such a layer: see Convolution::flatten. (Longer sums would be made of long sums, and fewer
@@ -69,21 +87,22 @@ bool convolve_pixel_panels(const Convolution<T, In>& cv) {
   const PixelWeights<T> weights(&cv, 1);
   if (!weights.finite) return false;
   const int64_t plane = cv.columns.count, chunks = weights.chunks, steps = cv.inputs;
-  const int64_t most = larger(1, kPanelBytes / (steps * kWide * int64_t(sizeof(T)))) * kWide;  // pixels of a block
-  const int64_t across = ceil_div(plane, most), pixels = ceil_div(ceil_div(plane, across), kWide) * kWide;
-  const int64_t places = cv.N * cv.G * across, wanted = 2 * thread_count();
+  const int64_t most = larger(1, kPanelBytes / (steps * kWide * int64_t(sizeof(T)))) * kWide, all = cv.N * plane;
+  const int64_t pixels = ceil_div(ceil_div(all, ceil_div(all, most)), kWide) * kWide, blocks = ceil_div(all, pixels);
+  const int64_t places = cv.G * blocks, wanted = 2 * thread_count();
   const int64_t parts = places >= wanted ? 1 : smaller(chunks, ceil_div(wanted, places));
   const double work = double(pixels) * steps * (cv.outputs / double(parts) + 4) / 16;
   parallel_for_balanced(places * parts, grain_for(work), [&](int64_t begin, int64_t end) {
     PixelPanels<T> panels(steps, pixels);
-    Scratch<T> beside(CONVX_MAX_M * kWide);
+    Scratch<T> beside((CONVX_MAX_M + 1) * kWide);
     Scratch<int32_t> a_k(kLongChain<T>);
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t place = item / parts, part = item % parts;
-      const int64_t n = place / across / cv.G, g = place / across % cv.G, first = place % across * pixels;
+      const int64_t g = place / blocks, first = place % blocks * pixels;
       if (packed != place)
-        panels.pack(cv.in + cv.in_strides(n, g * steps, 0, first), cv.in_strides.c, smaller(pixels, plane - first));
+        panels.pack(cv.in + cv.in_strides(0, g * steps, 0, 0), cv.in_strides, plane, first,
+                    smaller(pixels, all - first));
       packed = place;
       for (int64_t chunk = part * chunks / parts; chunk < (part + 1) * chunks / parts; ++chunk) {
         const int64_t o0 = weights.first(chunk), m = weights.first(chunk + 1) - o0;
@@ -91,11 +110,15 @@ bool convolve_pixel_panels(const Convolution<T, In>& cv) {
         for (int64_t k = 0; k < cv.chain; ++k) a_k[k] = int32_t(k * m);
         for (int64_t p = 0; p < panels.count(); ++p) {
           const int64_t width = panels.width_of(p), count = panels.pixels_of(p);
-          In* const out = cv.out + cv.out_strides(n, g * cv.outputs + o0, 0, first + p * kWide);
+          const auto run_at = [&](int64_t x) { return smaller(count - x, plane - (first + p * kWide + x) % plane); };
+          const auto out_at = [&](int64_t x) {
+            const int64_t pixel = first + p * kWide + x;
+            return cv.out + cv.out_strides(pixel / plane, g * cv.outputs + o0, 0, pixel % plane);
+          };
           T* sums = beside.data();
           int64_t pitch = kWide;
           if constexpr (std::is_same_v<T, In>)
-            if (count == width) sums = out, pitch = cv.out_strides.c;
+            if (run_at(0) == width) sums = out_at(0), pitch = cv.out_strides.c;
           for (int64_t i = 0; i < m; ++i)
             for (int64_t v = 0; v < width; v += L) store(sums + i * pitch + v, splat<T>(bias[i]));
           const OuterProduct<T> kernel =
@@ -103,10 +126,11 @@ bool convolve_pixel_panels(const Convolution<T, In>& cv) {
           for (int64_t k = 0; k < steps; k += cv.chain)  // on the way, the weights of the next outputs
             kernel(w + k * m, 1, a_k.data(), panels.of(p) + k * width, smaller(cv.chain, steps - k), sums, pitch,
                    nullptr, p == 0 ? w + steps * m + k * kPerLine<T> : w);
-          if (sums != beside.data()) continue;
-          for (int64_t i = 0; i < m; ++i)
-            for (int64_t v = 0; v < count; v += L)
-              store_some<T>(out + i * cv.out_strides.c + v, load(sums + i * kWide + v), smaller(L, count - v));
+          for (int64_t x = 0; x < count && sums == beside.data(); x += run_at(x))
+            for (int64_t i = 0; i < m; ++i)
+              for (int64_t v = 0; v < run_at(x); v += L)
+                store_some<T>(out_at(x) + i * cv.out_strides.c + v, load(sums + i * kWide + x + v),
+                              smaller(L, run_at(x) - v));
         }
       }
     }
