@@ -70,9 +70,10 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
     return two < three ? two : three;
   };
   // Of few channels, the packing of a strided tile takes outer_product longer than products do: with 16 x 32 to 64 x 64
-  // it took 1.2 to 1.75 times as long on planes of 7 x 7 to 28 x 28, with 64 x 128 as long, with 128 x 128 0.75.
+  // it took 1.2 to 1.75 times as long on planes of 7 x 7 to 28 x 28, with 64 x 128 as long, with 128 x 128 0.75. In
+  // float64, whose products take twice as long, 0.65 to 1.1.
   constexpr int64_t kPairs = 1 << 13;
-  const bool packs = (pb.stride_h > 1 || pb.stride_w > 1) && !many_weights(pb) &&
+  const bool packs = o.dtype != DType::float64 && (pb.stride_h > 1 || pb.stride_w > 1) && !many_weights(pb) &&
                      pb.channels_per_group() * pb.outputs_per_group() <= kPairs;
   return suits_winograd(pb, rows, columns, fewest(r, rows) * fewest(c, columns), packs ? 1.0 : 1.45);
 }
