@@ -57,3 +57,19 @@ def test_the_bits_of_outer_product(case, primitive, isa):
             results.append(call(primitive, first, second, None, problem))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("isa", instruction_sets("pixels"))
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+@pytest.mark.parametrize("outputs", (5, 8, 12, 13, 40))
+def test_an_image_has_the_same_bits_alone(outputs, primitive, isa):
+    """By default: from 13 outputs on it is `pixels` for many images, and not for one's pixels."""
+    problem = Problem(20, 700, 10, 10, outputs, 1, 1)
+    if primitive == "grad_input":
+        problem = replace(problem, C=outputs, K=700)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(s, generator=generator) for s in problem.shapes(primitive)[:2])
+    with forced(primitive, "", isa):
+        every = call(primitive, first, second, None, problem)
+        alone = [call(primitive, one[None], second, None, replace(problem, N=1)) for one in first]
+    assert torch.equal(every, torch.cat(alone))

@@ -293,6 +293,9 @@ def test_is_the_default_for_3x3_and_can_be_left_out(primitive, isa):
         ("grad_input", Problem(1, 16, 16, 16, 16, 3, 3, padding=(1, 1)), True),
         ("grad_input", Problem(1, 15, 16, 16, 64, 3, 3, padding=(1, 1)), False),
         ("grad_input", Problem(4, 64, 4, 4, 32, 4, 4), False),  # each result has one tap
+        ("forward", Problem(2, 64, 28, 28, 64, 3, 3, padding=(2, 2), dilation=(2, 2)), True),
+        ("grad_input", Problem(2, 32, 16, 16, 32, 5, 5, stride=(2, 2), padding=(2, 2)), True),
+        ("grad_input", Problem(2, 32, 16, 16, 32, 3, 3, stride=(2, 2), padding=(1, 1)), False),  # pixels
         ("grad_weight", Problem(1, 16, 16, 16, 32, 3, 3, padding=(1, 1)), True),
         ("grad_weight", Problem(1, 16, 16, 16, 16, 3, 3, padding=(1, 1)), False),
         ("grad_weight", Problem(1, 32, 13, 13, 32, 3, 3, padding=(1, 1)), True),

@@ -67,8 +67,8 @@ bool suits_panels(const ConvProblem& pb, const Sizes& s) {
 bool many_weights(const ConvProblem& pb) { return pb.K * pb.channels_per_group() * pb.R * pb.S >= 1 << 20; }
 
 // The phases of 3x3 filters at stride 2 have one, two or four taps: `pixels` packs one tile for all of them and stores
-// their columns in turns, where others turn over four times as many results as they have products for. It took 0.45 to
-// 0.9 of the best other time up to so many products a pixel of y, and as long with twice as many.
+// their columns in turns, where others turn over four times as many results as they have products for. It took 0.5 to
+// 0.97 of the best other time up to so many products a pixel of y, and as long with twice as many.
 bool phases_suit_pixels(const ConvProblem& pb, const Operands& o) {
   if (pb.stride_w != 2 || pb.S != 3 || pb.R > 3 || pb.stride_h > 2 || pb.phases_read_the_same() ||
       leaves_channels_last(o.x, pb.channels_per_group()))
@@ -124,8 +124,8 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t count_h, in
 // and from 576 on mostly 1.2 to 1.6. How often a weight is used depends on the batch as well, which must not matter
 // here: so only where weights are more than a cache holds and meet few pixels of an image. (With 64 pixels, four images
 // broke even.) Pointwise layers are left out: of 23, four gained up to 1.3 times in forward and eight up to 1.5
-// times in grad_input, the others took up to twice as long, and no rule was found that tells them apart.
-// And 3x3 filters at stride 2, which at most broke even.
+// times in grad_input, the others took up to twice as long, and no rule was found that tells them apart. So are 3x3
+// filters at stride 2, which gained a tenth at most.
 bool pays_for_terms(const ConvProblem& pb, DType dtype, int64_t uses_of_input, int64_t pixels) {
   constexpr int64_t kUses = 128;
   const bool few_taps_a_phase = pb.stride_h < pb.R && pb.stride_w < pb.S && pb.stride_h * pb.stride_w > 1 &&
@@ -185,25 +185,28 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
 
 namespace {
 
-// Pointwise layers whose planes are lines in memory, as pixel_panels.h has them: 0.65 to 0.95 of the best other time,
-// for AVX2 as well. With 7 x 7 planes a third of their vectors is empty, and of few pixels or of many channels too much
-// is spent on packing: 0.9 to 1.6 times as long. 16-bit results are written from beside: 1.1 to 1.35 times.
-bool suits_pixel_panels(const ConvProblem& pb, DType dtype, const View& in, const View& out, int64_t inputs) {
-  constexpr int64_t kPlane = 64, kPixels = 600, kInputs = 1024;
+// Pointwise layers whose planes are lines in memory, as pixel_panels.h has them: 0.7 to 1.0 of the best other time, for
+// AVX2 as well. 7 x 7 planes took as long, and of few pixels or of many channels too much is spent on packing: 0.9 to
+// 1.6 times as long. 16-bit results are written from beside: 1.1 to 1.35 times. It adds up as outer_product does, so
+// the batch may count; pixels.h, which has fewer outputs, does not.
+bool suits_pixel_panels(const ConvProblem& pb, DType dtype, const View& in, const View& out, int64_t inputs,
+                        int64_t outputs) {
+  constexpr int64_t kPlane = 64, kPixels = 600, kInputs = 1024, kFewOutputs = 12;
   const auto is_line = [&](const View& v) { return v.strides.w == 1 && (v.strides.h == pb.W || pb.H == 1); };
   return (dtype == DType::float32 || dtype == DType::float64) && pb.R * pb.S == 1 && pb.stride_h == 1 &&
          pb.stride_w == 1 && pb.pad_h == 0 && pb.pad_w == 0 && is_line(in) && is_line(out) && pb.H * pb.W >= kPlane &&
-         pb.N * pb.H * pb.W >= kPixels && inputs <= kInputs;
+         pb.N * pb.H * pb.W >= kPixels && inputs <= kInputs && outputs > kFewOutputs;
 }
 
 }  // namespace
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands& o) {
-  return suits_pixel_panels(pb, o.dtype, o.x, o.y, pb.channels_per_group()) ||
+  return suits_pixel_panels(pb, o.dtype, o.x, o.y, pb.channels_per_group(), pb.outputs_per_group()) ||
          (suits_pixels(forward_sizes(pb)) && !leaves_channels_last(o.y, pb.outputs_per_group()));
 }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands& o) {
-  return phases_suit_pixels(pb, o) || suits_pixel_panels(pb, o.dtype, o.y, o.x, pb.outputs_per_group()) ||
+  return phases_suit_pixels(pb, o) ||
+         suits_pixel_panels(pb, o.dtype, o.y, o.x, pb.outputs_per_group(), pb.channels_per_group()) ||
          (suits_pixels(grad_input_sizes(pb)) && !leaves_channels_last(o.x, pb.channels_per_group()));
 }
 

@@ -51,8 +51,8 @@ bool few_runs(const ConvProblem& pb) { return pb.R <= 6 * pb.stride_h && pb.S <=
 // Each remainder of a dilation transforms the weights again.
 bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
 
-// float32's six products on the unit take 1.2 to 1.6 times as long as winograd, unless that has to transform larger
-// filters run by run. 16-bit types have four products or one.
+// float32's six products on the unit take 1.2 times as long as winograd (1.6 where others use the unit too), unless
+// that has to transform larger filters run by run. 16-bit types have four products or one.
 bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not, bool suits) {
   return (o.dtype != DType::float32 || fills_amx_with_taps(pb)) && !why_not && suits;
 }
@@ -70,7 +70,7 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
     return two < three ? two : three;
   };
   // Of few channels, the packing of a strided tile takes outer_product longer than products do: with 16 x 32 to 64 x 64
-  // it took 1.2 to 1.75 times as long on planes of 7 x 7 to 28 x 28, with 64 x 128 as long, with 128 x 128 0.75. In
+  // it took 1.1 to 1.75 times as long on planes of 7 x 7 to 28 x 28, with 64 x 128 as long, with 128 x 128 0.75. In
   // float64, whose products take twice as long, 0.65 to 1.1.
   constexpr int64_t kPairs = 1 << 13;
   const bool packs = o.dtype != DType::float64 && (pb.stride_h > 1 || pb.stride_w > 1) && !many_weights(pb) &&
