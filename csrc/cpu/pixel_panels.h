@@ -10,6 +10,8 @@
 // stay in L1 while it passes by.
 //
 // Estimate: beside inputs * outputs / 32 cycles a pixel for the arithmetic (16 lanes), inputs / 8 for the copy.
+//
+// Run alone: with convx.algorithm("pixels"): ...
 #pragma once
 #include "outer_product.h"
 #include "pixel_product.h"

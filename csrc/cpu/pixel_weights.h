@@ -1,4 +1,5 @@
-// The weights of pixels.h and pixel_panels.h, packed for broadcasts.
+// The weights of pixels.h and pixel_panels.h. Their vectors are pixels, so a weight is broadcast: those that a step
+// takes for its few outputs lie side by side, and the steps follow one another.
 #pragma once
 #include "convolution.h"
 

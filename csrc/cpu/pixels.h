@@ -1,6 +1,6 @@
 // forward and grad_input with the vectors across pixels: for few output channels in each group, where most lanes would
 // be padding across channels (outer_product.h); and for short sums, whose results come out here as they are stored,
-// with nothing to transpose.
+// with nothing to transpose. (Pointwise layers of contiguous planes and more outputs are pixel_panels.h's.)
 //
 // A block of rows of the tile is walked as one long line: with equal pitch in tile and result, a tap is one offset for
 // all pixels of the block (tile.h deals out strides), so vectors run across row ends. What they compute between two

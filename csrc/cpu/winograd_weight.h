@@ -170,7 +170,7 @@ class WinogradGradientSums {
       for (int64_t t = 0; t < patches; t += kShortChain<T>)
         kernel(v + c + t * patch_pitch, 0, a_k, y + t * kWidth, smaller(kShortChain<T>, patches - t), m + c * kWidth, 0,
                begins && t == 0 ? kZeros<T> : nullptr,
-               m + (c + count) * kWidth + t / kShortChain<T> * kShortChain<T> * kPerLine<T>);
+               m + (c + count) * kWidth + t * kPerLine<T>);  // on the way, the next tile's sums
     }
   }
 
