@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16)
 
 def cases(width):
     for kernel, padding in ((3, 0), (3, 1), (3, 2), (5, 1), (5, 2), (5, 4), (7, 2), (7, 3), (7, 6)):
-        for height in (4, 6, 9):
+        for height in (4, 6, 9, 17):
             if min(width, height) + 2 * padding < kernel:
                 continue
             yield Problem(2, 3, height, width, 3, kernel, kernel, padding=(padding, padding), G=3)
@@ -29,12 +29,36 @@ def cases(width):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+@pytest.mark.parametrize("primitive", ("forward", "grad_input", "grad_weight"))
 def test_every_width(primitive, width, dtype):
     ran = set()
     for problem in cases(width):
-        first, second, bias, expected = draw_integers(primitive, problem, dtype, bias="contiguous")
-        for what, actual in call_each(primitive, first, second, bias, problem):
-            assert_exact(actual, expected, what)
-            ran.add(what.partition(":")[0])
-    assert "depthwise on avx2" in ran or "avx2" not in INSTRUCTION_SETS or width < 4
+        check(primitive, problem, dtype, ran)
+    for isa in ("avx2", "avx512"):
+        assert f"depthwise on {isa}" in ran or isa not in INSTRUCTION_SETS or width < 4
+
+
+TALL = (
+    Problem(1, 2, 301, 70, 2, 3, 3, padding=(1, 1), G=2),
+    Problem(1, 2, 150, 40, 2, 5, 5, padding=(0, 1), G=2),
+    Problem(1, 1, 9, 1500, 1, 7, 7, padding=(3, 3)),
+)
+FETCHED = (
+    Problem(3, 40, 100, 97, 40, 3, 3, padding=(1, 1), G=40),  # a part at a time
+    Problem(16, 100, 29, 30, 100, 5, 5, padding=(2, 0), G=100),  # plane by plane
+    Problem(33, 530, 9, 8, 530, 3, 3, padding=(1, 1), G=530),  # across channels, the last vector of them not full
+    Problem(2, 33, 131, 130, 33, 3, 3, stride=(2, 2), padding=(1, 1), G=33),  # the same in strips
+)
+
+
+@pytest.mark.parametrize("problem", TALL + FETCHED, ids=str)
+@pytest.mark.parametrize("primitive", ("forward", "grad_input", "grad_weight"))
+def test_large_planes_and_layers(primitive, problem):
+    check(primitive, problem, torch.float32, set())
+
+
+def check(primitive, problem, dtype, ran):
+    first, second, bias, expected = draw_integers(primitive, problem, dtype, bias="contiguous")
+    for what, actual in call_each(primitive, first, second, bias, problem):
+        assert_exact(actual, expected, what)
+        ran.add(what.partition(":")[0])

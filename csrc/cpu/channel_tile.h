@@ -105,6 +105,46 @@ void store_channels(const T* from, int64_t lanes, int64_t count, In* to, int64_t
   }
 }
 
+// Memory that will be needed, as `streams` stretches of so many bytes.
+struct Stretches {
+  const char* at = nullptr;
+  int64_t pitch = 0, bytes = 0, streams = 0, offset = 0;
+
+  int64_t lines() const { return streams * ceil_div(bytes, 64); }
+  void fetch(int64_t count) {  // that many lines into L2
+    for (; count > 0 && streams > 0; --count) {
+      __builtin_prefetch(at + offset, 0, 2);
+      offset += 64;
+      if (offset >= bytes) offset = 0, at += pitch, --streams;
+    }
+  }
+};
+
+// What the next block of rows will read and write (or read), fetched during the products of this one in `rounds` parts:
+// many lines at once would wait for one another, and the sums for them.
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const Stretches& a, const Stretches& b, int64_t rounds)
+      : a_(a), b_(b), a_lines_(ceil_div(a.lines(), rounds)), b_lines_(ceil_div(b.lines(), rounds)) {}
+  void fetch() { a_.fetch(a_lines_), b_.fetch(b_lines_); }
+
+ private:
+  Stretches a_, b_;
+  int64_t a_lines_ = 0, b_lines_ = 0;
+};
+
+constexpr double kFetchedBytes = 4 << 20;  // of smaller layers L2 has all
+
+// The lines of `count` pixels of L groups, all of them in rows that follow each other.
+template <class In>
+Stretches lines_of_channels(const In* from, int64_t lane, int64_t pixel, int64_t lanes, int64_t count) {
+  const char* const at = reinterpret_cast<const char*>(from);
+  const int64_t size = sizeof(In);
+  if (lane == 1) return {at, pixel * size, lanes * size, count, 0};
+  return {at, lane * size, count * pixel * size, lanes, 0};
+}
+
 // One axis of all results: result i * phases + a has the taps plan[a]. (forward: one phase. grad_input: as many as the
 // stride.)
 struct ResultAxis {
@@ -142,6 +182,11 @@ struct ResultAxis {
     return run;
   }
 };
+
+// Whether rows follow each other in memory, of what is read and of results, and none is read at several places.
+inline bool flat_rows(const ResultAxis& r, const ResultAxis& c, const Strides& in, const Strides& out) {
+  return in.h == c.in * in.w && out.h == c.results * out.w && r.mode == PaddingMode::zeros;
+}
 
 template <class T>
 class ChannelTile {
@@ -190,13 +235,24 @@ class ChannelTile {
     return rows_.mode == PaddingMode::zeros ? larger(0, v) : v;
   }
 
+  // And the last one.
+  int64_t bottom(int64_t unit, int64_t units) const {
+    const int64_t v = (unit + units - 1) * rows_.stride + rows_.highest;
+    return rows_.mode == PaddingMode::zeros ? smaller(v, rows_.in - 1) : v;
+  }
+
+  // What pack() will read.
+  template <class In>
+  Stretches lines(int64_t unit, int64_t units, const In* from, const Strides& s, int64_t lane, int64_t lanes) const {
+    const int64_t first = top(unit), rows = bottom(unit, units) - first + 1;
+    return lines_of_channels<In>(from + first * s.h, lane, s.w, lanes, rows * columns_.in);
+  }
+
   // Fills the tile of the block of `units` units from `unit`; its columns in the zero padding must be zeros already.
   // `from` is the image's first channel, groups are `lane` apart.
   template <class In>
   void pack(T* tile, int64_t unit, int64_t units, const In* from, const Strides& s, int64_t lane, int64_t lanes) const {
-    const int64_t first = top(unit), W = columns_.in;
-    int64_t last = (unit + units - 1) * rows_.stride + rows_.highest;
-    if (rows_.mode == PaddingMode::zeros) last = smaller(last, rows_.in - 1);
+    const int64_t first = top(unit), last = bottom(unit, units), W = columns_.in;
     for (int64_t v = first, rows; v <= last; v += rows) {
       const int64_t h = source(rows_, v);
       T* to = tile + (v - first) * pitch_;

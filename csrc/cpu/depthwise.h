@@ -12,7 +12,7 @@
 #pragma once
 #include <immintrin.h>
 
-#include "depthwise_rows.h"
+#include "depthwise_rows_weight.h"
 
 namespace convx {
 namespace cpu {
@@ -195,7 +195,7 @@ struct InPlace {
   }
   template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {
-    return weight_gradient_lines(wg);
+    return in_rows(wg.rows, wg.columns) ? weight_gradient_rows(wg) : weight_gradient_lines(wg);
   }
 };
 

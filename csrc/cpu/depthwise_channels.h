@@ -186,6 +186,9 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
     }
   }
 
+  const double bytes = double(cv.N) * cv.G * (r.in * c.in + r.results * c.results) * sizeof(In);
+  const bool fetches =
+      cv.inputs == 1 && cv.outputs == 1 && flat_rows(r, c, cv.in_strides, cv.out_strides) && bytes > kFetchedBytes;
   const double work = double(block * r.phases) * c.results * (filter * cv.inputs * cv.outputs + 8) * L / 16;
   parallel_for_balanced(cv.N * vectors * strips, grain_for(work), [&](int64_t begin, int64_t end) {
     Scratch<T> tile(cv.inputs * shape.size()), sums(at_once * r.phases * c.results * L), bias(L);
@@ -194,6 +197,17 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
     int64_t strip = begin % strips, v = begin / strips % vectors, n = begin / strips / vectors;
     for (int64_t i = begin; i < end; ++i) {  // counted on below: divisions would show on small planes
       const int64_t unit = strip * block, units = smaller(block, r.units() - unit), lanes = smaller(L, cv.G - v * L);
+      Ahead ahead;
+      if (fetches && i + 1 < end) {
+        const int64_t strip1 = (strip + 1) % strips, v1 = (v + (strip1 == 0)) % vectors;
+        const int64_t n1 = n + (strip1 == 0 && v1 == 0), unit1 = strip1 * block, p1 = unit1 * r.phases;
+        const int64_t units1 = smaller(block, r.units() - unit1), lanes1 = smaller(L, cv.G - v1 * L);
+        const int64_t count1 = smaller(units1 * r.phases, r.results - p1) * c.results;
+        const Strides &in = cv.in_strides, &out = cv.out_strides;
+        ahead = Ahead(shape.lines(unit1, units1, cv.in + in(n1, v1 * L, 0, 0), in, in.c, lanes1),
+                      lines_of_channels<In>(cv.out + out(n1, v1 * L, p1, 0), out.c, out.w, lanes1, count1),
+                      units * r.phases * run_count);
+      }
       for (int64_t ch = 0; ch < cv.inputs; ++ch)
         shape.pack(tile.data() + ch * shape.size(), unit, units, cv.in + cv.in_strides(n, v * L * cv.inputs + ch, 0, 0),
                    cv.in_strides, cv.inputs * cv.in_strides.c, lanes);
@@ -212,6 +226,7 @@ bool convolve_channels(const Convolution<T, In>& cv, const ResultAxis& r, const 
             T* to = sums.data() + ((j - stored) * r.phases + a) * c.results * L;
             for (int64_t ch = 0; ch < cv.inputs; ++ch)
               for (int64_t i = 0; i < run_count; ++i) {
+                ahead.fetch();
                 const ChannelRun<T>& of = runs[i];
                 const T* x = tile.data() + ch * shape.size() + x_row;
                 const T* weight = w + ((ch * r.taps + r.first_tap[a]) * c.taps + c.first_tap[of.phase]) * L;

@@ -29,6 +29,12 @@ namespace CONVX_ISA {
 // Which column taps need masks: those left of the middle one, those right of it, or with both the middle one too.
 constexpr int kLeftTaps = 1, kRightTaps = 2;
 
+template <int S, int masked, int s>
+constexpr bool masks_tap() {
+  constexpr int needed = s < S / 2 ? kLeftTaps : s > S / 2 ? kRightTaps : kLeftTaps | kRightTaps;
+  return (masked & needed) == needed;
+}
+
 // Where vectors of a row begin, and which of their elements each column tap finds inside.
 template <class T>
 struct RowVectors {
@@ -37,6 +43,7 @@ struct RowVectors {
   Buffer<int64_t> column, offset;
   Buffer<int> masked;        // of each vector: which of its taps need a mask
   Buffer<LaneMask<T>> mask;  // [vector][tap]
+  Buffer<LaneMask<T>> own;   // of each vector: the results that no other has
 
   explicit RowVectors(const AxisPlan& c)
       : count(ceil_div(c.count, L)),
@@ -45,11 +52,15 @@ struct RowVectors {
         column(count),
         offset(taps),
         masked(count),
-        mask(count * taps) {
+        mask(count * taps),
+        own(count) {
     const bool ascends = c.offset[0] == c.lowest();
     for (int64_t s = 0; s < taps; ++s) offset[s] = c.offset[ascends ? s : taps - 1 - s];
     for (int64_t v = 0; v < count; ++v) {
       column[v] = larger(0, smaller(v * L, c.count - L));  // the last one overlaps its neighbour: the same results
+      own[v] = {};
+      for (int64_t l = 0; l < L; ++l)
+        if (column[v] + l >= v * L && column[v] + l < c.count) own[v].set(l);
       const auto inside = [&](int64_t s) { return column[v] + offset[s] >= 0 && column[v] + L + offset[s] <= c.in; };
       masked[v] = 0;
       for (int64_t s = 0; s < taps; ++s)
@@ -66,113 +77,139 @@ struct RowVectors {
 
 template <class T>
 struct Plane {
-  const T* x;
-  int64_t x_pitch;
+  const T* const* rows;  // of x, from the first that a tap reads on
   T* y;
   int64_t y_pitch;
   const T* w;  // [row tap][column tap], offsets ascending
   T bias;
+  int64_t x_ahead, y_ahead;  // to what is fetched on the way, 0 if nothing
 };
 
 constexpr int kBlockRows = 4;
+constexpr int64_t kRowsAtOnceBytes = 16 << 10;  // of the L1 cache: a third
+constexpr double kFetchedRowsBytes = 4 << 20;   // of smaller layers L2 has all
 
-// The products of row d of a block's inputs. Inlined, as all that has the sums: else they would be in memory.
-template <class T, int R, int S, int NV, int masked, int d>
-__attribute__((always_inline)) inline void add_row(const T* x, const int64_t* column, const RowVectors<T>& rv,
-                                                   const LaneMask<T>* mask, const T* w,
-                                                   typename Vec<T>::type (&acc)[kBlockRows][NV]) {
+// The products of column tap s with row d of a block's inputs. Inlined, as all that has the sums: else they would be in
+// memory.
+template <class T, int R, int S, int NV, int BR, int masked, int s, int d>
+__attribute__((always_inline)) inline void add_products(const T* x, const int64_t* column, const LaneMask<T>* mask,
+                                                        const typename Vec<T>::type* w,
+                                                        typename Vec<T>::type (&acc)[BR][NV]) {
   using V = typename Vec<T>::type;
-  constexpr int low = d - R + 1 > 0 ? d - R + 1 : 0, high = d < kBlockRows ? d : kBlockRows - 1;
-  const auto tap = [&]<int s>(std::integral_constant<int, s>) __attribute__((always_inline)) {
-    constexpr int needed = s < S / 2 ? kLeftTaps : s > S / 2 ? kRightTaps : kLeftTaps | kRightTaps;
-    constexpr bool needs_mask = (masked & needed) == needed;
-    V right[NV];
+  constexpr int low = d - R + 1 > 0 ? d - R + 1 : 0, high = d < BR ? d : BR - 1;
+  V right[NV];
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      const T* const from = x + column[v] + rv.offset[s];
-      if constexpr (needs_mask)
-        right[v] = V(mask[v * S + s].load(from));
-      else
-        right[v] = load(from);
-    }
-#pragma GCC unroll 4
-    for (int i = low; i <= high; ++i) {
-      const V weight = splat<T>(w[(d - i) * S + s]);
+  for (int v = 0; v < NV; ++v) {
+    V loaded;
+    if constexpr (masks_tap<S, masked, s>())
+      loaded = V(mask[v * S + s].load(x + column[v]));
+    else
+      loaded = load(x + column[v]);
+    asm("" : "+v"(loaded));  // once: compilers would load it again for each product
+    right[v] = loaded;
+  }
+#pragma GCC unroll 8
+  for (int i = low; i <= high; ++i)
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) acc[i][v] += right[v] * weight;
-    }
-  };
-  [&]<int... s>(std::integer_sequence<int, s...>) __attribute__((always_inline)) {
-    (tap(std::integral_constant<int, s>{}), ...);
-  }(std::make_integer_sequence<int, S>{});
+    for (int v = 0; v < NV; ++v) acc[i][v] += right[v] * w[d - i];
 }
 
-// NV vectors, from vector v0 on, of a block of rows; `rows` are those of x that it reads.
-template <class T, int R, int S, int NV, int masked>
-void convolve_block(const Plane<T>& plane, const T* const* rows, const RowVectors<T>& rv, int64_t first_row,
-                    int64_t v0) {
+// NV vectors, from vector v0 on, of the rows first..last of results, block by block.
+template <class T, int R, int S, int NV, int BR, int masked>
+void convolve_strip(const Plane<T>& plane, const RowVectors<T>& rv, int64_t first, int64_t last, int64_t v0) {
   using V = typename Vec<T>::type;
-  constexpr int kTogether = kChain<T> / S;  // rows in a chain
-  const int64_t* const column = rv.column.data() + v0;
+  constexpr int kTogether = kChain<T> / R;  // columns of taps in a chain
+  const int64_t *const column = rv.column.data() + v0, *const offsets = rv.offset.data();
   const auto* const mask = rv.mask.data() + v0 * S;
-  V acc[kBlockRows][NV] = {}, sums[kBlockRows][NV];
-#pragma GCC unroll 4
-  for (int i = 0; i < kBlockRows; ++i)
+  const int64_t y_pitch = plane.y_pitch, x_ahead = plane.x_ahead, y_ahead = plane.y_ahead;
+  const bool whole = rv.length == Vec<T>::lanes;
+  V w[9];  // of 3x3 all stay in registers, column by column
+#pragma GCC unroll 9
+  for (int t = 0; t < (R == 3 ? R * S : 0); ++t) w[t % 9] = splat<T>(plane.w[t % R * S + t / R]);
+  const V bias = splat<T>(plane.bias);
+  for (int64_t start = first; start <= last; start += BR) {
+    const int64_t row = smaller(start, last + 1 - BR);
+    const T* const* const rows = plane.rows + row;
+    T* const to = plane.y + row * y_pitch;
+    if (x_ahead > 0) {
+#pragma GCC unroll 8
+      for (int i = 0; i < BR; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sums[i][v] = splat<T>(plane.bias);
-  const auto flush = [&]() __attribute__((always_inline)) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kBlockRows; ++i)
+        for (int v = 0; v < NV; ++v) {
+          __builtin_prefetch(rows[R / 2 + i] + column[v] + x_ahead, 0, 2);
+          __builtin_prefetch(to + i * y_pitch + column[v] + y_ahead, 0, 2);
+        }
+    }
+    V acc[BR][NV] = {}, sums[BR][NV];
+#pragma GCC unroll 8
+    for (int i = 0; i < BR; ++i)
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) sums[i][v] += acc[i][v], acc[i][v] = V{};
-  };
-  [&]<int... d>(std::integer_sequence<int, d...>) __attribute__((always_inline)) {
-    ((add_row<T, R, S, NV, masked, d>(rows[d], column, rv, mask, plane.w, acc),
-      d % kTogether == kTogether - 1 && d < R + kBlockRows - 2 ? flush() : void()),
-     ...);
-  }(std::make_integer_sequence<int, R + kBlockRows - 1>{});
-  flush();
-#pragma GCC unroll 4
-  for (int i = 0; i < kBlockRows; ++i)
+      for (int v = 0; v < NV; ++v) sums[i][v] = bias;
+    const auto flush = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int i = 0; i < BR; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v)
-      store_some<T>(plane.y + (first_row + i) * plane.y_pitch + column[v], sums[i][v], rv.length);
+        for (int v = 0; v < NV; ++v) sums[i][v] += acc[i][v], acc[i][v] = V{};
+    };
+    const auto add = [&]<int s>(std::integral_constant<int, s>) __attribute__((always_inline)) {
+      const int64_t offset = offsets[s];
+      V weight[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) weight[r] = R == 3 ? w[(s * R + r) % 9] : splat<T>(plane.w[r * S + s]);
+      [&]<int... d>(std::integer_sequence<int, d...>) __attribute__((always_inline)) {
+        (add_products<T, R, S, NV, BR, masked, s, d>(rows[d] + offset, column, mask, weight, acc), ...);
+      }(std::make_integer_sequence<int, R + BR - 1>{});
+      if constexpr (s % kTogether == kTogether - 1 && s < S - 1) flush();
+    };
+    [&]<int... s>(std::integer_sequence<int, s...>) __attribute__((always_inline)) {
+      (add(std::integral_constant<int, s>{}), ...);
+    }(std::make_integer_sequence<int, S>{});
+    flush();
+#pragma GCC unroll 8
+    for (int i = 0; i < BR; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v)
+        if (whole)
+          store(to + i * y_pitch + column[v], sums[i][v]);
+        else
+          store_some<T>(to + i * y_pitch + column[v], sums[i][v], rv.length);
+  }
 }
 
-template <class T, int R, int S, int NV>
-void convolve_block_of(int masked, const Plane<T>& plane, const T* const* rows, const RowVectors<T>& rv, int64_t row,
+template <class T, int R, int S, int NV, int BR>
+void convolve_strip_of(int masked, const Plane<T>& plane, const RowVectors<T>& rv, int64_t first, int64_t last,
                        int64_t v) {
   switch (masked) {
-    case 0: return convolve_block<T, R, S, NV, 0>(plane, rows, rv, row, v);
-    case kLeftTaps: return convolve_block<T, R, S, NV, kLeftTaps>(plane, rows, rv, row, v);
-    case kRightTaps: return convolve_block<T, R, S, NV, kRightTaps>(plane, rows, rv, row, v);
-    default: return convolve_block<T, R, S, NV, kLeftTaps | kRightTaps>(plane, rows, rv, row, v);
+    case 0: return convolve_strip<T, R, S, NV, BR, 0>(plane, rv, first, last, v);
+    case kLeftTaps: return convolve_strip<T, R, S, NV, BR, kLeftTaps>(plane, rv, first, last, v);
+    case kRightTaps: return convolve_strip<T, R, S, NV, BR, kRightTaps>(plane, rv, first, last, v);
+    default: return convolve_strip<T, R, S, NV, BR, kLeftTaps | kRightTaps>(plane, rv, first, last, v);
   }
 }
 
-template <class T, int R, int S>
-void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, const AxisPlan& r, const T* zeros) {
-  constexpr int NV = R > 3 ? 2 : 1;  // of 3x3 all weights stay in registers, and so one vector's sums
-  const int64_t lowest = r.lowest();
-  for (int64_t start = 0; start < r.count; start += kBlockRows) {
-    const int64_t row = smaller(start, r.count - kBlockRows);
-    const T* rows[R + kBlockRows - 1];
-    for (int d = 0; d < R + kBlockRows - 1; ++d) {
-      const int64_t h = row + lowest + d;
-      rows[d] = h >= 0 && h < r.in ? plane.x + h * plane.x_pitch : zeros;
-    }
+template <class T, int R, int S, int BR>
+void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, int64_t results, int64_t rows_at_once) {
+  constexpr int NV =
+      CONVX_VECTOR_BYTES == 64 || R == 5 ? 2 : 1;  // that many sums, and a column's weights, in registers
+  for (int64_t row = 0; row < results; row += rows_at_once) {
+    const int64_t last = smaller(row + rows_at_once, results) - 1, first = smaller(row, results - BR);
     int64_t v = 0;
     for (; NV == 2 && v + 1 < rv.count; v += 2)
-      convolve_block_of<T, R, S, NV>(rv.masked[v] | rv.masked[v + 1], plane, rows, rv, row, v);
-    for (; v < rv.count; ++v) convolve_block_of<T, R, S, 1>(rv.masked[v], plane, rows, rv, row, v);
+      convolve_strip_of<T, R, S, NV, BR>(rv.masked[v] | rv.masked[v + 1], plane, rv, first, last, v);
+    for (; v < rv.count; ++v) convolve_strip_of<T, R, S, 1, BR>(rv.masked[v], plane, rv, first, last, v);
   }
 }
 
 template <class T>
-using ConvolvePlane = void (*)(const Plane<T>&, const RowVectors<T>&, const AxisPlan&, const T*);
+using ConvolvePlane = void (*)(const Plane<T>&, const RowVectors<T>&, int64_t results, int64_t rows_at_once);
+// More rows at a time where there are registers for their sums: an input meets more of them, and a vector's
+// multiply-adds wait less for one another. Of 3x3 taps that gains nothing.
 template <class T>
-ConvolvePlane<T> convolve_plane_of(int64_t kernel) {
-  return kernel == 3 ? convolve_plane<T, 3, 3> : kernel == 5 ? convolve_plane<T, 5, 5> : convolve_plane<T, 7, 7>;
+ConvolvePlane<T> convolve_plane_of(int64_t kernel, int64_t results) {
+  if (kernel == 3) return convolve_plane<T, 3, 3, kBlockRows>;
+  if (CONVX_VECTOR_BYTES == 64 && results >= 2 * kBlockRows)
+    return kernel == 5 ? convolve_plane<T, 5, 5, 2 * kBlockRows> : convolve_plane<T, 7, 7, 2 * kBlockRows>;
+  return kernel == 5 ? convolve_plane<T, 5, 5, kBlockRows> : convolve_plane<T, 7, 7, kBlockRows>;
 }
 
 template <class T, class In>
@@ -191,17 +228,25 @@ bool convolve_planes(const Convolution<T, In>& cv) {
                                           c.index[right ? tc : c.taps - 1 - tc] * cv.weight_s]);
     }
   if (!all_finite(weights.data(), channels * taps)) return false;
-  const auto convolve_plane = convolve_plane_of<T>(r.taps);
+  const auto convolve_plane = convolve_plane_of<T>(r.taps, r.count);
   Buffer<T> zeros(c.in);
   std::memset(zeros.data(), 0, c.in * sizeof(T));
+  const int64_t x_pitch = same ? cv.in_strides.h : c.in, y_pitch = same ? cv.out_strides.h : c.count;
+  const int64_t at_once = ceil_div(kRowsAtOnceBytes, int64_t(sizeof(T)) * x_pitch * 2 * kBlockRows) * 2 * kBlockRows;
+  const bool fetches = same && double(cv.N) * cv.G * r.in * c.in * sizeof(T) > kFetchedRowsBytes;
   const double work = double(r.count) * c.count * taps * cv.outputs / 8;
   parallel_for_balanced(cv.N * cv.G, grain_for(work), [&](int64_t begin, int64_t end) {
     Buffer<T> x(same ? 0 : r.in * c.in), y(same ? 0 : r.count * c.count);
+    Buffer<const T*> rows(r.count + r.taps - 1);
+    Plane<T> plane;
+    plane.rows = rows.data(), plane.y_pitch = y_pitch;
+    plane.x_ahead = fetches ? smaller(at_once * x_pitch, cv.in_strides.c) : 0;
+    plane.y_ahead = fetches ? smaller(at_once * y_pitch, cv.out_strides.c) : 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / cv.G, g = i % cv.G;
-      Plane<T> plane;
-      plane.x = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), cv.in_strides.h, r.in, c.in, x);
-      plane.x_pitch = same ? cv.in_strides.h : c.in, plane.y_pitch = same ? cv.out_strides.h : c.count;
+      const T* const from = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), cv.in_strides.h, r.in, c.in, x);
+      for (int64_t d = 0, h = r.lowest(); d < r.count + r.taps - 1; ++d, ++h)
+        rows[d] = h >= 0 && h < r.in ? from + h * x_pitch : zeros.data();
       for (int64_t k = g * cv.outputs; k < (g + 1) * cv.outputs; ++k) {
         In* const to = cv.out + cv.out_strides(n, k, 0, 0);
         plane.w = weights.data() + k * taps;
@@ -210,7 +255,7 @@ bool convolve_planes(const Convolution<T, In>& cv) {
           plane.y = to;
         else
           plane.y = y.data();
-        convolve_plane(plane, rv, r, zeros.data());
+        convolve_plane(plane, rv, r.count, at_once);
         if constexpr (!same)
           for (int64_t p = 0; p < r.count; ++p)
             for (int64_t q = 0; q < c.count; ++q) to[p * cv.out_strides.h + q] = In(y[p * c.count + q]);
@@ -219,15 +264,6 @@ bool convolve_planes(const Convolution<T, In>& cv) {
   });
   return true;
 }
-
-#ifndef CONVX_AVX512
-struct InPlace {
-  template <class T, class In>
-  static bool convolve(const Convolution<T, In>& cv) {
-    return convolve_planes(cv);
-  }
-};
-#endif
 
 }  // namespace CONVX_ISA
 }  // namespace cpu

@@ -241,11 +241,17 @@ bool many_groups(const ConvProblem& pb, const Operands&) {
 
 namespace {
 
-// Of a plane, for depthwise_rows.h to be faster than depthwise_channels.h. A row of 14 leaves one of AVX-512's vectors
-// of float32 half empty, which 3x3 makes up for by not turning anything over.
+// Whether it is one of depthwise_rows.h's kernels.
+bool has_rows(const ConvProblem& pb) {
+  return pb.R == pb.S && (pb.R == 3 || pb.R == 5 || pb.R == 7) && pb.dilation_h == 1;
+}
+
+// Of a plane, for depthwise_rows.h to be faster than depthwise_channels.h. Short rows leave AVX-512's vectors of
+// float32 half empty, which 3x3 makes up for from 12 x 12 on by not turning anything over.
 int64_t fewest_results_in_rows(const ConvProblem& pb, const Operands& o) {
   if (current_isa() == Isa::avx2) return pb.R == 7 ? 400 : 140;
-  return pb.R == 3 ? 49 : o.dtype == DType::float64 ? 140 : pb.R == 5 ? 500 : 2000;
+  if (o.dtype == DType::float64) return pb.R == 3 ? 49 : 150;
+  return pb.R == 3 ? 140 : pb.R == 5 ? 500 : 900;
 }
 
 }  // namespace
@@ -259,15 +265,19 @@ bool better_in_place(const ConvProblem& pb, const Operands& o) {
   if (!wide && current_isa() == Isa::avx2) return false;
   if (!many_groups(pb, o)) return pb.outputs_per_group() * pb.channels_per_group() <= 4;  // not a first layer
   if (!wide) return false;
-  const bool in_rows = pb.R == pb.S && (pb.R == 3 || pb.R == 5 || pb.R == 7) && pb.dilation_h == 1;
-  if (current_isa() != Isa::avx2 && !in_rows) return pb.R * pb.S <= 9 && pb.H * pb.W >= 784;
+  if (current_isa() != Isa::avx2 && !has_rows(pb)) return pb.R * pb.S <= 9 && pb.H * pb.W >= 784;
   return pb.P * pb.Q >= fewest_results_in_rows(pb, o);
 }
 
-// For the gradient of the weight both sides are read and nothing is written: in place wins only where a tile holds so
-// few rows that most of them are packed twice.
+// For the gradient of the weight both sides are turned over and nothing is turned back, which is cheaper: rows in place
+// are worth their half empty vectors, and on AVX2 sums that leave the registers, on larger planes only.
 bool better_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
-  return better_in_place(pb, o) && (!many_groups(pb, o) || pb.W > 256);
+  if (!better_in_place(pb, o)) return false;
+  if (!many_groups(pb, o)) return true;
+  if (!has_rows(pb)) return pb.W > 256;
+  const int64_t results = pb.P * pb.Q;
+  if (current_isa() == Isa::avx2) return results >= (pb.R == 3 ? 250 : pb.R == 5 ? 784 : 3000);
+  return results >= (o.dtype == DType::float64 ? 250 : 784);
 }
 
 bool small_groups(const ConvProblem& pb, const Operands&) {

@@ -87,27 +87,41 @@ const char* why_not_channels_grad_input(const ConvProblem& pb, const Operands& o
                       pb.outputs_per_group());
 }
 
-// For one channel a group on the side that is summed over (`inputs`). AVX-512 walks planes as lines of equal length,
-// AVX2 row by row.
+namespace {
+
+// What depthwise_rows.h takes: any planes but the smallest.
+const char* why_not_rows(const ConvProblem& pb) {
+  if (pb.R != pb.S || (pb.R != 3 && pb.R != 5 && pb.R != 7) || pb.dilation_h != 1)
+    return "it is for kernels of 3x3, 5x5 and 7x7, not dilated";
+  for (const Axis& a : {pb.rows(), pb.columns()})
+    for (int64_t tap : {int64_t(0), a.kernel - 1})
+      if (const Run inside = a.outputs_inside(tap); inside.first > inside.last || a.out < 4 || a.in < 4)
+        return "it needs planes of at least 4 x 4, and every tap inside of them";
+  return nullptr;
+}
+
+// What depthwise.h takes: planes as lines of equal length.
+const char* why_not_lines(const ConvProblem& pb, const Operands& o) {
+  if (pb.W != pb.Q) return "it needs as many output as input columns";
+  if (o.x.strides.h != pb.W || o.y.strides.h != pb.Q) return "it needs contiguous planes";
+  return nullptr;
+}
+
+// For one channel a group on the side that is summed over (`inputs`).
 const char* why_not_in_place(const ConvProblem& pb, const Operands& o, int64_t inputs) {
   if (!current_engine().in_place.forward) return "it needs the masks of AVX2 or AVX-512";
   if (inputs != 1) return "it is for depthwise layers: one channel a group";
   if (!pb.is_unit_stride()) return "it needs stride 1";
   if (!pb.is_zero_padded()) return "it skips the padding, so it can't read other modes' values there";
   if (o.x.strides.w != 1 || o.y.strides.w != 1) return "it needs contiguous rows";
-  if (current_isa() == Isa::avx2) {
-    if (pb.R != pb.S || (pb.R != 3 && pb.R != 5 && pb.R != 7) || pb.dilation_h != 1)
-      return "it is for kernels of 3x3, 5x5 and 7x7, not dilated";
-    for (const Axis& a : {pb.rows(), pb.columns()})
-      for (int64_t tap : {int64_t(0), a.kernel - 1})
-        if (const Run inside = a.outputs_inside(tap); inside.first > inside.last || a.out < 4 || a.in < 4)
-          return "it needs planes of at least 4 x 4, and every tap inside of them";
-    return why_not_engine(pb, o);
+  if (const char* why = why_not_rows(pb)) {
+    if (current_isa() == Isa::avx2) return why;
+    if (const char* why = why_not_lines(pb, o)) return why;
   }
-  if (pb.W != pb.Q) return "it needs as many output as input columns";
-  if (o.x.strides.h != pb.W || o.y.strides.h != pb.Q) return "it needs contiguous planes";
   return why_not_engine(pb, o);
 }
+
+}  // namespace
 
 namespace {
 
@@ -145,7 +159,6 @@ const char* why_not_in_place_grad_input(const ConvProblem& pb, const Operands& o
 }
 
 const char* why_not_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
-  if (!current_engine().in_place.grad_weight) return "it needs the masks of AVX-512";
   return why_not_in_place_forward(pb, o);
 }
 

@@ -5,7 +5,7 @@
 #include "depthwise.h"
 #include "pixel_rows.h"
 #elif CONVX_VECTOR_BYTES == 32
-#include "depthwise_rows.h"
+#include "depthwise_rows_weight.h"
 #include "pixel_rows.h"
 #else
 #include "plans.h"
@@ -52,10 +52,8 @@ constexpr Engine::Primitives primitives() {
 }
 
 constexpr Engine::Primitives in_place() {
-#ifdef CONVX_AVX512
+#if defined(CONVX_AVX512) || CONVX_VECTOR_BYTES == 32
   return primitives<InPlace>();
-#elif CONVX_VECTOR_BYTES == 32
-  return {forward_any<InPlace>, grad_input_any<InPlace>, nullptr};
 #else
   return {nullptr, nullptr, nullptr};
 #endif
