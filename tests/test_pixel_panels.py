@@ -1,6 +1,7 @@
 """Pointwise layers by `pixels` (pixel_panels.h): all images' pixels are one line, cut into blocks and vectors.
 
 A vector may end with a plane, within one, or hold pixels of several images; results are written in place or beside.
+With a stride the pixels that are read are picked by a table.
 Forced, `pixels` runs it for every contiguous pointwise layer with some outputs.
 """
 
@@ -23,6 +24,10 @@ CASES = {
     "many-chains": Problem(2, 1000, 3, 5, 40, 1, 1),
     "one-block-a-vector": Problem(2, 3000, 5, 9, 15, 1, 1),
     "groups": Problem(3, 60, 9, 10, 45, 1, 1, G=3),
+    "every-other-pixel": Problem(3, 40, 15, 14, 30, 1, 1, stride=(2, 2)),
+    "every-third-row": Problem(2, 33, 40, 37, 29, 1, 1, stride=(3, 1)),
+    "picked-in-blocks": Problem(2, 300, 30, 41, 16, 1, 1, stride=(1, 2)),
+    "picked-in-groups": Problem(5, 60, 7, 9, 45, 1, 1, stride=(4, 3), G=3),
 }
 
 
