@@ -3,18 +3,21 @@
 //
 // The results [q, q + L) of a row, a vector, read the inputs from q + offset(s) on, for each column tap s: a load,
 // unaligned. Where some of its elements are beyond the row's ends a mask leaves them out, and a row of zeros stands for
-// those beyond the plane. A block is 4 rows of results and one vector (5x5 and 7x7: two): an input that has been loaded
-// meets all the rows of taps that bring it to one of the block's results,
+// those beyond the plane. A block is BR rows of results (4; 8 of larger filters on AVX-512) and NV vectors (2, or 1 for
+// want of registers). It takes the taps a column at a time, whose weights are in registers, and an input that has been
+// loaded meets all the rows of taps that bring it to one of the block's results,
 //
-//   acc[i][v] += x[row d][q_v + offset(s)] * w[d - i][s],   i < 4,  v < 2,  0 <= d - i < R,
+//   acc[i][v] += x[row d][q_v + offset(s)] * w[d - i][s],   i < BR,  v < NV,  0 <= d - i < R,
 //
-// and which those are is known to the compiler: as loops, with three rounds each, this took twice as long. The last
-// block and the last vector overlap those before them, so that none is cut off.
+// and which those are is known to the compiler: as loops, with three rounds each, this took twice as long. Blocks
+// follow each other down a strip of the plane, as many rows as L1 holds. The last block and the last vector overlap
+// those before them, so that none is cut off.
 //
-// What it gains over depthwise_channels.h: planes are not turned over, twice 10 cycles for 8 results. Limit on AVX2: a
-// block of 3x3 taps is 36 multiply-adds, 18 loads of x, half of them across cache lines, as many of masks at a row's
-// ends, and 9 of weights: 18 to 27 cycles for 32 results, whose way from and to memory takes 45. It takes about 50 in
-// cache. What is left out is read as zero, so weights that are not finite go to the reference. Alone:
+// What it gains over depthwise_channels.h: planes are not turned over, twice 10 cycles for 8 results. Limit on AVX-512:
+// a block of 3x3 taps is 72 multiply-adds, two a cycle, and 36 loads of x that lie across cache lines, 1.2 cycles each:
+// 43 cycles for 128 results, whose way from and to memory takes 60. With 7x7 taps (8 rows) it is 784 and 196: 392
+// cycles, and it takes some 600 in cache. On AVX2 half of the loads are within a line: 18 to 27 cycles for 32 results of
+// 3x3. What is left out is read as zero, so weights that are not finite go to the reference. Alone:
 //
 //   with convx.algorithm("depthwise"): ...
 #pragma once

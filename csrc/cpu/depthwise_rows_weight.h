@@ -14,7 +14,8 @@
 //
 // Column taps are taken a few at a time, as many as there are registers for. What is left out is read as zero; if it
 // met an infinity the sums are not finite, and the reference takes over. Planes are walked in memory's order, channels
-// first, in a number of parts that the shape alone decides. Sums are made of chains of at most kPixelChain pixels.
+// first, in a number of parts that the shape alone decides. Sums are made of chains of at most kPixelChain pixels,
+// those of some rows, and those of parts.
 #pragma once
 #include "depthwise_rows.h"
 #include "outer_product_weight.h"
@@ -160,15 +161,15 @@ bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
               plane_as<T, In>(wg.y + wg.y_strides(n, k, 0, 0), wg.y_strides.h, r.count, c.count, y_buffer);
           point_at_rows(x_rows.data(), x_count, r.lowest(), x, x_pitch, r.in, zeros.data());
           point_at_rows(y_rows.data(), y_count, 0, y, y_pitch, r.count, zeros.data());
-          std::memset(chunk.data(), 0, size * sizeof(T));
           for (int64_t p = 0; p < r.count; p += at_once) {
             const bool last = p + at_once >= r.count;
             planes.x_ahead = !fetches ? 0 : last ? wg.x_strides.c - p * x_pitch : at_once * x_pitch;
             planes.y_ahead = !fetches ? 0 : last ? wg.y_strides.c - p * y_pitch : at_once * y_pitch;
+            std::memset(chunk.data(), 0, size * sizeof(T));
             dots(planes, rv, p, smaller(p + at_once, r.count) - 1, chunk.data());
+            for (int64_t t = 0; t < size; t += L)
+              store(sum + k * size + t, load(sum + k * size + t) + load(chunk.data() + t));
           }
-          for (int64_t t = 0; t < size; t += L)
-            store(sum + k * size + t, load(sum + k * size + t) + load(chunk.data() + t));
         }
     }
   });
