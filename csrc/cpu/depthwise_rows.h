@@ -16,8 +16,8 @@
 // What it gains over depthwise_channels.h: planes are not turned over, twice 10 cycles for 8 results. Limit on AVX-512:
 // a block of 3x3 taps is 72 multiply-adds, two a cycle, and 36 loads of x that lie across cache lines, 1.2 cycles each:
 // 43 cycles for 128 results, whose way from and to memory takes 60. With 7x7 taps (8 rows) it is 784 and 196: 392
-// cycles, and it takes some 600 in cache. On AVX2 half of the loads are within a line: 18 to 27 cycles for 32 results of
-// 3x3. What is left out is read as zero, so weights that are not finite go to the reference. Alone:
+// cycles, and it takes some 600 in cache. On AVX2 half of the loads are within a line: 18 to 27 cycles for 32 results
+// of 3x3. What is left out is read as zero, so weights that are not finite go to the reference. Alone:
 //
 //   with convx.algorithm("depthwise"): ...
 #pragma once
