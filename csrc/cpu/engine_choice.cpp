@@ -281,7 +281,7 @@ bool better_in_place(const ConvProblem& pb, const Operands& o) {
 }
 
 // For the gradient of the weight both sides are turned over and nothing is turned back, which is cheaper: rows in place
-// are worth their half empty vectors, and on AVX2 sums that leave the registers, on larger planes only.
+// are worth their half empty vectors, and on AVX2 more passes for want of registers, on larger planes only.
 bool better_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
   if (!better_in_place(pb, o)) return false;
   if (!many_groups(pb, o)) return true;
