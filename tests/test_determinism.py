@@ -130,6 +130,7 @@ def test_layers_forward_and_backward(device, dtype, name):
 ALONE = PROBLEMS | {
     "very-deep": Problem(9, 1100, 7, 7, 120, 3, 3, padding=(1, 1)),
     "a-little-work": Problem(8, 32, 7, 8, 32, 3, 3, padding=(1, 1)),
+    "pointwise-with-a-stride": Problem(9, 40, 14, 13, 30, 1, 1, stride=(2, 2)),
 }
 
 
