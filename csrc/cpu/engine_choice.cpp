@@ -198,8 +198,8 @@ bool suits_pixel_panels(const ConvProblem& pb, DType dtype, const View& in, cons
          pb.N * pb.H * pb.W >= kPixels && inputs <= kInputs && outputs > kFewOutputs;
 }
 
-// With a stride, where the others deal a tile's rows out before they read them: 0.85 to 0.95 of their time, 0.66 to
-// 0.95 in float64, of few pixels 1.0 to 1.4 times. The batch may count, as above.
+// With a stride, where the others deal a tile's rows out before they read them: mostly 0.85 to 0.95 of their time, 0.66
+// to 1.04 in float64, of few pixels 0.9 to 1.4 times. The batch may count, as above.
 bool picks_pixels(const ConvProblem& pb, const Operands& o) {
   constexpr int64_t kInputs = 1024, kFewOutputs = 12, kPixels = 350;
   return (o.dtype == DType::float32 || o.dtype == DType::float64) && pb.R * pb.S == 1 && !pb.is_unit_stride() &&
