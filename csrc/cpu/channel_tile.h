@@ -7,6 +7,7 @@
 // the zero padding are zeros in the tile; rows in it are not in the tile at all, their taps are skipped.
 #pragma once
 #include "convert.h"
+#include "planes.h"
 #include "tile.h"
 
 namespace convx {
@@ -133,8 +134,6 @@ class Ahead {
   Stretches a_, b_;
   int64_t a_lines_ = 0, b_lines_ = 0;
 };
-
-constexpr double kFetchedBytes = 4 << 20;  // of smaller layers L2 has all
 
 // The lines of `count` pixels of L groups, all of them in rows that follow each other.
 template <class In>

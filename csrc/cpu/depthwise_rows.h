@@ -89,8 +89,13 @@ struct Plane {
 };
 
 constexpr int kBlockRows = 4;
-constexpr int64_t kRowsAtOnceBytes = 16 << 10;  // of the L1 cache: a third
-constexpr double kFetchedRowsBytes = 4 << 20;   // of smaller layers L2 has all
+
+// How many rows of x go by before the next vectors of them: a third of the L1 cache, whole blocks.
+template <class T>
+int64_t rows_at_once(int64_t pitch) {
+  constexpr int64_t kBytes = 16 << 10, kBlock = 2 * kBlockRows;
+  return ceil_div(kBytes, int64_t(sizeof(T)) * pitch * kBlock) * kBlock;
+}
 
 // The products of column tap s with row d of a block's inputs. Inlined, as all that has the sums: else they would be in
 // memory.
@@ -191,11 +196,11 @@ void convolve_strip_of(int masked, const Plane<T>& plane, const RowVectors<T>& r
 }
 
 template <class T, int R, int S, int BR>
-void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, int64_t results, int64_t rows_at_once) {
+void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, int64_t results, int64_t at_once) {
   constexpr int NV =
       CONVX_VECTOR_BYTES == 64 || R == 5 ? 2 : 1;  // that many sums, and a column's weights, in registers
-  for (int64_t row = 0; row < results; row += rows_at_once) {
-    const int64_t last = smaller(row + rows_at_once, results) - 1, first = smaller(row, results - BR);
+  for (int64_t row = 0; row < results; row += at_once) {
+    const int64_t last = smaller(row + at_once, results) - 1, first = smaller(row, results - BR);
     int64_t v = 0;
     for (; NV == 2 && v + 1 < rv.count; v += 2)
       convolve_strip_of<T, R, S, NV, BR>(rv.masked[v] | rv.masked[v + 1], plane, rv, first, last, v);
@@ -204,7 +209,8 @@ void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, int64_t resu
 }
 
 template <class T>
-using ConvolvePlane = void (*)(const Plane<T>&, const RowVectors<T>&, int64_t results, int64_t rows_at_once);
+using ConvolvePlane = void (*)(const Plane<T>&, const RowVectors<T>&, int64_t results, int64_t at_once);
+
 // More rows at a time where there are registers for their sums: an input meets more of them, and a vector's
 // multiply-adds wait less for one another. Of 3x3 taps that gains nothing.
 template <class T>
@@ -235,12 +241,12 @@ bool convolve_planes(const Convolution<T, In>& cv) {
   Buffer<T> zeros(c.in);
   std::memset(zeros.data(), 0, c.in * sizeof(T));
   const int64_t x_pitch = same ? cv.in_strides.h : c.in, y_pitch = same ? cv.out_strides.h : c.count;
-  const int64_t at_once = ceil_div(kRowsAtOnceBytes, int64_t(sizeof(T)) * x_pitch * 2 * kBlockRows) * 2 * kBlockRows;
-  const bool fetches = same && double(cv.N) * cv.G * r.in * c.in * sizeof(T) > kFetchedRowsBytes;
+  const int64_t at_once = rows_at_once<T>(x_pitch), row_count = r.count + r.taps - 1;
+  const bool fetches = same && double(cv.N) * cv.G * r.in * c.in * sizeof(T) > kFetchedBytes;
   const double work = double(r.count) * c.count * taps * cv.outputs / 8;
   parallel_for_balanced(cv.N * cv.G, grain_for(work), [&](int64_t begin, int64_t end) {
     Buffer<T> x(same ? 0 : r.in * c.in), y(same ? 0 : r.count * c.count);
-    Buffer<const T*> rows(r.count + r.taps - 1);
+    Buffer<const T*> rows(row_count);
     Plane<T> plane;
     plane.rows = rows.data(), plane.y_pitch = y_pitch;
     plane.x_ahead = fetches ? smaller(at_once * x_pitch, cv.in_strides.c) : 0;
@@ -248,8 +254,7 @@ bool convolve_planes(const Convolution<T, In>& cv) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / cv.G, g = i % cv.G;
       const T* const from = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), cv.in_strides.h, r.in, c.in, x);
-      for (int64_t d = 0, h = r.lowest(); d < r.count + r.taps - 1; ++d, ++h)
-        rows[d] = h >= 0 && h < r.in ? from + h * x_pitch : zeros.data();
+      point_at_rows(rows.data(), row_count, r.lowest(), from, x_pitch, r.in, zeros.data());
       for (int64_t k = g * cv.outputs; k < (g + 1) * cv.outputs; ++k) {
         In* const to = cv.out + cv.out_strides(n, k, 0, 0);
         plane.w = weights.data() + k * taps;

@@ -117,13 +117,6 @@ void dot_planes(const PlanePair<T>& planes, const RowVectors<T>& rv, int64_t fir
     }
 }
 
-// The rows of a plane as pointers, with rows of zeros around them.
-template <class T>
-void point_at_rows(const T** rows, int64_t count, int64_t first, const T* plane, int64_t pitch, int64_t height,
-                   const T* zeros) {
-  for (int64_t i = 0, h = first; i < count; ++i, ++h) rows[i] = h >= 0 && h < height ? plane + h * pitch : zeros;
-}
-
 template <class T, class In>
 bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
   constexpr int64_t L = Vec<T>::lanes, kTasks = 32, kBlock = 2 * kBlockRows;
@@ -135,11 +128,10 @@ bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
   const int64_t at_a_time = larger(1, smaller(8, channels * wg.N / kTasks));  // channels, whose sums stay in L1
   const int64_t blocks = ceil_div(channels, at_a_time), parts = smaller(wg.N, ceil_div(kTasks, blocks));
   const int64_t x_pitch = same ? wg.x_strides.h : c.in, y_pitch = same ? wg.y_strides.h : c.count;
-  const int64_t at_once = smaller(ceil_div(kRowsAtOnceBytes, int64_t(sizeof(T)) * x_pitch * kBlock) * kBlock,
-                                  kPixelChain<T> / kBlock * kBlock);
+  const int64_t at_once = smaller(rows_at_once<T>(x_pitch), kPixelChain<T> / kBlock * kBlock);
   const int64_t y_count = ceil_div(r.count, kBlock) * kBlock, x_count = y_count + r.taps - 1;
   const double bytes = double(wg.N) * channels * (r.in * c.in + r.count * c.count) * sizeof(T);
-  const bool fetches = same && bytes > kFetchedRowsBytes;
+  const bool fetches = same && bytes > kFetchedBytes;
   Buffer<T> zeros(larger(c.in, c.count));
   std::memset(zeros.data(), 0, larger(c.in, c.count) * sizeof(T));
 
@@ -188,7 +180,7 @@ bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
   return check == T(0);
 }
 
-#ifndef CONVX_AVX512
+#ifndef CONVX_AVX512  // which has depthwise.h's kernels beside them
 struct InPlace {
   template <class T, class In>
   static bool convolve(const Convolution<T, In>& cv) {

@@ -185,27 +185,32 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
 
 namespace {
 
+// What pixel_panels.h takes, and is worth it for: results whose planes are lines in memory.
+bool fits_pixel_panels(const ConvProblem& pb, DType dtype, const View& in, const View& out, int64_t inputs,
+                       int64_t outputs) {
+  constexpr int64_t kInputs = 1024, kFewOutputs = 12;
+  return (dtype == DType::float32 || dtype == DType::float64) && pb.R * pb.S == 1 && pb.pad_h == 0 && pb.pad_w == 0 &&
+         in.strides.w == 1 && out.strides.w == 1 && (out.strides.h == pb.Q || pb.P == 1) && inputs <= kInputs &&
+         outputs > kFewOutputs;
+}
+
 // Pointwise layers whose planes are lines in memory, as pixel_panels.h has them: 0.7 to 1.0 of the best other time, for
 // AVX2 as well. 7 x 7 planes took as long, and of few pixels or of many channels too much is spent on packing: 0.9 to
 // 1.6 times as long. 16-bit results are written from beside: 1.1 to 1.35 times. It adds up as outer_product does, so
 // the batch may count; pixels.h, which has fewer outputs, does not.
 bool suits_pixel_panels(const ConvProblem& pb, DType dtype, const View& in, const View& out, int64_t inputs,
                         int64_t outputs) {
-  constexpr int64_t kPlane = 64, kPixels = 600, kInputs = 1024, kFewOutputs = 12;
-  const auto is_line = [&](const View& v) { return v.strides.w == 1 && (v.strides.h == pb.W || pb.H == 1); };
-  return (dtype == DType::float32 || dtype == DType::float64) && pb.R * pb.S == 1 && pb.is_unit_stride() &&
-         pb.pad_h == 0 && pb.pad_w == 0 && is_line(in) && is_line(out) && pb.H * pb.W >= kPlane &&
-         pb.N * pb.H * pb.W >= kPixels && inputs <= kInputs && outputs > kFewOutputs;
+  constexpr int64_t kPlane = 64, kPixels = 600;
+  return fits_pixel_panels(pb, dtype, in, out, inputs, outputs) && pb.is_unit_stride() &&
+         (in.strides.h == pb.W || pb.H == 1) && pb.H * pb.W >= kPlane && pb.N * pb.H * pb.W >= kPixels;
 }
 
 // With a stride, where the others deal a tile's rows out before they read them: mostly 0.85 to 0.95 of their time, 0.66
 // to 1.04 in float64, of few pixels 0.9 to 1.4 times. The batch may count, as above.
 bool picks_pixels(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kInputs = 1024, kFewOutputs = 12, kPixels = 350;
-  return (o.dtype == DType::float32 || o.dtype == DType::float64) && pb.R * pb.S == 1 && !pb.is_unit_stride() &&
-         pb.pad_h == 0 && pb.pad_w == 0 && o.x.strides.w == 1 && o.y.strides.w == 1 &&
-         (o.y.strides.h == pb.Q || pb.P == 1) && pb.channels_per_group() <= kInputs && pb.N * pb.P * pb.Q >= kPixels &&
-         pb.outputs_per_group() > kFewOutputs;
+  constexpr int64_t kPixels = 350;
+  return fits_pixel_panels(pb, o.dtype, o.x, o.y, pb.channels_per_group(), pb.outputs_per_group()) &&
+         !pb.is_unit_stride() && pb.N * pb.P * pb.Q >= kPixels;
 }
 
 }  // namespace
