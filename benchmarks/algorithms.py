@@ -83,7 +83,7 @@ def measure(shape: Shape, computation: str, options: argparse.Namespace) -> dict
             most = options.within * min(seconds_of(call, 1, options.device)[0] for call in (choice, theirs))
             forced = {name: by_algorithm(primitive, name, choice) for name in names}
             calls |= {(k, layout): f for k, f in forced.items() if is_worth_timing(f, most, options.device)}
-    timings = interleaved(calls, options.device, options.seconds, (3, 50))
+    timings = interleaved(calls, options.device, options.seconds, (3, 50), graphs=True)
     result = timings[TORCH, "contiguous"].result
     times: dict[str, tuple[float, str, float]] = {}
     for (side, layout), timing in timings.items():

@@ -41,7 +41,7 @@ def _commit() -> str:
 
 
 # Options that a command may have and numbers depend on.
-OPTIONS = ("device", "dtype", "layout", "threads", "max_gflop", "seconds", "tf32")
+OPTIONS = ("device", "dtype", "layout", "threads", "max_gflop", "seconds", "tf32", "eager")
 
 
 def about(options: argparse.Namespace, roofs: dict[str, float] | None = None) -> dict:
@@ -66,10 +66,12 @@ def title(facts: dict) -> str:
 
 
 def heading(facts: dict) -> str:
+    # Tables of GPUs from before there was the choice were made by calls from Python.
+    how = ", calls recorded as CUDA graphs" if facts["device"] == "cuda" and facts.get("eager") is False else ""
     lines = [
         title(facts),
         f"{facts['dtype']}{' as TF32' if facts.get('tf32') else ''}, layout {facts['layout']}, "
-        f"at most {facts['max_gflop']:g} GFLOP a call",
+        f"at most {facts['max_gflop']:g} GFLOP a call{how}",
     ]
     if "roofs" in facts:
         lines.append(f"{describe(facts['roofs'])}; share: the time that the nearest roof allows / the time taken")

@@ -55,18 +55,18 @@ def sides(
 
 def measure(
     shape: Shape, computation: str, dtype: str = "float32", device: str = "cpu", layout: str = "contiguous",
-    seconds: float = 0.5, best: dict[str, float] | None = None, tf32: bool = False,
+    seconds: float = 0.5, best: dict[str, float] | None = None, tf32: bool = False, graphs: bool = True,
 ) -> dict:  # fmt: skip
     """One row: both sides' times for one computation of one layer, and whether convx's result is right.
 
-    layout='best' times each side in both layouts and takes its better one. With `best`, roofs.measure()'s, the row has
+    layout='best' times each side in both layouts and takes its better one; `graphs` is interleaved()'s. With `best`, roofs.measure()'s, the row has
     the share of the nearest roof that each side reaches.
     """
     operands = make_operands(shape, DTYPES[dtype], device)
     layouts = list(LAYOUTS) if layout == "best" else [layout]
     laid_out = {name: in_layout(operands, name) for name in layouts}
     calls = sides(shape, computation, laid_out, device)
-    timings = interleaved(calls, device, seconds)
+    timings = interleaved(calls, device, seconds, graphs=graphs)
     best_torch, best_convx = (
         min((key for key in calls if key[0] == side), key=lambda key: timings[key].median)
         for side in ("torch", "convx")
@@ -119,7 +119,7 @@ def rows_of(options: argparse.Namespace, best: dict[str, float] | None) -> Itera
             continue
         for computation in options.primitive:
             settings = options.dtype, options.device, options.layout, options.seconds
-            yield measure(small, computation, *settings, best, options.tf32)
+            yield measure(small, computation, *settings, best, options.tf32, not options.eager)
 
 
 def every(n: int, shapes: Iterable[Shape]) -> Iterator[Shape]:
@@ -161,6 +161,7 @@ def parse() -> argparse.Namespace:
         help="begin no more layers after so many minutes; classes take turns then",
     )
     add("--tf32", action="store_true", help="on a GPU: both sides may use TF32 for float32")
+    add("--eager", action="store_true", help="on a GPU: calls from Python, not recorded as CUDA graphs")
     add("--save", action="store_true", help="keep the rows in benchmarks/results/")
     return parsed(options)
 

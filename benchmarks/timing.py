@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+GRAPH_SECONDS, MOST_CALLS = 2e-3, 50  # how long the calls that a GPU makes in a row take together, and how many
+
 
 def with_gradients(call: Callable[[], torch.Tensor], *leaves: torch.Tensor) -> Callable[[], Any]:
     """The call and its backward pass to the leaves, for a gradient of ones."""
@@ -49,22 +51,39 @@ def seconds_of(call: Callable[[], Any], calls: int, device: str) -> tuple[float,
     return (time.perf_counter() - start) / calls, result
 
 
+def as_graph(call: Callable[[], Any], calls: int) -> Callable[[], None]:
+    """`calls` calls in a row as one CUDA graph, which a GPU goes through by itself: no processor is waited for."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    return graph.replay
+
+
 def interleaved(
-    callables: dict[str, Callable[[], Any]], device: str, seconds: float = 0.5, rounds: tuple[int, int] = (3, 200)
-) -> dict[str, Timing]:
-    """Runs all callables in turns: at least rounds[0] times, then until `seconds` are over or rounds[1] are done."""
+    callables: dict[str, Callable[[], Any]], device: str, seconds: float = 0.5, rounds: tuple[int, int] = (3, 200),
+    graphs: bool = False,
+) -> dict[str, Timing]:  # fmt: skip
+    """Runs all callables in turns: at least rounds[0] times, then until `seconds` are over or rounds[1] are done.
+
+    With `graphs`, for a GPU, calls are recorded as a CUDA graph and the medians are the GPU's own time. Otherwise a
+    layer whose kernels take less time than its call on the processor is timed by that call.
+    """
     with torch.no_grad():
         first = {name: seconds_of(call, 1, device) for name, call in callables.items()}
         # On a GPU a call returns before its work is done: many in a row, or the launch would be what is timed.
         warm = {name: seconds_of(call, 1, device)[0] for name, call in callables.items()}
-        calls = {name: max(1, min(50, int(2e-3 / warm[name]))) if device == "cuda" else 1 for name in callables}
+        calls = {n: max(1, min(MOST_CALLS, int(GRAPH_SECONDS / warm[n]))) if device == "cuda" else 1 for n in warm}
+        timed, per_run = dict(callables), dict.fromkeys(callables, 1)
+        if graphs and device == "cuda":
+            timed, per_run, calls = {n: as_graph(callables[n], calls[n]) for n in calls}, calls, per_run
         times: dict[str, list[float]] = {name: [] for name in callables}
         order, shuffle = list(callables), random.Random(0).shuffle  # the same orders each time
         started = time.perf_counter()
         for done in range(1, rounds[1] + 1):
             shuffle(order)
             for name in order:
-                times[name].append(seconds_of(callables[name], calls[name], device)[0])
+                times[name].append(seconds_of(timed[name], calls[name], device)[0] / per_run[name])
             if done >= rounds[0] and time.perf_counter() - started > seconds:
                 break
     return {

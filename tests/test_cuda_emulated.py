@@ -31,8 +31,9 @@ ONLY = {
 }
 
 
-def dtypes_of(algorithm):
-    return ONLY.get(algorithm, FLOATING)
+def dtypes_of(primitive, algorithm):
+    as_tf32 = algorithm == "tensorcore_copied" and primitive != "grad_weight"
+    return ONLY.get(algorithm, FLOATING) + (torch.float32,) * as_tf32
 
 
 # What multiplies whole tiles takes its time here: its dtypes are spread over the problems instead of each meeting all,
@@ -46,7 +47,7 @@ LIMITED = ("tensorcore_grouped", "tensorcore_copied", "tensorcore_terms", "outpu
 
 
 def suits(primitive, algorithm, problem):
-    return algorithm not in LIMITED or not emulator.refusal(primitive, algorithm, problem, dtypes_of(algorithm)[0])
+    return algorithm not in LIMITED or not emulator.refusal(primitive, algorithm, problem, dtypes_of(primitive, algorithm)[0])
 
 
 def suits_tiles(p):
@@ -54,7 +55,7 @@ def suits_tiles(p):
     return products <= (36 if p.mode == "zeros" else 9)
 
 
-ROWS = [(p, a, dtype) for p, a in ALGORITHMS for dtype in dtypes_of(a)]
+ROWS = [(p, a, dtype) for p, a in ALGORITHMS for dtype in dtypes_of(p, a)]
 
 # More than one tile of grad_input_scatter along either axis, more outputs than threads in a block; and outputs that
 # come to an end before they reach the input.
@@ -76,7 +77,7 @@ def _cases():
     fitting = [name for name, p in PROBLEMS.items() if suits_tiles(p)]
     chosen = covering([row for row in ROWS if row[1] not in TILED], PROBLEMS, *variations)
     for (primitive, algorithm), dtype, *rest in covering(tiled, range(len(FLOATING)), fitting, *variations):
-        dtypes = dtypes_of(algorithm)
+        dtypes = dtypes_of(primitive, algorithm)
         chosen.append(((primitive, algorithm, dtypes[dtype % len(dtypes)]), *rest))
     cases = {}
     for (primitive, algorithm, dtype), name, *variation in chosen:
@@ -178,7 +179,7 @@ def test_skipped_taps_are_skipped(primitive, algorithm, dtype):
 def test_addresses_beyond_32_bits(primitive, algorithm):
     """Images more than 2^31 elements apart in memory; only the pages that are touched take any."""
     problem = Problem(2, 2, 5, 4, 3, 3, 2, (2, 1), (1, 0))
-    dtype = dtypes_of(algorithm)[0]
+    dtype = dtypes_of(primitive, algorithm)[0]
     first, second, bias, expected = draw_integers(primitive, problem, dtype, bias="contiguous")
     far = 2**31 + 8
     try:
@@ -224,7 +225,7 @@ def test_the_reference_is_last_and_the_choice_is_a_row():
 @pytest.mark.parametrize("primitive, algorithm", ALGORITHMS)
 def test_what_an_algorithm_cannot_do_it_refuses(primitive, algorithm):
     shape_1, shape_2, shape_out = REAL.shapes(primitive)
-    for dtype in {*emulator.DTYPES} - {*dtypes_of(algorithm)}:
+    for dtype in {*emulator.DTYPES} - {*dtypes_of(primitive, algorithm)}:
         first, second, result = (torch.ones(s, dtype=dtype) for s in (shape_1, shape_2, shape_out))
         name = str(dtype)[6:]
         with pytest.raises(RuntimeError, match=f"'{algorithm}' was forced but can't do {primitive} of {name} N1 C4"):

@@ -44,6 +44,9 @@ PRODUCTS = {
     "bf16-wgmma-256": (19, (64, 16, 256), BF16),
     "fp16-wgmma-64-wide": (20, (64, 16, 64), FP16),
     "bf16-wgmma-256-wide": (21, (64, 16, 256), BF16),
+    "tf32-wgmma-64-wide": (22, (64, 8, 64), FP32),
+    "tf32-wgmma-128-wide": (23, (64, 8, 128), FP32),
+    "tf32-wgmma-256-wide": (24, (64, 8, 256), FP32),
 }
 ROUNDING, COPIES, SHUFFLES, VOTES = 8, {4: 9, 8: 10, 16: 11}, 12, 13
 
@@ -174,15 +177,19 @@ def test_subnormal_factors_count(run):
     assert (product(run, "fp16", a, b, torch.zeros(16, 8)) == 16 * 2.0**-38).all()
 
 
+def rounded_to_tf32(values):
+    """To the nearest number of 11 significant bits, ties away from zero."""
+    wide = values.double()
+    spacing = torch.exp2(torch.floor(torch.log2(wide.abs().clamp(min=2.0**-126))) - 10)
+    steps = wide / spacing
+    return torch.sign(steps) * torch.floor(steps.abs() + 0.5) * spacing
+
+
 def test_rounding_to_tf32(run):
     values = torch.cat([reals(1)(4096).float(), torch.tensor([0.0, -0.0, 1 + 2.0**-11, -1 - 2.0**-11, 3e38, 1e-40])])
     actual = run(ROUNDING, values, torch.zeros(len(values), dtype=torch.int32), len(values)).view(FP32)
     assert torch.equal(as_tf32(actual), actual)
-    wide = values.double()
-    spacing = torch.exp2(torch.floor(torch.log2(wide.abs().clamp(min=2.0**-126))) - 10)
-    steps = wide / spacing
-    expected = torch.sign(steps) * torch.floor(steps.abs() + 0.5) * spacing  # ties away from zero
-    assert torch.equal(actual.double(), expected)
+    assert torch.equal(actual.double(), rounded_to_tf32(values))
     special = torch.tensor([float("inf"), -float("inf"), float("nan")])
     actual = run(ROUNDING, special, torch.zeros(3, dtype=torch.int32), 3).view(FP32)
     assert actual[0] == float("inf") and actual[1] == -float("inf") and actual[2].isnan()
@@ -280,9 +287,9 @@ def copy(request):
 
 
 def straight(rows):
-    """What lies swizzled in shared memory, chunk c of row r at c ^ r % 8, straightened. Rows of 64 numbers."""
+    """What lies swizzled in shared memory, chunk c of row r at c ^ r % 8, straightened. Rows of 128 bytes."""
     row, chunk = torch.arange(len(rows))[:, None], torch.arange(8)[None]
-    return rows.view(-1, 8, 8)[row, chunk ^ row % 8].view(-1, 64)
+    return rows.view(len(rows), 8, -1)[row, chunk ^ row % 8].view(rows.shape)
 
 
 def numbered(*shape):
@@ -315,7 +322,7 @@ def test_tiles_of_the_copy_engine(name, copy):
             for i in range(64):
                 if 0 <= place[0] + i < sizes[0]:
                     expected[row, i] = source[(*reversed(at), place[0] + i)]
-    actual = copy(0, source, torch.zeros(rows, 64, dtype=torch.int16), (*sizes, *strides, *box, *place))
+    actual = copy(0, source, torch.zeros(rows, 64, dtype=torch.int16), (*sizes, *strides, *box, *place, 0))
     assert torch.equal(straight(actual), expected)
 
 
@@ -348,10 +355,26 @@ def test_pixels_of_the_copy_engine(name, copy):
             read = source[i, y, x, channel : min(C, channel + 64)]
             expected[row, : len(read)] = read
     strides = [source.stride(d) for d in (2, 1, 0)]
-    numbers = (C, W, H, N, *strides, *axes[0], *axes[1], pixels, channel, w, h, n, *taps)
+    numbers = (C, W, H, N, *strides, *axes[0], *axes[1], pixels, channel, w, h, n, *taps, 0)
     actual = copy(1, source, torch.zeros(pixels, 64, dtype=torch.int16), numbers)
     assert torch.equal(straight(actual), expected)
     assert expected.any()
+
+
+@pytest.mark.parametrize("gathered", (False, True), ids=("tile", "im2col"))
+def test_the_copy_engine_rounds_float32(gathered, copy):
+    """To TF32, to the nearest; what is outside of the tensor is zeros."""
+    source = reals(9)(16, 48).float()
+    source[9, 20:27] = torch.tensor([1 + 2.0**-11, -1 - 2.0**-11, 1 + 3 * 2.0**-11, 0.0, 3e38, -float("inf"), 2.0**-126])
+    expected = torch.zeros(12, 32)
+    expected[:8, :28] = rounded_to_tf32(source[8:, 20:]).float()
+    expected[1, 5] = -float("inf")
+    if gathered:  # an image of one row, sixteen pixels of 48 channels
+        numbers = (48, 16, 1, 1, 48, 768, 768, 0, 16, 1, 0, 1, 1, 12, 20, 8, 0, 0, 0, 0, 1)
+    else:
+        numbers = (48, 16, 1, 1, 1, 48, 768, 768, 768, 32, 12, 1, 1, 1, 20, 8, 0, 0, 0, 1)
+    actual = straight(copy(int(gathered), source, torch.ones(12, 32), numbers))
+    assert torch.equal(actual, expected)
 
 
 def test_tiles_in_stages(copy):
@@ -410,8 +433,8 @@ def test_every_wait_and_arrival_of_the_product_is_needed():
             copies_on_emulator(3, source, torch.zeros(128, 64), (64 * 5, 0))
 
 
-MATRIX = [64, 24, 1, 1, 1, 64, 1536, 1536, 1536, 64, 8, 1, 1, 1, 0, 0, 0, 0, 0]
-IMAGE = [64, 9, 6, 3, 64, 576, 3456, -1, 9, 1, -1, 6, 1, 32, 0, -1, -1, 0, 0, 0]
+MATRIX = [64, 24, 1, 1, 1, 64, 1536, 1536, 1536, 64, 8, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+IMAGE = [64, 9, 6, 3, 64, 576, 3456, -1, 9, 1, -1, 6, 1, 32, 0, -1, -1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ says it works with, say, or the one on the machine with the GPU.
 """
 
 import argparse
+import filecmp
 import os
 import re
 import shutil
@@ -130,7 +131,8 @@ def match_versions(at: Environment, home: Path) -> None:
 
 
 def copy_sources(tree: Path) -> None:
-    """Mirrors the sources into tree: files keep their times, so ninja compiles only what has changed."""
+    """Mirrors the sources into tree. Only files that differ are written, and get the time of now, so that ninja compiles
+    what has changed, even if that was while it compiled."""
     wanted = set()
     for name in COPIED:
         source = ROOT / name
@@ -140,9 +142,9 @@ def copy_sources(tree: Path) -> None:
                 continue
             target = tree / file.relative_to(ROOT)
             wanted.add(target)
-            if not target.exists() or target.stat().st_mtime_ns != file.stat().st_mtime_ns:
+            if not target.exists() or not filecmp.cmp(file, target, shallow=False):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, target)
+                shutil.copyfile(file, target)
     for name in ("csrc", "convx"):
         for file in (tree / name).rglob("*"):
             if file.is_file() and file not in wanted and file.suffix != ".so" and "__pycache__" not in file.parts:

@@ -95,6 +95,12 @@ __device__ inline void wgmma_wait(float (&d)[kCount]) {
   else                                                                                                        \
     CONVX_WGMMA(256, types, CONVX_D128, "%128, %129, 1, 1, 1, %130, %131", CONVX_SUMS32(0), CONVX_SUMS32(32), \
                 CONVX_SUMS32(64), CONVX_SUMS32(96))
+// TF32 has no operands across the reduction.
+#define CONVX_WGMMA_TF32(n, registers, operands, ...)                                                     \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k8.f32.tf32.tf32 {" registers "}, " operands ";" \
+               : __VA_ARGS__                                                                            \
+               : "l"(a), "l"(b)                                                                         \
+               : "memory")
 
 // wgmma.mma_async.m64nNk16: d += a * b, a is 64 x 16, b 16 x N, each as wgmma_operand describes it or, across the
 // reduction, wgmma_operand_across. Warp w of the four has rows 16w..16w+15; with g = lane / 4 and t = lane % 4 a lane
@@ -114,6 +120,24 @@ __device__ inline void wgmma_m64k16(float (&d)[N / 2], uint64_t a, uint64_t b, T
 #endif
 }
 
+// wgmma.mma_async.m64nNk8 of TF32: float32 of which the upper 19 bits are looked at. Operands along the reduction only;
+// sums as above.
+template <int N>
+__device__ inline void wgmma_m64k8_tf32(float (&d)[N / 2], uint64_t a, uint64_t b) {
+  static_assert(N == 64 || N == 128 || N == 256, "what is written out here");
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if constexpr (N == 64)
+    CONVX_WGMMA_TF32(64, CONVX_D32, "%32, %33, 1, 1, 1", CONVX_SUMS32(0));
+  else if constexpr (N == 128)
+    CONVX_WGMMA_TF32(128, CONVX_D64, "%64, %65, 1, 1, 1", CONVX_SUMS32(0), CONVX_SUMS32(32));
+  else
+    CONVX_WGMMA_TF32(256, CONVX_D128, "%128, %129, 1, 1, 1", CONVX_SUMS32(0), CONVX_SUMS32(32), CONVX_SUMS32(64),
+                     CONVX_SUMS32(96));
+#else
+  __trap();
+#endif
+}
+
 #undef CONVX_D32
 #undef CONVX_D64
 #undef CONVX_D128
@@ -121,6 +145,7 @@ __device__ inline void wgmma_m64k16(float (&d)[N / 2], uint64_t a, uint64_t b, T
 #undef CONVX_SUMS32
 #undef CONVX_WGMMA
 #undef CONVX_WGMMA_OF_ANY_WIDTH
+#undef CONVX_WGMMA_TF32
 
 }  // namespace cuda
 }  // namespace convx
@@ -143,7 +168,7 @@ __device__ inline uint64_t wgmma_operand(const void* shared) {
 }
 
 // The same of rows of 128 bytes, as the copy engine lays them out (tensor_map.h): chunk c of row r is at c ^ r % 8. The
-// tile begins at a multiple of 1024 bytes; the next sixteen numbers of its rows are 32 bytes on each.
+// tile begins at a multiple of 1024 bytes; the next 32 bytes of its rows, sixteen numbers or eight, are 32 bytes on.
 __device__ inline uint64_t wgmma_operand_128(const void* shared) {
   constexpr uint64_t kEightRows = 8 * 128, kSwizzle128 = 1;
   return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(1) << 16 | (kEightRows >> 4) << 32 |

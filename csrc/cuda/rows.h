@@ -46,6 +46,18 @@ void grad_input(const ConvProblem&, const Operands&);
 void grad_weight(const ConvProblem&, const Operands&);
 }  // namespace few_channels
 
+namespace patch_windows {
+const char* forward_why_not(const ConvProblem&, const Operands&);
+const char* grad_input_why_not(const ConvProblem&, const Operands&);
+const char* grad_weight_why_not(const ConvProblem&, const Operands&);
+bool forward_preferred(const ConvProblem&, const Operands&);
+bool grad_input_preferred(const ConvProblem&, const Operands&);
+bool grad_weight_preferred(const ConvProblem&, const Operands&);
+void forward(const ConvProblem&, const Operands&);
+void grad_input(const ConvProblem&, const Operands&);
+void grad_weight(const ConvProblem&, const Operands&);
+}  // namespace patch_windows
+
 namespace row_windows {
 const char* why_not(const ConvProblem&, const Operands&);
 bool preferred(const ConvProblem&, const Operands&);

@@ -84,12 +84,16 @@ bool preferred_for_grad_weight(const ConvProblem& pb, const Operands& o) {
          filled(pb.channels_per_group(), kTile) * filled(pb.outputs_per_group(), kTile) >= least_filled(o);
 }
 
-// Stages of the copy engine's kernels have 64 inputs; half of them empty is what those kernels gain over the others.
+// Stages of the copy engine's kernels have 64 inputs, of float32 32; half of them empty is what those kernels gain over
+// the others.
+static bool fills_stages(const Operands& o, int64_t inputs) {
+  return filled(inputs, o.dtype == DType::float32 ? kTile / 2 : kTile) >= 0.5;
+}
 bool preferred_copied(const ConvProblem& pb, const Operands& o) {
-  return preferred(pb, o) && filled(pb.channels_per_group(), kTile) >= 0.5;
+  return preferred(pb, o) && fills_stages(o, pb.channels_per_group());
 }
 bool preferred_copied_for_grad_input(const ConvProblem& pb, const Operands& o) {
-  return preferred_for_grad_input(pb, o) && filled(pb.outputs_per_group(), kTile) >= 0.5;
+  return preferred_for_grad_input(pb, o) && fills_stages(o, pb.outputs_per_group());
 }
 
 // Terms are padded to whole stages of 64 and made by a pass over each operand, which pays if the image's numbers are

@@ -181,7 +181,6 @@ struct Split : AtOnce {
     }
   }
 
- private:
   // Two float32 as three terms, each a pair of bfloat16.
   __device__ static void split(uint32_t low, uint32_t high, uint32_t& first, uint32_t& second, uint32_t& third) {
     float x = __uint_as_float(low) * 0x1p24f, y = __uint_as_float(high) * 0x1p24f;

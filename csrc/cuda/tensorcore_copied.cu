@@ -1,4 +1,4 @@
-// 16-bit numbers by tensorcore_copied.cuh: which problems it can do, and how it is launched.
+// 16-bit numbers, and float32 as TF32, by tensorcore_copied.cuh: which problems it can do, and how it is launched.
 #include "rows.h"
 #include "tensorcore_copied_launch.cuh"
 #include "types.h"
@@ -8,11 +8,17 @@ namespace cuda {
 namespace tensorcore {
 namespace {
 
+template <class T, int kColumns>
+using ShapeOf = CopiedShape<1, kColumns, kColumns <= 128, int(sizeof(T))>;
+
 const char* why_not_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
-  if (const char* reason = why_not_wgmma(pb, o)) return reason;
+  if (const char* reason = o.dtype == DType::float32 ? why_not(pb, o) : why_not_wgmma(pb, o)) return reason;
+  if (!current_device().has_wgmma) return "it needs a GPU of compute capability 9.0 and kernels built for 9.0a";
   if (const char* reason = why_not_copies(pb, is_grad_input)) return reason;
   const int64_t inputs = is_grad_input ? pb.outputs_per_group() : pb.channels_per_group();
-  if (pb.G > 1 && inputs % kCopiedDepth != 0) return "it copies 64 channels at a time, which have to be of one group";
+  const int64_t depth = o.dtype == DType::float32 ? ShapeOf<float, 64>::kDepth : kCopiedDepth;
+  if (pb.G > 1 && inputs % depth != 0)
+    return "it copies 128 bytes of channels at a time, which have to be of one group";
   return nullptr;
 }
 
@@ -22,11 +28,11 @@ template <class T, bool kTurned>
 void launch_best(const Convolution<T>& cv, const Packed<T>& image, const Packed<T>& weight, const Operands& o) {
   const double wide = turns_of(cv, 256), middle = 0.55 * turns_of(cv, 128), narrow = 0.35 * turns_of(cv, 64);
   if (narrow < middle && narrow < wide)
-    launch_copied<OneTerm<T>, CopiedShape<1, 64>, kTurned>(cv, image, weight, o);
+    launch_copied<OneTerm<T>, ShapeOf<T, 64>, kTurned>(cv, image, weight, o);
   else if (middle < wide)
-    launch_copied<OneTerm<T>, CopiedShape<1, 128>, kTurned>(cv, image, weight, o);
+    launch_copied<OneTerm<T>, ShapeOf<T, 128>, kTurned>(cv, image, weight, o);
   else
-    launch_copied<OneTerm<T>, CopiedShape<1, 256>, kTurned>(cv, image, weight, o);
+    launch_copied<OneTerm<T>, ShapeOf<T, 256>, kTurned>(cv, image, weight, o);
 }
 
 template <class T>
@@ -38,21 +44,25 @@ void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const Packed<T> image =
       channels_together<T>(from.data, from.strides, inputs * from.strides.c, pb.N, pb.G, inputs,
                            is_grad_input ? pb.P : pb.H, is_grad_input ? pb.Q : pb.W, false, o, true);
-  // The weight is [output][tap][input]. For grad_input that is the other way round, which wgmma can read as well, if
-  // chunks are whole: then nothing is packed.
+  // The weight is [output][tap][input]. For grad_input that is the other way round, which wgmma can read as well of
+  // 16-bit numbers, if chunks are whole: then nothing is packed.
   const Strides &w = o.w.strides, turned = {w.c, w.n, w.h, w.w};
   const auto whole = [&](int64_t stride, int64_t count) {
     return count == 1 || (stride != 0 && stride % kElements == 0);
   };
-  const bool in_place = is_grad_input && w.c == 1 && whole(Cg, 1) && whole(w.n, pb.K) && whole(w.h, pb.R) &&
+  const bool in_place = sizeof(T) == 2 && is_grad_input && w.c == 1 && whole(Cg, 1) && whole(w.n, pb.K) && whole(w.h, pb.R) &&
                         whole(w.w, pb.S) && reinterpret_cast<uintptr_t>(o.w.data) % kChunk == 0;
   const Packed<T> weight = in_place
                                ? Packed<T>{static_cast<const T*>(o.w.data), w.n, Kg * w.n, w.h, w.w, image.channels}
                                : channels_together<T>(o.w.data, is_grad_input ? turned : w, Kg * w.n, outputs, pb.G,
                                                       inputs, pb.R, pb.S, true, o, true);
   Convolution<T> cv = convolution_of<T>(pb, o, is_grad_input, image, weight);
-  if (in_place) cv.weight_c = int(w.n), cv.weight_output = 1;
-  in_place ? launch_best<T, true>(cv, image, weight, o) : launch_best<T, false>(cv, image, weight, o);
+  if constexpr (sizeof(T) == 2)
+    if (in_place) {
+      cv.weight_c = int(w.n), cv.weight_output = 1;
+      return launch_best<T, true>(cv, image, weight, o);
+    }
+  launch_best<T, false>(cv, image, weight, o);
 }
 
 template <class T>
@@ -72,7 +82,11 @@ void run_weight_copied(const ConvProblem& pb, const Operands& o) {
 }
 
 void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
-  o.dtype == DType::float16 ? run_copied<Half>(pb, o, is_grad_input) : run_copied<BFloat16>(pb, o, is_grad_input);
+  switch (o.dtype) {
+    case DType::float16: return run_copied<Half>(pb, o, is_grad_input);
+    case DType::bfloat16: return run_copied<BFloat16>(pb, o, is_grad_input);
+    default: return run_copied<float>(pb, o, is_grad_input);
+  }
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // forward and grad_input on a Hopper GPU, with its copy engine: the product of tensorcore_convolve.cuh (rows are
 // pixels, columns output channels, the reduction taps and input channels), but nobody computes addresses. One thread
-// asks for a stage (tensorcore_stages.cuh), and two warpgroups do nothing but multiply: 16-bit numbers as they are, or
-// the terms of a float32 (tensorcore_terms.cuh).
+// asks for a stage (tensorcore_stages.cuh), and two warpgroups do nothing but multiply: 16-bit numbers as they are,
+// float32 that is rounded to TF32 as it is copied, or the terms of a float32 (tensorcore_terms.cuh).
 //
 // What was gained, measured on an H200: in tensorcore_warpgroup.cuh's loop each warp issues 235 instructions for a
 // stage of two products, and address arithmetic waits for the registers that the products read and write. Here a stage
@@ -11,7 +11,7 @@
 // one is stored.
 //
 // Limit, in 16 bits: 990 TFLOP/s by the datasheet; a plain product of large matrices reaches 790 on that GPU. Measured:
-// 650 to 720 on layers of 512 channels, 350 to 500 on 64 and 128, whose tiles have few stages.
+// 650 to 720 on layers of 512 channels, 350 to 500 on 64 and 128, whose tiles have few stages. TF32 has half of that.
 //
 // Machine code of convolve_copied<.*: sm_90a: HGMMA, UTMALDG
 #pragma once
@@ -21,7 +21,7 @@ namespace convx {
 namespace cuda {
 namespace tensorcore {
 
-// An arithmetic (tensorcore_arithmetic.cuh) for stages of the copy engine: 16-bit numbers as they are.
+// An arithmetic (tensorcore_arithmetic.cuh) for stages of the copy engine: numbers as they come, 16-bit ones or TF32.
 template <class T>
 struct OneTerm : Plain {
   using Element = T;
@@ -39,12 +39,16 @@ struct OneTerm : Plain {
 #pragma unroll
       for (int half = 0; half < Shape::kHalves; ++half) wgmma_fence(registers(half));
 #pragma unroll
-      for (int k = 0; k < kCopiedDepth; k += 16)
+      for (int product = 0; product < kCopiedProducts; ++product)
 #pragma unroll
-        for (int half = 0; half < Shape::kHalves; ++half)
-          wgmma_m64k16<Shape::kColumns, kAcrossA, kAcrossB>(
-              registers(half), copied_operand<kAcrossA>(ring.a(), Shape::first_of_warpgroup(half), k),
-              copied_operand<kAcrossB>(ring.b(), 0, k), T{});
+        for (int half = 0; half < Shape::kHalves; ++half) {
+          const uint64_t a = copied_operand<kAcrossA>(ring.a(), Shape::first_of_warpgroup(half), product);
+          const uint64_t b = copied_operand<kAcrossB>(ring.b(), 0, product);
+          if constexpr (std::is_same_v<T, float>)
+            wgmma_m64k8_tf32<Shape::kColumns>(registers(half), a, b);
+          else
+            wgmma_m64k16<Shape::kColumns, kAcrossA, kAcrossB>(registers(half), a, b, T{});
+        }
       wgmma_commit();
 #pragma unroll
       for (int half = 0; half < Shape::kHalves; ++half) wgmma_wait<1>(registers(half));
@@ -71,7 +75,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   } else {
     take_registers<232>();
     const auto& cv = work.cv;
-    const int chunks = (cv.inputs + kCopiedDepth - 1) / kCopiedDepth;
+    const int chunks = (cv.inputs + Shape::kDepth - 1) / Shape::kDepth;
     const int warpgroup = int(threadIdx.x) / 128;
     int turn = 0;
     for (int64_t tile = blockIdx.x; tile < cv.tiles; tile += gridDim.x) {

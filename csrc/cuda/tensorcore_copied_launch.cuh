@@ -16,6 +16,9 @@ namespace tensorcore {
 // A dimension's stride, or for a dimension that nobody walks along, one that the copy engine takes.
 inline int64_t stride_of(int64_t size, int64_t stride) { return size > 1 ? stride : 8; }
 
+template <class T>
+constexpr MapElements kMapElements = sizeof(T) == 2 ? MapElements::bits16 : MapElements::tf32;
+
 inline void must(bool made) {
   if (!made) throw std::runtime_error("the driver refused a tensor map of one of convx's kernels");
 }
@@ -25,7 +28,7 @@ template <class Shape, class Term>
 TensorMap image_map(const Packed<Term>& image, int64_t N, int64_t G, int64_t H, int64_t W, PixelAxis rows,
                     PixelAxis columns, int pixels) {
   TensorMap map = {};
-  must(im2col_map(&map, image.data, G * Shape::kTerms * image.channels, W, H, N, stride_of(W, image.w),
+  must(im2col_map(&map, kMapElements<Term>, image.data, G * Shape::kTerms * image.channels, W, H, N, stride_of(W, image.w),
                   stride_of(H, image.h), stride_of(N, image.n), columns, rows, pixels));
   return map;
 }
@@ -34,12 +37,12 @@ TensorMap image_map(const Packed<Term>& image, int64_t N, int64_t G, int64_t H, 
 template <class Shape, bool kTurned, class T, class Term>
 TensorMap weight_map(const Convolution<T>& cv, const Packed<Term>& weight) {
   const int64_t R = cv.rows.kernel, S = cv.columns.kernel, inputs = Shape::kTerms * int64_t(weight.channels);
-  const int lines = kTurned ? cv.channels : cv.outputs, lines_of_tile = kTurned ? kCopiedDepth : Shape::kColumns;
+  const int lines = kTurned ? cv.channels : cv.outputs, lines_of_tile = kTurned ? Shape::kDepth : Shape::kColumns;
   TensorMap map = {};
   must(tile_map(
-      &map, weight.data, {kTurned ? cv.outputs : inputs, S, R, lines, cv.G},
+      &map, kMapElements<Term>, weight.data, {kTurned ? cv.outputs : inputs, S, R, lines, cv.G},
       {stride_of(S, weight.w), stride_of(R, weight.h), stride_of(lines, weight.n), stride_of(cv.G, weight.group)},
-      {64, 1, 1, lines_of_tile, 1}));
+      {Shape::kDepth, 1, 1, lines_of_tile, 1}));
   return map;
 }
 

@@ -26,6 +26,18 @@ struct Packed {
   int channels;  // of a group, filled up with zeros
 };
 
+// A weight of G x N outputs x C inputs x R x S as lines of inputs, [group][output][tap][input]. Where the outputs are
+// closer together than the inputs, as grad_input's are, or there is one tap, tiles are of outputs and inputs, by tap;
+// otherwise of taps and inputs, output by output.
+template <class T>
+Packing<T> weight_packing(const T* from, const Strides& s, int64_t group, int64_t N, int64_t G, int64_t C, int64_t R,
+                          int64_t S, int64_t channels) {
+  const bool taps_are_even = R == 1 || S == 1 || s.h == S * s.w;
+  if (taps_are_even && (R * S == 1 || s.n < s.c))
+    return {from, group, S == 1 ? s.h : s.w, s.c, N * s.n, s.n, G, R * S, C, 1, N, channels, true};
+  return {from, group, s.n, s.c, s.h, s.w, G, N, C, R, S, channels, false};
+}
+
 // A tensor of N x (groups of channels) x H x W as the kernels want it: where it is, if its channels are together there,
 // or packed. `group` is the stride between groups. Strides of zero, of expanded tensors, are not for the copy engine.
 template <class T>
@@ -44,7 +56,7 @@ Packed<T> channels_together(const void* data, const Strides& s, int64_t group, i
   T* const to = static_cast<T*>(o.workspace->allocate(N * G * H * W * padded * sizeof(T)));
   // A weight's groups are the slowest, as its outputs are read with all of their taps; an image's are beside a pixel.
   const Packing<T> packing = is_weight
-                                 ? Packing<T>{from, group, s.n, s.c, s.h, s.w, G, N, channels, H, W, padded, false}
+                                 ? weight_packing(from, s, group, N, G, channels, H, W, padded)
                                  : Packing<T>{from, s.n, group, s.c, s.h, s.w, N, G, channels, H, W, padded, true};
   launch("pack", pack<T>, pack_grid(packing), o.stream, packing, to);
   if (is_weight) return {to, H * W * padded, N * H * W * padded, W * padded, padded, int(padded)};
@@ -218,8 +230,10 @@ constexpr int64_t kMostPartialBytes = int64_t(64) << 20, kFewestStages = 4;
 
 template <class Arithmetic, class W>
 void launch_add_splits(const W& wg, const Operands& o) {
-  launch("add_splits", add_splits<Arithmetic>, one_thread_each(wg.partial_size() / added_inputs(wg.inputs)), o.stream,
-         wg);
+  const int64_t items = kAddThreads / add_groups(wg.splits), threads = wg.partial_size() / added_inputs(wg.inputs);
+  launch("add_splits", add_splits<Arithmetic>,
+         {ceil_div(threads, items), dim3(kAddThreads), kAddThreads * kAddedInputs * sizeof(typename Arithmetic::Sum)},
+         o.stream, wg);
 }
 
 template <class Arithmetic, class Shape, class W>

@@ -3,9 +3,9 @@
 // engine gathers the pixels of a tap by itself: its "im2col" copies know where an image ends and which pixel comes
 // next.
 //
-// A stage has 64 numbers of the reduction, 128 bytes of each row: of one term, the operands' 16-bit numbers, or of each
-// of the terms whose sum a float32 is (tensorcore_terms.cuh). full[] says that a stage's bytes are there, empty[] that
-// all have multiplied it.
+// A stage has 128 bytes of each row, 64 numbers of the reduction: of one term, the operands' 16-bit numbers, or of each
+// of the terms whose sum a float32 is (tensorcore_terms.cuh). Or 32, of float32 that is rounded to TF32. full[] says
+// that a stage's bytes are there, empty[] that all have multiplied it.
 #pragma once
 #include "ptx_tma.h"
 #include "tensorcore_convolve.cuh"
@@ -15,15 +15,15 @@ namespace convx {
 namespace cuda {
 namespace tensorcore {
 
-constexpr int kCopiedDepth = 64, kCopiedRowBytes = 2 * kCopiedDepth;
+constexpr int kCopiedRowBytes = 128, kCopiedDepth = kCopiedRowBytes / 2;  // of 16-bit numbers
 constexpr int kMostPhases = 16;  // of a stride: each has a map of 128 bytes among the kernel's parameters
 
 // Two warpgroups that multiply, and one that copies. With kTurns each of the two has a tile of its own, all 128 rows,
 // and they take turns: one multiplies while the other stores. Otherwise they share a tile, 64 rows each, which leaves
 // registers for 256 columns, or for the sums of terms that are added to the total one by one.
-template <int kTerms_, int kColumns_, bool kTurns_ = kTerms_ == 1 && kColumns_ <= 128>
+template <int kTerms_, int kColumns_, bool kTurns_ = kTerms_ == 1 && kColumns_ <= 128, int kElementBytes = 2>
 struct CopiedShape {
-  static constexpr int kTerms = kTerms_;
+  static constexpr int kTerms = kTerms_, kDepth = kCopiedRowBytes / kElementBytes;
   static constexpr int kRows = 128, kColumns = kColumns_, kWarpRows = 16, kWarpColumns = kColumns;
   static constexpr bool kTurns = kTurns_;
   static constexpr int kHalves = kTurns ? 2 : 1;  // times 64 rows that a warpgroup has
@@ -127,7 +127,7 @@ __device__ bool find_tile(const Convolution<T>& cv, int64_t tile, TilePlace& pla
 // Asks for all stages of all tiles; one thread. kTurned: of the weight's numbers outputs are neighbours, not inputs.
 template <class Shape, bool kTurned, class T>
 __device__ void copy_stages(const CopiedConvolution<T>& work, Ring<Shape> ring) {
-  static_assert(!kTurned || Shape::kTerms == 1, "terms are made with inputs as neighbours");
+  static_assert(!kTurned || (Shape::kTerms == 1 && Shape::kDepth == kCopiedDepth), "what wgmma can read across");
   const Convolution<T>& cv = work.cv;
   for (int64_t tile = blockIdx.x; tile < cv.tiles; tile += gridDim.x) {
     TilePlace place;
@@ -140,7 +140,7 @@ __device__ void copy_stages(const CopiedConvolution<T>& work, Ring<Shape> ring) 
       for (int j = 0; j < place.columns.taps; ++j) {
         const int r = place.rows.first_tap + i * place.rows.tap_step;
         const int s = place.columns.first_tap + j * place.columns.tap_step;
-        for (int input = 0; input < cv.inputs; input += kCopiedDepth) {
+        for (int input = 0; input < cv.inputs; input += Shape::kDepth) {
           uint64_t* const full = ring.fill();
           for (int term = 0; term < Shape::kTerms; ++term) {
             copy_im2col(ring.a(term), work.image[phase], full, (place.group * Shape::kTerms + term) * cv.inputs + input,
@@ -158,12 +158,13 @@ __device__ void copy_stages(const CopiedConvolution<T>& work, Ring<Shape> ring) 
   }
 }
 
-// One operand of a stage from its row `row` on, a multiple of 64, and from number k of the reduction on: rows of 64
-// numbers, or, across the reduction, blocks of 64 rows, with a line for each number.
+// One operand of a product, of which a stage has four, from the stage's row `row` on, a multiple of 64: 32 bytes of its
+// rows, or, across the reduction, blocks of 64 rows, with a line for each of sixteen numbers.
+constexpr int kCopiedProducts = 4;
 template <bool kAcross>
-__device__ uint64_t copied_operand(const char* tile, int row, int k) {
-  return kAcross ? wgmma_operand_across(tile + row * kCopiedRowBytes + k * kCopiedRowBytes, 64 * kCopiedRowBytes)
-                 : wgmma_operand_128(tile + row * kCopiedRowBytes + 2 * k);
+__device__ uint64_t copied_operand(const char* tile, int row, int product) {
+  return kAcross ? wgmma_operand_across(tile + (row + 16 * product) * kCopiedRowBytes, 64 * kCopiedRowBytes)
+                 : wgmma_operand_128(tile + row * kCopiedRowBytes + 32 * product);
 }
 
 }  // namespace tensorcore

@@ -28,7 +28,7 @@ Packed<BFloat16> terms_of(const void* data, const Strides& s, int64_t group, int
   auto* const to = static_cast<BFloat16*>(o.workspace->allocate(N * G * H * W * terms * channels * sizeof(BFloat16)));
   const auto* const from = static_cast<const float*>(data);
   const Packing<float> numbers = is_weight
-                                     ? Packing<float>{from, group, s.n, s.c, s.h, s.w, G, N, C, H, W, channels, false}
+                                     ? weight_packing(from, s, group, N, G, C, H, W, channels)
                                      : Packing<float>{from, s.n, group, s.c, s.h, s.w, N, G, C, H, W, channels, true};
   const auto whole = [](int64_t stride, int64_t count) { return count == 1 || stride % 4 == 0; };
   const bool in_lines = s.c == 1 && C % 4 == 0 && reinterpret_cast<uintptr_t>(data) % kChunk == 0 && whole(s.n, N) &&

@@ -7,7 +7,8 @@
 //
 // so a stage brings all terms of 64 numbers of the reduction, and each term is multiplied with several of the other
 // operand's. Where float32 may be rounded to TF32 two terms and three products do: 16 significant bits instead of 11,
-// in 1.5 times the time of TF32's products, and operands of either order, of which wgmma has none in 32 bits.
+// in 1.5 times the time of TF32's products. Weight gradients take them, since wgmma reads operands across the reduction
+// only of 16-bit numbers.
 //
 // As in Split, tensor cores cut sums off, so they sum 16 numbers of the reduction, small terms first, and what they sum
 // is added to the total by an ordinary rounded addition: one warpgroup adds while the other multiplies. (Two terms are
@@ -36,12 +37,12 @@ struct Terms : Split {
     // Pairs of terms whose numbers add up to less than kTerms, the smallest first.
     constexpr int kProducts = Shape::kTerms == 3 ? 6 : 3;
     constexpr int kOfA[2][6] = {{1, 0, 0}, {2, 0, 1, 1, 0, 0}}, kOfB[2][6] = {{0, 1, 0}, {0, 2, 1, 0, 1, 0}};
-    constexpr int kSummed = Shape::kTerms == 3 ? 16 : kCopiedDepth;
+    constexpr int kSummed = Shape::kTerms == 3 ? 1 : kCopiedProducts;  // 16 numbers of the reduction each
     const int row = Shape::first_of_warpgroup(0);
     for (int step = 0; step < steps; ++step) {
       mbarrier_wait(ring.full + ring.stage, ring.parity);
 #pragma unroll
-      for (int first = 0; first < kCopiedDepth; first += kSummed) {
+      for (int first = 0; first < kCopiedProducts; first += kSummed) {
         FloatSums<Shape> part;
         part.clear();
         Registers& d = reinterpret_cast<Registers&>(part.d);
@@ -51,13 +52,13 @@ struct Terms : Split {
           const char* const a = ring.a(kOfA[Shape::kTerms - 2][product]);
           const char* const b = ring.b(kOfB[Shape::kTerms - 2][product]);
 #pragma unroll
-          for (int k = first; k < first + kSummed; k += 16)
+          for (int k = first; k < first + kSummed; ++k)
             wgmma_m64k16<Shape::kColumns, kAcrossA, kAcrossB>(d, copied_operand<kAcrossA>(a, row, k),
                                                               copied_operand<kAcrossB>(b, 0, k), BFloat16{});
         }
         wgmma_commit();
         wgmma_wait<0>(d);
-        if (first + kSummed == kCopiedDepth && lane() == 0) mbarrier_arrive(ring.empty + ring.stage);
+        if (first + kSummed == kCopiedProducts && lane() == 0) mbarrier_arrive(ring.empty + ring.stage);
 #pragma unroll
         for (int j = 0; j < FloatSums<Shape>::kColumns; ++j)
           for (int i = 0; i < FloatSums<Shape>::kRows; ++i) sums[0].at(i, j) += part.at(i, j);

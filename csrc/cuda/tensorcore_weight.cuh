@@ -191,12 +191,16 @@ __device__ Sum sum_of_pixels(const WeightGradient<T, Sum>& wg, int group, int ta
   return sum;
 }
 
-// How many neighbouring inputs of a weight a thread of add_splits has.
-constexpr int kAddedInputs = 4;
+// How many neighbouring inputs of a weight a thread of add_splits has, and how many groups of a block's threads share
+// the splits: with one, a small layer's few threads wait for one split after another (34 us for 64 splits of 32768
+// weights, on an H200).
+constexpr int kAddedInputs = 4, kAddThreads = 256, kMostAddGroups = 8;
 CONVX_HD inline int added_inputs(int inputs) { return inputs % kAddedInputs == 0 ? kAddedInputs : 1; }
+CONVX_HD inline int add_groups(int splits) { return splits >= 2 * kMostAddGroups ? kMostAddGroups : 1; }
 
 // Adds the splits' sums of kInputs neighbouring weights in a thread: by vectors, since of single sums each would take
-// the instructions that find its place, longer than memory takes for them. Index: what counts all weights.
+// the instructions that find its place, longer than memory takes for them. Each group of threads adds every groups-th
+// split, and the first then the groups' sums. Index: what counts all weights.
 template <class Arithmetic, int kInputs, class Index, class W>
 __device__ void add_splits_of(const W& wg) {
   using T = typename Arithmetic::Element;
@@ -204,19 +208,33 @@ __device__ void add_splits_of(const W& wg) {
   constexpr int kTogether = 4;  // splits that are on their way at once
   const Index count = Index(wg.partial_size()), chunks = Index(wg.inputs / kInputs), outputs = Index(wg.outputs);
   const Index taps = Index(wg.taps()), columns = Index(wg.columns.kernel);
-  for (int64_t item = first_item(); item < int64_t(count / kInputs); item += items_step()) {
+  Vector<Sum, kInputs>* const of_groups = shared_memory<Vector<Sum, kInputs>>();
+  const int groups = add_groups(wg.splits), items = kAddThreads / groups;  // of a block
+  const int group_of_splits = int(threadIdx.x) / items, own = int(threadIdx.x) - group_of_splits * items;
+  const int64_t last = int64_t(count / kInputs);
+  for (int64_t first = int64_t(blockIdx.x) * items; first < last; first += int64_t(gridDim.x) * items) {
+    const int64_t item = first + own < last ? first + own : last - 1;  // all come to the barriers
     const Sum* const partial = wg.partial + item * kInputs;
-    auto sums = load_vector<kInputs>(partial);
-    for (int split = 1; split < wg.splits; split += kTogether) {
+    auto sums = load_vector<kInputs>(partial + group_of_splits * int64_t(count));
+    for (int split = group_of_splits + groups; split < wg.splits; split += groups * kTogether) {
       Vector<Sum, kInputs> more[kTogether];
 #pragma unroll
       for (int i = 0; i < kTogether; ++i)
-        if (split + i < wg.splits) more[i] = load_vector<kInputs>(partial + (split + i) * int64_t(count));
+        if (split + i * groups < wg.splits)
+          more[i] = load_vector<kInputs>(partial + (split + i * groups) * int64_t(count));
 #pragma unroll
       for (int i = 0; i < kTogether; ++i)
-        if (split + i < wg.splits)
+        if (split + i * groups < wg.splits)
           for (int e = 0; e < kInputs; ++e) sums.v[e] += more[i].v[e];
     }
+    if (groups > 1) {
+      __syncthreads();  // the last sums have been read
+      of_groups[threadIdx.x] = sums;
+      __syncthreads();
+      for (int other = 1; group_of_splits == 0 && other < groups; ++other)
+        for (int e = 0; e < kInputs; ++e) sums.v[e] += of_groups[other * items + own].v[e];
+    }
+    if (group_of_splits > 0 || first + own >= last) continue;
 
     const Index line = Index(item) / chunks, plane = line / outputs;
     const int c = int(Index(item) - line * chunks) * kInputs, k = int(line - plane * outputs);
@@ -239,7 +257,7 @@ __device__ void add_splits_of(const W& wg) {
   }
 }
 template <class Arithmetic>
-__global__ void add_splits(WeightGradient<typename Arithmetic::Element, typename Arithmetic::Sum> wg) {
+__global__ void __launch_bounds__(kAddThreads) add_splits(WeightGradient<typename Arithmetic::Element, typename Arithmetic::Sum> wg) {
   const bool small = wg.partial_size() < int64_t(1) << 31;  // then 32 bits divide in a fourth of the time
   if (added_inputs(wg.inputs) == kAddedInputs)
     small ? add_splits_of<Arithmetic, kAddedInputs, uint32_t>(wg)

@@ -127,10 +127,12 @@ void emulated_device(int capability, int multiprocessors, int64_t shared_per_blo
 
 // Why `algorithm` can't do a problem; empty if it can. See emulated_run.
 void emulated_refusal(int primitive, const char* algorithm, int dtype, const int64_t* problem, void* const* data,
-                      const int64_t* all_strides, char* text, int64_t text_bytes) {
+                      const int64_t* all_strides, int allow_tf32, char* text, int64_t text_bytes) {
+  Operands o = operands_of(dtype, data, all_strides);
+  o.allow_tf32 = allow_tf32 != 0;
   for (const Algorithm& a : cuda::algorithms(Primitive(primitive)))
     if (std::string(a.name) == algorithm)
-      if (const char* reason = a.why_not(problem_of(problem), operands_of(dtype, data, all_strides)))
+      if (const char* reason = a.why_not(problem_of(problem), o))
         strncpy(text, reason, size_t(text_bytes) - 1);
 }
 

@@ -136,7 +136,7 @@ def _numbers(p: Problem):
     return _longs((*numbers, PADDING_MODES.index(p.mode)))
 
 
-TAKES_FLOAT32_AS_TF32 = ("tensorcore",)  # only if it may be rounded so
+TAKES_FLOAT32_AS_TF32 = ("tensorcore", "tensorcore_copied")  # only if it may be rounded so
 
 
 def run_into(result, primitive: str, algorithm: str, first, second, bias, problem: Problem, tf32=None) -> None:
@@ -192,6 +192,7 @@ def refusal(primitive: str, algorithm: str, problem: Problem, dtype) -> str:
         _numbers(problem),
         (ctypes.c_void_p * 3)(),
         _longs([stride for t in tensors for stride in t.stride()]),
+        int(algorithm in TAKES_FLOAT32_AS_TF32),
         text,
         ctypes.c_int64(len(text)),
     )

@@ -96,7 +96,7 @@ struct Stages {
   Stages(const Thread& me, const float* in) {
     tile = reinterpret_cast<char*>(me.shared);
     full = reinterpret_cast<uint64_t*>(tile + 2 * kTile), empty = full + 2;
-    tile_map(&map, in, {64, 4, 1, 1, 1}, {64, 256, 256, 256}, {64, 64, 1, 1, 1});
+    tile_map(&map, MapElements::bits16, in, {64, 4, 1, 1, 1}, {64, 256, 256, 256}, {64, 64, 1, 1, 1});
   }
   void init(const Thread& me, int readers = kThreads) const {
     if (me.t != 0) return;
@@ -358,7 +358,7 @@ void pixels_from_beside_the_grid(bool mistake, const float* in, float* out) {
   const Thread me;
   const Stages stages(me, in);
   TensorMap map;
-  im2col_map(&map, in, 64, 2, 2, 1, 64, 128, 256, {-1, 2, 2}, {0, 1, 1}, 2);
+  im2col_map(&map, MapElements::bits16, in, 64, 2, 2, 1, 64, 128, 256, {-1, 2, 2}, {0, 1, 1}, 2);
   stages.begin(me);
   if (me.t == 0) {
     mbarrier_expect(stages.full, 256);

@@ -143,6 +143,33 @@ __global__ void product_by_wgmma_128(const uint16_t* a, const uint16_t* b, float
   for (int i = 0; i < N / 2; ++i) d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2] = sums[i];
 }
 
+// The same of TF32, a reduction of 8 of the 32 that a row has.
+__device__ inline int place_in_wide_tile_of_floats(int row, int k) { return row * 32 + (k / 4 ^ row % 8) * 4 + k % 4; }
+template <int N, int kPart>
+__global__ void product_of_tf32_by_wgmma(const float* a, const float* b, float* d) {
+  float* const tile_of_a = shared_memory<float>();
+  float* const tile_of_b = tile_of_a + 64 * 32;
+  const int thread = int(threadIdx.x), warp = thread >> 5, g = thread % 32 >> 2, t = thread & 3;
+  const float nan = bit_cast<float>(0x7fffffffu);
+  for (int i = thread; i < (64 + N) * 32; i += 128) {
+    const int row = i / 32, k = i % 32 - 8 * kPart;
+    const bool inside = k >= 0 && k < 8;
+    if (row < 64)
+      tile_of_a[place_in_wide_tile_of_floats(row, i % 32)] = inside ? a[row * 8 + k] : nan;
+    else
+      tile_of_b[place_in_wide_tile_of_floats(row - 64, i % 32)] = inside ? b[k * N + row - 64] : nan;
+  }
+  fence_proxy_async();
+  __syncthreads();
+  float sums[N / 2];
+  for (int i = 0; i < N / 2; ++i) sums[i] = d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2];
+  wgmma_fence(sums);
+  wgmma_m64k8_tf32<N>(sums, wgmma_operand_128(tile_of_a + kPart * 8), wgmma_operand_128(tile_of_b + kPart * 8));
+  wgmma_commit();
+  wgmma_wait<0>(sums);
+  for (int i = 0; i < N / 2; ++i) d[(16 * warp + g + i % 4 / 2 * 8) * N + i / 4 * 8 + 2 * t + i % 2] = sums[i];
+}
+
 __global__ void rounding_to_tf32(const float* from, uint32_t* to, int count) {
   for (int i = int(threadIdx.x); i < count; i += 32) to[i] = to_tf32(from[i]);
 }
@@ -318,7 +345,7 @@ __global__ void __launch_bounds__(384, 1)
 
 // Makes a map of `from` and one copy by it. Numbers of a tile (which = 0): sizes, strides, box and place, of five
 // dimensions each but the strides; of im2col (1): C, W, H, N, the strides of the last three, columns and rows (first,
-// count, step), pixels, and channel, w, h, n, across, down. All tiles of a matrix (2): rows. A product (3): depth;
+// count, step), pixels, and channel, w, h, n, across, down; then, of both, whether they are float32. All tiles of a matrix (2): rows. A product (3): depth;
 // whether b is across. 1 if there is no such map.
 extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n) {
   using namespace convx;
@@ -330,13 +357,15 @@ extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n
   if (which == 0) {
     const int64_t sizes[] = {n[0], n[1], n[2], n[3], n[4]}, strides[] = {n[5], n[6], n[7], n[8]};
     const int box[] = {int(n[9]), int(n[10]), int(n[11]), int(n[12]), int(n[13])};
-    if (!tile_map(&map, from, sizes, strides, box)) return 1;
+    if (!tile_map(&map, n[19] ? MapElements::tf32 : MapElements::bits16, from, sizes, strides, box)) return 1;
     for (int i = 0; i < 5; ++i) c.at[i] = int(n[14 + i]);
     launch("copy_tile", copy_by_engine<false>, grid, nullptr, map, c, box[1] * box[2] * box[3] * box[4] * 128, words);
   } else if (which == 1) {
     const PixelAxis columns = {int(n[7]), int(n[8]), int(n[9])}, rows = {int(n[10]), int(n[11]), int(n[12])};
     const int pixels = int(n[13]);
-    if (!im2col_map(&map, from, n[0], n[1], n[2], n[3], n[4], n[5], n[6], columns, rows, pixels)) return 1;
+    if (!im2col_map(&map, n[20] ? MapElements::tf32 : MapElements::bits16, from, n[0], n[1], n[2], n[3], n[4], n[5],
+                    n[6], columns, rows, pixels))
+      return 1;
     for (int i = 0; i < 4; ++i) c.at[i] = int(n[14 + i]);
     c.across = int(n[18]), c.down = int(n[19]);
     launch("copy_im2col", copy_by_engine<true>, grid, nullptr, map, c, pixels * 128, words);
@@ -346,7 +375,7 @@ extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n
     TensorMap of_b;
     const auto matrix = [](TensorMap* m, const void* data, int64_t columns, int64_t rows, int box_rows) {
       const int64_t all = columns * rows;
-      return tile_map(m, data, {columns, rows, 1, 1, 1}, {columns, all, all, all}, {64, box_rows, 1, 1, 1});
+      return tile_map(m, MapElements::bits16, data, {columns, rows, 1, 1, 1}, {columns, all, all, all}, {64, box_rows, 1, 1, 1});
     };
     if (!matrix(&map, from, depth, 128, 128) ||
         !(n[1] ? matrix(&of_b, b, 64, depth, 64) : matrix(&of_b, b, depth, 64, 64)))
@@ -355,7 +384,7 @@ extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n
            Grid{1, dim3(384), 3 * 192 * 128 + 6 * 8}, nullptr, map, of_b, int(depth / 64), static_cast<float*>(to));
   } else {
     const int64_t sizes[] = {64, n[0], 1, 1, 1}, strides[] = {64, 64 * n[0], 64 * n[0], 64 * n[0]};
-    if (!tile_map(&map, from, sizes, strides, {64, 8, 1, 1, 1})) return 1;
+    if (!tile_map(&map, MapElements::bits16, from, sizes, strides, {64, 8, 1, 1, 1})) return 1;
     launch("tiles_in_stages", tiles_in_stages, Grid{1, dim3(64), 3 * 1024 + 6 * 8}, nullptr, map, int(n[0] / 8), words);
   }
   return 0;
@@ -379,6 +408,10 @@ extern "C" int ptx_check(int which, const void* from, void* to, int count) {
   const auto by_wgmma_128 = [&](auto* kernel, int columns) {
     launch("product_by_wgmma_128", kernel, Grid{1, dim3(128), size_t(64 + columns) * 128}, nullptr, words,
            words + 64 * 16, d);
+  };
+  const auto tf32_by_wgmma = [&](auto* kernel, int columns) {
+    launch("product_of_tf32_by_wgmma", kernel, Grid{1, dim3(128), size_t(64 + columns) * 128}, nullptr, floats,
+           floats + 64 * 8, d);
   };
   const auto by_wgmma = [&](auto* kernel, int columns) {
     launch("product_by_wgmma", kernel, Grid{1, dim3(128), size_t(64 + columns) * 64}, nullptr, words, words + 64 * 16,
@@ -410,6 +443,9 @@ extern "C" int ptx_check(int which, const void* from, void* to, int count) {
     case 19: by_wgmma(product_by_wgmma<BFloat16, 256, 1, false, false>, 256); break;
     case 20: by_wgmma_128(product_by_wgmma_128<Half, 64, 3>, 64); break;
     case 21: by_wgmma_128(product_by_wgmma_128<BFloat16, 256, 1>, 256); break;
+    case 22: tf32_by_wgmma(product_of_tf32_by_wgmma<64, 3>, 64); break;
+    case 23: tf32_by_wgmma(product_of_tf32_by_wgmma<128, 0>, 128); break;
+    case 24: tf32_by_wgmma(product_of_tf32_by_wgmma<256, 2>, 256); break;
     default: return 1;
   }
   return 0;

@@ -33,5 +33,10 @@ void wgmma_m64k16(float (&d)[N / 2], uint64_t a, uint64_t b, BFloat16, Place pla
   emulator::begin_product_bf16(d, N / 2, {a, kAcrossA}, {b, kAcrossB}, place);
 }
 
+template <int N>
+void wgmma_m64k8_tf32(float (&d)[N / 2], uint64_t a, uint64_t b, Place place = Place::of()) {
+  emulator::begin_product_tf32(d, N / 2, {a, false}, {b, false}, place);
+}
+
 }  // namespace cuda
 }  // namespace convx

@@ -11,30 +11,35 @@
 #include "checker.h"
 #include "clocks.h"
 #include "emulator.h"
+#include "ptx_twins.h"
 #include "wgmma.h"
 
 namespace emulator {
 namespace {
 
-constexpr int kElementBytes = 2, kRowBytes = 128, kRowElements = kRowBytes / kElementBytes, kChunkBytes = 16;
+constexpr int kRowBytes = 128, kChunkBytes = 16;
 constexpr int kMostDimensions = 5, kMostOffset = 255;
 constexpr uint32_t kMostBytes = (1 << 20) - 1, kMostArrivals = (1 << 20) - 1;  // that a barrier can count
 
 // What is in a TensorMap here.
 struct Map {
   enum Kind : uint32_t { tile = 0x656c6974, im2col = 0x326d6931 } kind;
+  convx::cuda::MapElements elements;
   const unsigned char* data;
   uint32_t sizes[kMostDimensions];
   int64_t strides[kMostDimensions - 1];  // in bytes, of all dimensions but the first
   uint16_t box[kMostDimensions];         // of a tile
   convx::cuda::PixelAxis columns, rows;  // of im2col, whose dimensions are C, W, H, N
   uint16_t pixels;
+
+  int element_bytes() const { return elements == convx::cuda::MapElements::bits16 ? 2 : 4; }
+  int row_elements() const { return kRowBytes / element_bytes(); }
 };
 static_assert(sizeof(Map) <= sizeof(convx::cuda::TensorMap), "a map is copied as a kernel's parameter");
 
 bool is_between(int64_t value, int64_t least, int64_t most) { return value >= least && value <= most; }
 
-// What both kinds of maps want of a tensor; `map` gets it.
+// What both kinds of maps want of a tensor; `map`, which knows its elements, gets it.
 bool describe(Map& map, const void* data, const int64_t* sizes, const int64_t* strides, int dimensions) {
   map.data = static_cast<const unsigned char*>(data);
   if (reinterpret_cast<uintptr_t>(data) % kChunkBytes != 0) return false;
@@ -43,7 +48,7 @@ bool describe(Map& map, const void* data, const int64_t* sizes, const int64_t* s
     map.sizes[i] = uint32_t(sizes[i]);
   }
   for (int i = 0; i < dimensions - 1; ++i) {
-    map.strides[i] = strides[i] * kElementBytes;
+    map.strides[i] = strides[i] * map.element_bytes();
     if (map.strides[i] % kChunkBytes != 0 || !is_between(map.strides[i], 1, (int64_t(1) << 40) - 1)) return false;
   }
   return true;
@@ -95,6 +100,7 @@ struct Row {
 struct Copy {
   unsigned char* to;
   std::vector<Row> rows;
+  convx::cuda::MapElements elements;
   Barrier* barrier;
   int thread;
   Place place;
@@ -119,15 +125,17 @@ Barrier& barrier_at(const void* barrier, const char* what, Place place) {
   return b;
 }
 
-// The rows of 64 elements of the first dimension, from element `first` on, that begin at `row`; null: there is none.
+// The row of 128 bytes of the first dimension, from element `first` on, that begins at `row`; null: there is none.
 Row row_of(const Map& map, const unsigned char* row, int64_t first) {
   const int64_t begin = first < 0 ? -first : 0;
-  const int64_t end = std::min<int64_t>(kRowElements, int64_t(map.sizes[0]) - first);
+  const int64_t end = std::min<int64_t>(map.row_elements(), int64_t(map.sizes[0]) - first);
   if (!row || begin >= end) return {nullptr, 0, 0};
-  return {row + (first + begin) * kElementBytes, int(begin) * kElementBytes, int(end - begin) * kElementBytes};
+  const int each = map.element_bytes();
+  return {row + (first + begin) * each, int(begin) * each, int(end - begin) * each};
 }
 
-void begin_copy(const char* what, void* shared, std::vector<Row> rows, const void* barrier, Place place) {
+void begin_copy(const char* what, void* shared, std::vector<Row> rows, const Map& map, const void* barrier,
+                Place place) {
   Barrier& b = barrier_at(barrier, what, place);
   const int thread = thread_of_block();
   if (b.fenced_at == 0 || !checker::is_over(b.fenced_at, b.initialised_by, thread))
@@ -135,7 +143,7 @@ void begin_copy(const char* what, void* shared, std::vector<Row> rows, const voi
          " without a fence.mbarrier_init and a barrier after it");
   if (shared_offset(shared) % 1024 != 0)
     fail(std::string(what) + " at " + text(place) + " to what does not begin at a multiple of 1024 bytes");
-  Copy copy = {static_cast<unsigned char*>(shared), std::move(rows), &b, thread, place};
+  Copy copy = {static_cast<unsigned char*>(shared), std::move(rows), map.elements, &b, thread, place};
   checker::copy_by_engine_begins(thread, b.number, copy.to, copy.bytes(), place);
   for (const Row& row : copy.rows)
     if (row.from) checker::access(thread, row.from, size_t(row.bytes), checker::Access::load, place);
@@ -154,6 +162,13 @@ void end_copy(const Copy& copy) {
       copy.to[r * kRowBytes + size_t(chunk * kChunkBytes + at % kChunkBytes)] = row.from[i];
     }
   }
+  if (copy.elements == convx::cuda::MapElements::tf32)
+    for (size_t i = 0; i < copy.bytes(); i += sizeof(float)) {
+      float number;
+      memcpy(&number, copy.to + i, sizeof number);
+      const uint32_t rounded = convx::cuda::to_tf32(number);
+      memcpy(copy.to + i, &rounded, sizeof rounded);
+    }
   b.clock[size_t(clocks::kEngine + b.number)] = clocks::now++;
   b.bytes -= int64_t(copy.bytes());
   b.end_phase_if_all_came();
@@ -240,7 +255,7 @@ void copy_tile(void* shared, const void* map, const void* barrier, const int (&a
           }
           rows.push_back(row_of(m, row, at[0]));
         }
-  begin_copy("copy_tile", shared, std::move(rows), barrier, place);
+  begin_copy("copy_tile", shared, std::move(rows), m, barrier, place);
 }
 
 void copy_im2col(void* shared, const void* map, const void* barrier, const int (&at)[4], int across, int down,
@@ -264,7 +279,7 @@ void copy_im2col(void* shared, const void* map, const void* barrier, const int (
     if (++line < m.rows.count) continue;
     line = 0, ++image;
   }
-  begin_copy("copy_im2col", shared, std::move(rows), barrier, place);
+  begin_copy("copy_im2col", shared, std::move(rows), m, barrier, place);
 }
 
 void forget_barriers() {
@@ -302,11 +317,11 @@ static bool made(TensorMap* map, const Map& m) {
   return true;
 }
 
-bool tile_map(TensorMap* map, const void* data, const int64_t (&sizes)[5], const int64_t (&strides)[4],
-              const int (&box)[5]) {
+bool tile_map(TensorMap* map, MapElements elements, const void* data, const int64_t (&sizes)[5],
+              const int64_t (&strides)[4], const int (&box)[5]) {
   Map m = {};
-  m.kind = Map::tile;
-  if (!emulator::describe(m, data, sizes, strides, 5) || box[0] != emulator::kRowElements) return false;
+  m.kind = Map::tile, m.elements = elements;
+  if (!emulator::describe(m, data, sizes, strides, 5) || box[0] != m.row_elements()) return false;
   for (int i = 0; i < 5; ++i) {
     if (!emulator::is_between(box[i], 1, 256)) return false;
     m.box[i] = uint16_t(box[i]);
@@ -314,10 +329,10 @@ bool tile_map(TensorMap* map, const void* data, const int64_t (&sizes)[5], const
   return made(map, m);
 }
 
-bool im2col_map(TensorMap* map, const void* data, int64_t C, int64_t W, int64_t H, int64_t N, int64_t stride_w,
-                int64_t stride_h, int64_t stride_n, PixelAxis columns, PixelAxis rows, int pixels) {
+bool im2col_map(TensorMap* map, MapElements elements, const void* data, int64_t C, int64_t W, int64_t H, int64_t N,
+                int64_t stride_w, int64_t stride_h, int64_t stride_n, PixelAxis columns, PixelAxis rows, int pixels) {
   Map m = {};
-  m.kind = Map::im2col;
+  m.kind = Map::im2col, m.elements = elements;
   const int64_t sizes[] = {C, W, H, N}, strides[] = {stride_w, stride_h, stride_n};
   if (!emulator::describe(m, data, sizes, strides, 4) || !emulator::fits(columns, W) || !emulator::fits(rows, H) ||
       !emulator::is_between(pixels, 1, 256))

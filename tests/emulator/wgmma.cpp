@@ -19,14 +19,25 @@ namespace emulator {
 namespace {
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
-constexpr int kDepth = 16, kGroup = 8, kMostThreads = 1024;
+constexpr int kMostThreads = 1024;
 constexpr uint32_t kDepthBytes = 32;
+
+// Numbers of a product: of how many bytes, how many the reduction has and how many of them are added at a time.
+struct Numbers {
+  int bytes, depth, group;
+  Factor (*element)(uint32_t, int);
+
+  template <class Format>
+  static Numbers of() {
+    return {4 / Format::kPerRegister, Format::kDepth, Format::kGroup, Format::element};
+  }
+};
 
 struct Product {
   float* d;
   int count;
   WgmmaOperand a, b;
-  Factor (*element)(uint32_t, int);
+  Numbers numbers;
   Place place;
 };
 
@@ -52,13 +63,15 @@ uint32_t last_reads[kMostThreads / clocks::kGroup] = {};  // of each warpgroup, 
 // sixteen numbers of the reduction with 64 rows each, which have 128 bytes.
 struct Operand {
   uint32_t start, first, second, line;  // in bytes
+  uint32_t bytes_each;                  // of a number
   bool across;
 
-  Operand(WgmmaOperand operand, Place place)
+  Operand(WgmmaOperand operand, const Numbers& numbers, Place place)
       : start(bytes(operand.descriptor)),
         first(bytes(operand.descriptor >> 16)),
         second(bytes(operand.descriptor >> 32)),
         line(operand.descriptor >> 62 == 2 ? 64 : 128),
+        bytes_each(uint32_t(numbers.bytes)),
         across(operand.across) {
     const uint64_t swizzle = operand.descriptor >> 62;
     if (swizzle != 1 && (across || swizzle != 2))
@@ -76,7 +89,7 @@ struct Operand {
   const unsigned char* at(int row, int k) const {
     const uint32_t r = uint32_t(row), n = uint32_t(k);
     const uint32_t straight = across ? start + r / 64 * first + n / 8 * second + n % 8 * 128 + r % 64 * 2
-                                     : start + r / 8 * second + r % 8 * line + n * 2;
+                                     : start + r / 8 * second + r % 8 * line + n * bytes_each;
     return static_cast<const unsigned char*>(shared_memory()) +
            (straight ^ (straight >> 7 & (line == 128 ? 7 : 3)) << 4);
   }
@@ -86,15 +99,16 @@ struct Operand {
 template <class F>
 void each_chunk(const Operand& operand, int row, int rows, F f) {
   for (int i = 0; i < 2 * rows; ++i)
-    f(i % 32, operand.across ? operand.at(row + i / 16 * 8, i % 16) : operand.at(row + i / 2, i % 2 * 8));
+    f(i % 32, operand.across ? operand.at(row + i / 16 * 8, i % 16)
+                             : operand.at(row + i / 2, i % 2 * int(16 / operand.bytes_each)));
 }
 
 void note_reads(const Product& p, int first) {
   const auto note = [&](int lane, const unsigned char* chunk) {
     checker::read_by_async_proxy(first + lane, chunk, 16, p.place);
   };
-  each_chunk(Operand(p.a, p.place), first / 32 % 4 * 16, 16, note);
-  each_chunk(Operand(p.b, p.place), 0, 2 * p.count, note);
+  each_chunk(Operand(p.a, p.numbers, p.place), first / 32 % 4 * 16, 16, note);
+  each_chunk(Operand(p.b, p.numbers, p.place), 0, 2 * p.count, note);
 }
 
 struct Begun {
@@ -123,19 +137,19 @@ void begin_for_warp(void* const* lanes) {
   }
 }
 
-void begin(float* d, int count, WgmmaOperand a, WgmmaOperand b, Factor (*element)(uint32_t, int), Place place) {
-  Begun mine{{d, count, a, b, element, place}, thread_of_block()};
+void begin(float* d, int count, WgmmaOperand a, WgmmaOperand b, const Numbers& numbers, Place place) {
+  Begun mine{{d, count, a, b, numbers, place}, thread_of_block()};
   together("wgmma", kAllLanes, true, &mine, begin_for_warp, place);
 }
 
 // The elements of rows [row, row + rows) of an operand.
-std::vector<Factor> elements(const Operand& operand, int row, int rows, Factor (*element)(uint32_t, int)) {
-  std::vector<Factor> all(size_t(rows) * kDepth);
+std::vector<Factor> elements(const Operand& operand, int row, int rows, const Numbers& numbers) {
+  std::vector<Factor> all;
   for (int i = 0; i < rows; ++i)
-    for (int k = 0; k < kDepth; ++k) {
-      uint16_t bits;
-      memcpy(&bits, operand.at(row + i, k), sizeof bits);
-      all[size_t(i) * kDepth + k] = element(bits, 0);
+    for (int k = 0; k < numbers.depth; ++k) {
+      uint32_t bits = 0;
+      memcpy(&bits, operand.at(row + i, k), size_t(numbers.bytes));
+      all.push_back(numbers.element(bits, 0));
     }
   return all;
 }
@@ -144,21 +158,21 @@ std::vector<Factor> elements(const Operand& operand, int row, int rows, Factor (
 void make_product(const std::vector<Product>& by_lane, int first) {
   const Product& p = by_lane[0];
   note_reads(p, first);
-  const int columns = 2 * p.count;
-  const auto a = elements(Operand(p.a, p.place), first / 32 % 4 * 16, 16, p.element);
-  const auto b = elements(Operand(p.b, p.place), 0, columns, p.element);
+  const int columns = 2 * p.count, group = p.numbers.group, groups = p.numbers.depth / group;
+  const auto a = elements(Operand(p.a, p.numbers, p.place), first / 32 % 4 * 16, 16, p.numbers);
+  const auto b = elements(Operand(p.b, p.numbers, p.place), 0, columns, p.numbers);
   const bool finite = are_finite(a.data(), int(a.size())) && are_finite(b.data(), int(b.size()));
   std::vector<bool> a_is_zero, b_is_zero;
-  for (size_t i = 0; i < a.size(); i += kGroup) a_is_zero.push_back(are_zeros(&a[i], kGroup));
-  for (size_t i = 0; i < b.size(); i += kGroup) b_is_zero.push_back(are_zeros(&b[i], kGroup));
+  for (size_t i = 0; i < a.size(); i += size_t(group)) a_is_zero.push_back(are_zeros(&a[i], group));
+  for (size_t i = 0; i < b.size(); i += size_t(group)) b_is_zero.push_back(are_zeros(&b[i], group));
   for (int lane = 0; lane < 32; ++lane) {
     float* const sums = threads[first + lane].sums.at(by_lane[lane].d).data();
     for (int i = 0; i < p.count; ++i) {
       const int row = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-      for (int k = 0; k < kDepth / kGroup; ++k) {
-        const int of_a = row * (kDepth / kGroup) + k, of_b = column * (kDepth / kGroup) + k;
-        if (!finite || !(a_is_zero[of_a] || b_is_zero[of_b]))
-          sums[i] = add_group(sums[i], &a[size_t(of_a) * kGroup], &b[size_t(of_b) * kGroup], kGroup);
+      for (int k = 0; k < groups; ++k) {
+        const int of_a = row * groups + k, of_b = column * groups + k;
+        if (!finite || !(a_is_zero[size_t(of_a)] || b_is_zero[size_t(of_b)]))
+          sums[i] = add_group(sums[i], &a[size_t(of_a * group)], &b[size_t(of_b * group)], group);
       }
     }
   }
@@ -209,10 +223,13 @@ uint32_t shared_offset(const void* shared) {
 }
 
 void begin_product_fp16(float* d, int count, WgmmaOperand a, WgmmaOperand b, Place place) {
-  begin(d, count, a, b, Fp16::element, place);
+  begin(d, count, a, b, Numbers::of<Fp16>(), place);
 }
 void begin_product_bf16(float* d, int count, WgmmaOperand a, WgmmaOperand b, Place place) {
-  begin(d, count, a, b, Bf16::element, place);
+  begin(d, count, a, b, Numbers::of<Bf16>(), place);
+}
+void begin_product_tf32(float* d, int count, WgmmaOperand a, WgmmaOperand b, Place place) {
+  begin(d, count, a, b, Numbers::of<Tf32>(), place);
 }
 
 void commit_products() {

@@ -19,9 +19,10 @@ struct WgmmaOperand {
   bool across;
 };
 
-// Begins d[count] += a * b for one lane's sums, of the m64nNk16 shapes: N = 2 * count.
+// Begins d[count] += a * b for one lane's sums, of the m64nNk16 shapes, or of TF32's m64nNk8: N = 2 * count.
 void begin_product_fp16(float* d, int count, WgmmaOperand a, WgmmaOperand b, Place);
 void begin_product_bf16(float* d, int count, WgmmaOperand a, WgmmaOperand b, Place);
+void begin_product_tf32(float* d, int count, WgmmaOperand a, WgmmaOperand b, Place);
 void commit_products();
 void wait_for_products(int youngest, Place);
 void fence_sums(Place);
