@@ -27,7 +27,8 @@ ONLY = {
     "tensorcore_terms": (torch.float32,),
     "tensorcore_wgmma": (torch.float16, torch.bfloat16),
     "tensorcore_copied": (torch.float16, torch.bfloat16),
-    "tensorcore_grouped": (torch.float16, torch.bfloat16),
+    "tensorcore_grouped": (torch.float16, torch.bfloat16, torch.float32),
+    "patch_windows": (torch.float16, torch.bfloat16, torch.float32),
 }
 
 
@@ -40,10 +41,12 @@ def dtypes_of(primitive, algorithm):
 # and problems of many small products are left out (test_cuda_tensorcore.py has more that fit it).
 TILED = (
     "tensorcore", "tensorcore_split", "tensorcore_wgmma", "tensorcore_copied", "tensorcore_terms", "tensorcore_grouped",
-    "output_blocks", "row_windows",
+    "output_blocks", "row_windows", "patch_windows",
 )  # fmt: skip
 # What has limits beside its dtypes leaves problems to other rows; test_cuda_grouped.py says which for one.
-LIMITED = ("tensorcore_grouped", "tensorcore_copied", "tensorcore_terms", "output_blocks", "row_windows")
+LIMITED = (
+    "tensorcore_grouped", "tensorcore_copied", "tensorcore_terms", "output_blocks", "row_windows", "patch_windows",
+)  # fmt: skip
 
 
 def suits(primitive, algorithm, problem):

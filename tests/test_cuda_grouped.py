@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("default_emulator")
 ROW = "tensorcore_grouped"
 GATHERING = ("forward", "grad_input")
 PRIMITIVES = (*GATHERING, "grad_weight")
-DTYPES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PAIRS = (("contiguous", "channels_last"), ("channels_last", "contiguous"), ("channels_last", "channels_last"))
 
 
@@ -59,8 +59,11 @@ GROUPS = {
 }
 
 
-def suits(primitive, problem):
-    return not emulator.refusal(primitive, ROW, problem, torch.float16)
+def suits(primitive, problem, dtype=torch.float16):
+    """float32 in three terms takes three times as much shared memory."""
+    refused = emulator.refusal(primitive, ROW, problem, dtype)
+    assert not refused or dtype == torch.float32 or (primitive == "grad_input" and problem.mode != "zeros"), refused
+    return not refused
 
 
 @pytest.mark.parametrize("multiprocessors", (1, 132))  # blocks of many patches, and of one
@@ -68,12 +71,11 @@ def suits(primitive, problem):
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_groups_of_every_size(primitive, name, multiprocessors):
     problem, seen = GROUPS[name], len(name) + multiprocessors
-    if not suits(primitive, problem):
-        assert primitive == "grad_input" and problem.mode != "zeros"
-        return
     emulator.pretend_device(multiprocessors=multiprocessors)
     for i, (from_layout, to_layout) in enumerate(PAIRS):
-        dtype, order = DTYPES[(seen + i) % 2], emulator.ORDERS[(seen + i) % 3]
+        dtype, order = DTYPES[(seen + i) % 3], emulator.ORDERS[(seen // 3 + i) % 3]
+        if not suits(primitive, problem, dtype):
+            continue
         bias = ("none", "contiguous")[i % 2 and primitive != "grad_weight"]
         first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (from_layout, to_layout), bias)
         emulator.configure(order, max_blocks=3 if i == 2 else emulator.ALL_BLOCKS)
@@ -81,24 +83,43 @@ def test_groups_of_every_size(primitive, name, multiprocessors):
         assert_exact(actual, expected, (name, dtype, from_layout))
 
 
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_float32_as_tf32(primitive, name):
+    problem, seen = GROUPS[name], len(name)
+    if not suits(primitive, problem, torch.float32):
+        return
+    from_layout, to_layout = PAIRS[seen % 3]
+    bias = "none" if primitive == "grad_weight" else "contiguous"
+    layouts = (from_layout, to_layout if primitive == "grad_weight" else "contiguous")
+    *operands, expected = draw_integers(primitive, problem, torch.float32, "cpu", layouts, bias)
+    memory_format = torch.channels_last if to_layout == "channels_last" else torch.contiguous_format
+    result = torch.full(problem.shapes(primitive)[2], float("nan")).contiguous(memory_format=memory_format)
+    emulator.configure(emulator.ORDERS[seen % 3])
+    emulator.run_into(result, primitive, ROW, *operands, problem, tf32=True)
+    assert_exact(result, expected, name)
+
+
 def test_every_kernel_is_launched():
-    """So that the test above proves something."""
+    """So that the tests above prove something."""
     emulator.launched(forget=True)
     emulator.configure(dry=True)
-    for dtype in DTYPES:
+    for dtype, tf32 in (*((dtype, False) for dtype in DTYPES), (torch.float32, True)):
         for problem in GROUPS.values():
-            for primitive in PRIMITIVES if problem.mode == "zeros" else ():
+            for primitive in (p for p in PRIMITIVES if suits(p, problem, dtype)):
                 first, second, _, _ = draw_integers(primitive, problem, dtype)
-                emulator.call(primitive, ROW, first, second, None, problem)
+                result = torch.empty(problem.shapes(primitive)[2], dtype=dtype)
+                emulator.run_into(result, primitive, ROW, first, second, None, problem, tf32=tf32)
     launches = [launched.symbol for launched in emulator.launched()]
-    for dtype in ("4Half", "8BFloat16"):
+    for arithmetic in ("HalvesINS_4HalfEEE", "HalvesINS_8BFloat16EEE", "RoundedE", "ThreeE"):
         for fragments in (4, 7):
-            for tap_rows in (1, 3):
-                wanted = f"convolve_groupsINS_{dtype}ELi{fragments}ELi{tap_rows}E"
-                assert any(wanted in symbol for symbol in launches), wanted
-            for together in (0, 1):
-                wanted = f"weight_of_groupsINS_{dtype}ELi{fragments}ELb{together}E"
-                assert any(wanted in symbol for symbol in launches), wanted
+            for tap_rows in (1, 3) if fragments == 4 or arithmetic != "ThreeE" else ():
+                wanted = f"{arithmetic}Li{fragments}ELi{tap_rows}E"
+                assert any("convolve_groups" in symbol and wanted in symbol for symbol in launches), wanted
+            weight = arithmetic.replace("sINS", "sWeightINS").replace("dE", "dWeightE").replace("eE", "eWeightE")
+            for together in (0, 1) if fragments == 4 or "Halves" in arithmetic else ():
+                wanted = f"{weight}Li{fragments}ELb{together}E"
+                assert any("weight_of_groups" in symbol and wanted in symbol for symbol in launches), wanted
 
 
 NAMES = ("groups-of-4", "groups-of-5", "groups-of-8", "groups-of-16", "24-to-8", "3-to-20", "stride-2", "7x7", "tall")
@@ -114,7 +135,7 @@ PROPAGATION = {n: GROUPS[n] for n in NAMES} | {
 )
 def test_infinities_stay_in_their_group(primitive, name, dtype, where, values, channels_last):
     problem = PROPAGATION[name]
-    if not suits(primitive, problem):
+    if emulator.refusal(primitive, ROW, problem, dtype):
         return
     check_special_values(primitive, ROW, problem, dtype, where, values, channels_last=channels_last)
 
@@ -211,8 +232,8 @@ def test_what_is_left_to_others():
 
 
 def test_what_networks_have_is_chosen():
-    """For groups of 4 to 64 channels, in 16 bits, on GPUs with tensor cores; few_channels has smaller ones, float32 and
-    older GPUs."""
+    """For groups of 4 to 64 channels, on GPUs with tensor cores; few_channels has smaller ones, float64 and older
+    GPUs."""
 
     def chosen(primitive, problem, dtype):
         operands = [torch.empty(s, dtype=dtype) for s in problem.shapes(primitive)]
@@ -227,12 +248,12 @@ def test_what_networks_have_is_chosen():
     kernels = {"forward": "convolve_groups", "grad_input": "convolve_groups", "grad_weight": "weight_of_groups"}
     for primitive, kernel in kernels.items():
         for dtype in DTYPES:
-            for channels in (4, 8, 16, 32, 64):
+            for channels in (4, 8, 16, 32, 64) if dtype != torch.float32 else (4, 8, 16, 32):
                 assert kernel in chosen(primitive, layer(channels), dtype)
             assert kernel in chosen(primitive, layer(16, stride=(2, 2)), dtype)
             assert kernel not in chosen(primitive, layer(2), dtype)
             assert kernel not in chosen(primitive, layer(128), dtype)
-        assert "window" in chosen(primitive, layer(8), torch.float32)
+        assert "window" in chosen(primitive, layer(8), torch.float64)
     # What this row refuses is multiplied by another that has tensor cores.
     mirrored = replace(layer(16), mode="reflect")
     assert "window_gather" not in chosen("grad_input", mirrored, torch.float16)

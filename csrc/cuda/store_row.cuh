@@ -23,14 +23,6 @@ __device__ inline void transpose_words(uint32_t (&words)[4]) {
     }
 }
 
-template <class T>
-__device__ uint32_t as_word(float low, float high) {
-  const Vector<T, 2> pair = {{T(low), T(high)}};
-  uint32_t word;
-  memcpy(&word, &pair, sizeof word);
-  return word;
-}
-
 // Row i of a warp's sums, rounded, to `row`: the tile's columns from `column` on, those before `end`, `step` apart or,
 // if they may be stored in vectors, neighbours. All lanes come here; a row that does not exist has an end of 0.
 //

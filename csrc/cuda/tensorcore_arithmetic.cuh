@@ -35,10 +35,20 @@
 #pragma once
 #include "../scalar.h"
 #include "tensorcore_tile.cuh"
+#include "vectors.cuh"
 
 namespace convx {
 namespace cuda {
 namespace tensorcore {
+
+// Two numbers of 16 bits, rounded.
+template <class T>
+__device__ uint32_t as_word(float low, float high) {
+  const Vector<T, 2> pair = {{T(low), T(high)}};
+  uint32_t word;
+  memcpy(&word, &pair, sizeof word);
+  return word;
+}
 
 // The sums of mma.m16n8: d[0], d[1] are row g, d[2], d[3] row g + 8.
 template <class Shape>

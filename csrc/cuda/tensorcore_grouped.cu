@@ -9,7 +9,7 @@ namespace cuda {
 namespace tensorcore_grouped {
 namespace {
 
-constexpr int64_t kMostPhases = 16;
+constexpr int64_t kMostPhases = 16, kMostBlocks = 3;  // of a multiprocessor
 
 int64_t phases(int64_t in, int64_t stride) { return std::min(in, stride); }
 
@@ -30,16 +30,20 @@ AxisPlan grad_input_plan(const Axis& a, int64_t phase) {
 }
 
 // The sizes of a launch, all that why_not() has to know; the kernel's pointers are left out.
-template <class T>
-Convolution<T> sizes(const ConvProblem& pb, bool is_grad_input, int64_t phase_h, int64_t phase_w) {
+template <class Arithmetic>
+Convolution<typename Arithmetic::Element> sizes(const ConvProblem& pb, bool is_grad_input, int64_t phase_h,
+                                                int64_t phase_w) {
+  using T = typename Arithmetic::Element;
   const int Cg = int(pb.channels_per_group()), Kg = int(pb.outputs_per_group());
   Convolution<T> cv = {};
   cv.input.rows = is_grad_input ? grad_input_plan(pb.rows(), phase_h) : forward_plan(pb.rows());
   cv.input.columns = is_grad_input ? grad_input_plan(pb.columns(), phase_w) : forward_plan(pb.columns());
   if (cv.taps() == 0) cv.input.rows.taps = cv.input.columns.taps = 0;
-  cv.groups = is_grad_input ? Groups{int(pb.G), Kg, Cg} : Groups{int(pb.G), Cg, Kg};
+  constexpr int kPerChunk = kElements<T>;
+  cv.groups = is_grad_input ? Groups{int(pb.G), Kg, Cg, kPerChunk} : Groups{int(pb.G), Cg, Kg, kPerChunk};
   cv.column_tiles = int(ceil_div(cv.groups.all_outputs(), kOutputs));
-  cv.depth = cv.groups.depth();
+  cv.steps = int(ceil_div(2 * cv.groups.depth(), Arithmetic::kChunks)), cv.terms = Arithmetic::kTerms;
+  cv.step_chunks = Arithmetic::kChunks;
   return cv;
 }
 
@@ -47,35 +51,39 @@ Convolution<T> sizes(const ConvProblem& pb, bool is_grad_input, int64_t phase_h,
 template <class T>
 int64_t set_patches(Convolution<T>& cv, int64_t fragments) {
   const AxisPlan &rows = cv.input.rows, &columns = cv.input.columns;
-  const int64_t patch = std::max(cv.input.set_patches(fragments, rows.taps, columns.taps, cv.groups.span(cv.depth)),
-                                 results_bytes(fragments));
-  const int64_t weights = int64_t(rows.taps) * columns.taps * cv.depth * kWarps * kFragmentBytes;
+  const int64_t patch = std::max(cv.input.set_patches(fragments, rows.taps, columns.taps, cv.groups.span(cv.steps * cv.step_chunks / 2)),
+                                 results_bytes<T>(fragments));
+  const int64_t weights = int64_t(rows.taps) * columns.taps * cv.steps * kWarps * cv.step_bytes();
   cv.patch_bytes = int(patch), cv.weight_bytes = int(weights);
   return weights + 2 * patch;
 }
 
 template <class T>
 int64_t choose_fragments(Convolution<T> cv) {
-  return choose_fragments(cv.input, kBlocks, [&](int64_t fragments) { return set_patches(cv, fragments); });
+  // With the terms of the weights the larger patches would leave a multiprocessor one block.
+  if (cv.terms == 3) return fitting_blocks(set_patches(cv, kFewestFragments), 1) * kFewestFragments;
+  return choose_fragments(cv.input, kMostBlocks, [&](int64_t fragments) { return set_patches(cv, fragments); });
 }
 
-template <class T, int kFragments>
-void launch_convolve(Convolution<T> cv, int64_t N, const Operands& o) {
+template <class Arithmetic, int kFragments>
+void launch_convolve(Convolution<typename Arithmetic::Element> cv, int64_t N, const Operands& o) {
   const int64_t shared = set_patches(cv, kFragments);
   cv.patches = Patches::of(N, cv.input.rows.count, cv.input.columns.count, kFragments);
-  cv.streams = int(streams_of(cv.patches.count, fitting_blocks(shared, kBlocks), cv.column_tiles));
+  cv.streams = int(streams_of(cv.patches.count, fitting_blocks(shared, Arithmetic::kBlocks), cv.column_tiles));
   const int64_t packed_bytes = int64_t(cv.column_tiles) * cv.weight_bytes;
   if (packed_bytes > 0) {
-    cv.packed = static_cast<T*>(o.workspace->allocate(size_t(packed_bytes)));
-    launch("pack_weights", pack_weights<T>, one_thread_each(packed_bytes / 4), o.stream, cv);
+    cv.packed = static_cast<char*>(o.workspace->allocate(size_t(packed_bytes)));
+    launch("pack_weights", pack_weights<Arithmetic>, one_thread_each(packed_bytes / 4 / cv.terms), o.stream, cv);
   }
   launch("convolve_groups",
-         rows_together(cv.input.rows) ? convolve_groups<T, kFragments, 3> : convolve_groups<T, kFragments, 1>,
+         rows_together(cv.input.rows) ? convolve_groups<Arithmetic, kFragments, 3>
+                                      : convolve_groups<Arithmetic, kFragments, 1>,
          {int64_t(cv.column_tiles) * cv.streams, dim3(kThreads), size_t(shared)}, o.stream, cv);
 }
 
-template <class T>
+template <class Arithmetic>
 void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
+  using T = typename Arithmetic::Element;
   const View &from = is_grad_input ? o.y : o.x, &to = is_grad_input ? o.x : o.y;
   const int64_t channels = is_grad_input ? pb.K : pb.C, results = is_grad_input ? pb.C : pb.K;
   if (pb.N * results * (is_grad_input ? pb.H * pb.W : pb.P * pb.Q) == 0) return;
@@ -84,38 +92,53 @@ void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
       tensorcore::channels_together<T>(from.data, from.strides, 0, pb.N, 1, channels, is_grad_input ? pb.P : pb.H,
                                        is_grad_input ? pb.Q : pb.W, false, o);
   const Strides &s = to.strides, &w = o.w.strides;
-  const auto whole = [](int64_t stride) { return stride % kElements == 0; };
+  const auto whole = [](int64_t stride) { return stride % kElements<T> == 0; };
   const int64_t down = is_grad_input ? phases(pb.H, pb.stride_h) : 1;
   const int64_t across = is_grad_input ? phases(pb.W, pb.stride_w) : 1;
   for (int64_t phase = 0; phase < down * across; ++phase) {
-    Convolution<T> cv = sizes<T>(pb, is_grad_input, phase / across, phase % across);
+    Convolution<T> cv = sizes<Arithmetic>(pb, is_grad_input, phase / across, phase % across);
     cv.input.set(image);
     cv.weight = static_cast<const T*>(o.w.data), cv.weight_group = pb.outputs_per_group() * w.n;
     cv.weight_output = is_grad_input ? w.c : w.n, cv.weight_input = is_grad_input ? w.n : w.c;
     cv.weight_r = w.h, cv.weight_s = w.w;
     cv.bias = static_cast<const T*>(o.bias), cv.bias_stride = o.bias_stride;
     cv.output = static_cast<T*>(to.data), cv.output_strides = s;
-    cv.stores_channels = s.c == 1 && results % kElements == 0 && whole(s.n) && whole(s.h) && whole(s.w) &&
+    cv.stores_channels = s.c == 1 && results % kElements<T> == 0 && whole(s.n) && whole(s.h) && whole(s.w) &&
                          reinterpret_cast<uintptr_t>(to.data) % kChunk == 0;
-    choose_fragments(cv) == kMostFragments ? launch_convolve<T, kMostFragments>(cv, pb.N, o)
-                                           : launch_convolve<T, kFewestFragments>(cv, pb.N, o);
+    if constexpr (Arithmetic::kTerms == 1)
+      if (choose_fragments(cv) == kMostFragments) {
+        launch_convolve<Arithmetic, kMostFragments>(cv, pb.N, o);
+        continue;
+      }
+    launch_convolve<Arithmetic, kFewestFragments>(cv, pb.N, o);
   }
 }
 
 void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
-  o.dtype == DType::float16 ? run<Half>(pb, o, is_grad_input) : run<BFloat16>(pb, o, is_grad_input);
+  switch (o.dtype) {
+    case DType::float16: return run<Halves<Half>>(pb, o, is_grad_input);
+    case DType::bfloat16: return run<Halves<BFloat16>>(pb, o, is_grad_input);
+    default: return o.allow_tf32 ? run<Rounded>(pb, o, is_grad_input) : run<Three>(pb, o, is_grad_input);
+  }
+}
+
+template <class Arithmetic>
+bool fits(const ConvProblem& pb, bool is_grad_input, int64_t phase_h, int64_t phase_w) {
+  return choose_fragments(sizes<Arithmetic>(pb, is_grad_input, phase_h, phase_w)) > 0;
 }
 
 const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
-  if (o.dtype != DType::float16 && o.dtype != DType::bfloat16) return "it multiplies 16-bit numbers";
-  if (const char* reason = tensorcore::why_not(pb, o)) return reason;
+  if (o.dtype == DType::float64) return "it has no products of float64";
+  const bool in_three = o.dtype == DType::float32 && !o.allow_tf32;
+  if (const char* reason = in_three ? tensorcore::why_not_split(pb, o) : tensorcore::why_not(pb, o)) return reason;
   if (const char* reason = why_not_in_patches(pb)) return reason;
   if (is_grad_input && !pb.is_zero_padded()) return "it has no gradient of padding that repeats the input";
   const int64_t down = is_grad_input ? phases(pb.H, pb.stride_h) : 1;
   const int64_t across = is_grad_input ? phases(pb.W, pb.stride_w) : 1;
   if (down * across > kMostPhases) return "each phase of its stride would be a launch";
+  const auto fits_this = in_three ? fits<Three> : o.dtype == DType::float32 ? fits<Rounded> : fits<Halves<Half>>;
   for (int64_t phase = 0; phase < down * across; ++phase)
-    if (!choose_fragments(sizes<Half>(pb, is_grad_input, phase / across, phase % across)))
+    if (!fits_this(pb, is_grad_input, phase / across, phase % across))
       return "the inputs and weights of 64 outputs are beyond shared memory";
   return nullptr;
 }

@@ -25,9 +25,9 @@ using tensorcore::Odometer;
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kWarpOutputs = 16, kOutputs = kWarps * kWarpOutputs;  // of a warp, and of a block
-constexpr int kDepth = 16;                                          // inputs of a warp's product
 constexpr int kColumns = 8;                                         // results of a patch's row
-constexpr int kElements = kChunk / 2;
+template <class T>
+constexpr int kElements = kChunk / int(sizeof(T));
 constexpr int kMostFragments = 7, kFewestFragments = 4;
 
 constexpr int64_t kBeyond = int64_t(1) << 40;  // more bytes than any shared memory has
@@ -37,16 +37,18 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // The groups of 16 outputs read inputs from this chunk of a pixel on.
 struct Groups {
   int count, inputs, outputs;  // of a group
+  int elements;                // of a chunk
   CONVX_HD int all_outputs() const { return count * outputs; }
-  CONVX_HD int first_chunk(int output) const { return output / outputs * inputs / kElements; }
+  CONVX_HD int first_chunk(int output) const { return output / outputs * inputs / elements; }
   // So many outputs show all ways in which 16 of them may lie in their groups; in a single group there is one.
   int varied_outputs() const { return count == 1 ? std::min(outputs, 1) : all_outputs(); }
-  // How many times kDepth inputs that takes, for the 16 outputs that take the most.
+  // How many times two chunks of inputs that takes, for the 16 outputs that take the most.
   int depth() const {
     int64_t most = 0;
     for (int first = 0; first < varied_outputs(); first += kWarpOutputs) {
       const int64_t last = std::min(first + kWarpOutputs, all_outputs()) - 1;
-      most = std::max(most, ceil_div((last / outputs + 1) * inputs - int64_t(first_chunk(first)) * kElements, kDepth));
+      most = std::max(most,
+                      ceil_div((last / outputs + 1) * inputs - int64_t(first_chunk(first)) * elements, 2 * elements));
     }
     return int(most);
   }
@@ -100,7 +102,7 @@ struct Image {
   int span, pitch;  // of a pixel in shared memory: chunks, and bytes
 
   void set(const tensorcore::Packed<T>& packed) {
-    data = packed.data, n = packed.n, h = packed.h, w = packed.w, chunks = packed.channels / kElements;
+    data = packed.data, n = packed.n, h = packed.h, w = packed.w, chunks = packed.channels / kElements<T>;
   }
 
   // Patches for so many taps at a time; returns their bytes, in 64 bits.
@@ -122,7 +124,7 @@ struct Image {
   }
   __device__ int row_bytes() const { return (columns.stride == 1 ? patch_columns : across * columns.stride) * pitch; }
   // Where a lane's pixel and chunk of the first fragment is, for ldmatrix_x4 of two rows of eight pixels (`half`, from
-  // the lane's number) and two chunks of 8 channels.
+  // the lane's number) and two chunks of channels.
   __device__ int lane_offset(int fragments, int half, int chunk) const {
     return half * fragments * rows.stride * row_bytes() + lane() % 8 * pitch + chunk * kChunk;
   }
@@ -159,7 +161,7 @@ __device__ void copy_pixels(const Image<T>& image, const Walk& walk, const Patch
   const bool exists = chunk < image.chunks, repeats = image.rows.mode != PaddingMode::zeros;
   const int rows = exists ? image.rows.in : 0, columns = image.columns.in;
   int h = image.rows.position(patch.row, i) + walk.row, w = left + walk.column;
-  const T* from = image.data + patch.n * image.n + (exists ? chunk * kElements : 0);
+  const T* from = image.data + patch.n * image.n + (exists ? chunk * kElements<T> : 0);
   to += walk.chunk * kChunk;
   if (kPlain) {
     // Where there is an image only if the pixel is read.
@@ -211,7 +213,7 @@ inline AxisPlan forward_plan(const Axis& a) {
 inline const char* why_not_in_patches(const ConvProblem& pb) {
   const auto is_large = [&](int64_t height, int64_t width, int64_t channels) {
     constexpr int64_t kMost = int64_t(1) << 30;
-    return height * width * ceil_div(channels, kElements) > kMost ||
+    return height * width * ceil_div(channels, kElements<float>) > kMost ||
            pb.N * ceil_div(height, 2 * kFewestFragments) * ceil_div(width, kColumns) > kMost;
   };
   return is_large(pb.H, pb.W, pb.C) || is_large(pb.P, pb.Q, pb.K)

@@ -1,9 +1,11 @@
-// grad_weight of grouped layers on tensor cores, 16-bit numbers. As in tensorcore_grouped.cuh a block has patches of
+// grad_weight of grouped layers on tensor cores. As in tensorcore_grouped.cuh a block has patches of
 // y and x, 64 outputs and the channels of their groups, copied once for nine taps. For each tap a product of matrices:
 //
 //   rows       16 outputs of a warp         y, whose pixels are its columns: transposed by ldmatrix
 //   columns    16 inputs of their groups    x, where the tap reads for these pixels; transposed, too
 //   reduction  pixels, 16 of a fragment
+//
+// float32, as TF32 or in three terms, is read word by word, since ldmatrix transposes 16-bit numbers only.
 //
 // Of these 16 x 16 sums those are stored whose output and input are of one group: all in groups of 16, a quarter in
 // groups of 4. Wider groups are several items of 16 inputs each, as are kernels of more than 3 x 3 taps.
@@ -24,8 +26,11 @@
 // 101). Groups of 32 and 64 read the patches two and four times. tensorcore_weight.cuh reads x for each tap and fills a
 // sixteenth of its smallest tile with groups of 16.
 //
-// Machine code of weight_of_groups<.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.MT88.4
+// Machine code of weight_of_groups<tensorcore_grouped::HalvesWeight.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.MT88.4
+// Machine code of weight_of_groups<tensorcore_grouped::RoundedWeight.*: HMMA.1688.F32.TF32, LDGSTS.128
+// Machine code of weight_of_groups<tensorcore_grouped::ThreeWeight.*: HMMA.16816.F32.BF16, LDGSTS.128
 #pragma once
+#include "tensorcore_arithmetic.cuh"
 #include "tensorcore_grouped_patch.cuh"
 
 namespace convx {
@@ -33,14 +38,14 @@ namespace cuda {
 namespace tensorcore_grouped {
 
 constexpr int kTaps = 3;          // along either axis, that an item has
-constexpr int kWeightBlocks = 3;  // of a multiprocessor, by registers
+constexpr int kWarpInputs = 16;   // that it has
 
 // What a launch works on. Strides are in elements.
 template <class T>
 struct WeightGradient {
   Image<T> x, y;  // y is read as by a 1x1 kernel
   Groups groups;
-  int depth;  // items that the inputs of 16 outputs take
+  int depth;  // items that the inputs of 16 outputs take, of kWarpInputs each
   int N, x_bytes, y_bytes, column_tiles;
   Patches patches;
   int streams;
@@ -62,23 +67,120 @@ struct WeightSums {
   float d[kTaps][kTaps][2][4];
 };
 
+// An arithmetic: the fragments A, of 16 outputs, and B, of 16 inputs, of the 16 pixels that a lane finds from where
+// a_lane() and b_lane() say it reads the first; `half` is from the first eight pixels to the others, in bytes.
+template <class T>
+struct HalvesWeight : tensorcore::Plain {
+  using Element = T;
+  static constexpr int kBlocks = 3;  // of a multiprocessor, by registers
+  using A = uint32_t[4];
+  using B = uint32_t[4];
+  __device__ static int a_lane(const Image<T>& y, int fragments) {
+    return y.lane_offset(fragments, lane() / 16, lane() / 8 % 2);
+  }
+  __device__ static int b_lane(const Image<T>& x, int fragments) {
+    return x.lane_offset(fragments, lane() / 8 % 2, lane() / 16);
+  }
+  __device__ static void load_a(A& a, const char* from, int, int) { ldmatrix_x4_trans(a, from); }
+  __device__ static void load_b(B& b, const char* from, int, int) { ldmatrix_x4_trans(b, from); }
+  __device__ static void add(float (&d)[2][4], const A& a, const B& b) {
+    const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+    mma_m16n8k16(d[0], a, left, T{});
+    mma_m16n8k16(d[1], a, right, T{});
+  }
+};
+
+// Word by word: pixels t and t + 4 of eight, channels g and g + 8.
+struct Words {
+  template <class Image>
+  __device__ static int a_lane(const Image& image, int) {
+    return lane() % 4 * image.pitch + lane() / 4 * int(sizeof(float));
+  }
+  template <class Image>
+  __device__ static int b_lane(const Image& image, int fragments) {
+    return a_lane(image, fragments);
+  }
+  __device__ static uint32_t at(const char* from, int pixel, int channel) {
+    return *reinterpret_cast<const uint32_t*>(from + pixel + channel * int(sizeof(float)));
+  }
+};
+
+struct RoundedWeight : Words, tensorcore::Plain {
+  using Element = float;
+  static constexpr int kBlocks = 2;
+  using A = uint32_t[2][4];     // [half]
+  using B = uint32_t[2][2][2];  // [half][eight inputs]
+  __device__ static uint32_t rounded(uint32_t word) { return to_tf32(__uint_as_float(word)); }
+  __device__ static void load_a(A& a, const char* from, int half, int pitch) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[h][i] = rounded(at(from, h * half + i / 2 * 4 * pitch, i % 2 * 8));
+  }
+  __device__ static void load_b(B& b, const char* from, int half, int pitch) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) b[h][i / 2][i % 2] = rounded(at(from, h * half + i % 2 * 4 * pitch, i / 2 * 8));
+  }
+  __device__ static void add(float (&d)[2][4], const A& a, const B& b) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) mma_m16n8k8_tf32(d[j], a[h], b[h][j]);
+  }
+};
+
+// In three terms. A product's k are pixels t and t + 4 of eight.
+struct ThreeWeight : Words {
+  using Element = float;
+  static constexpr int kBlocks = 2;
+  using A = uint32_t[3][4];
+  using B = uint32_t[3][2][2];  // [term][eight inputs][half]
+  __device__ static float finished(float sum) { return tensorcore::Split::finished(sum); }
+  __device__ static bool is_doubtful(float sum) { return tensorcore::Split::is_doubtful(sum); }
+  __device__ static void load_a(A& a, const char* from, int half, int pitch) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int first = i / 2 * half, channel = i % 2 * 8;
+      tensorcore::Split::split(at(from, first, channel), at(from, first + 4 * pitch, channel), a[0][i], a[1][i],
+                               a[2][i]);
+    }
+  }
+  __device__ static void load_b(B& b, const char* from, int half, int pitch) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        tensorcore::Split::split(at(from, h * half, 8 * j), at(from, h * half + 4 * pitch, 8 * j), b[0][j][h],
+                                 b[1][j][h], b[2][j][h]);
+  }
+  __device__ static void add(float (&d)[2][4], const A& a, const B& b) {
+    float sums[2][4] = {};
+#pragma unroll
+    for (int product = 0; product < 6; ++product) {
+      constexpr int kOfA[] = {2, 0, 1, 1, 0, 0}, kOfB[] = {0, 2, 1, 0, 1, 0};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) mma_m16n8k16(sums[j], a[kOfA[product]], b[kOfB[product]][j], BFloat16{});
+    }
+#pragma unroll
+    for (int e = 0; e < 8; ++e) d[e / 4][e % 4] += sums[e / 4][e % 4];
+  }
+};
+
 // Adds the products of a warp's patch, for taps that begin at (first_r, first_s). `x` and `y` are where its first
 // chunks of the first pixels are.
-template <int kFragments, bool kTogether, class T>
+template <class Arithmetic, int kFragments, bool kTogether, class T>
 __device__ void multiply(const WeightGradient<T>& wg, WeightSums& sums, const char* x, const char* y, int first_r,
                          int first_s) {
-  const auto add = [&](int r, int s, const uint32_t (&a)[4], const uint32_t (&b)[4]) {
-    const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-    mma_m16n8k16(sums.d[r][s][0], a, left, T{});
-    mma_m16n8k16(sums.d[r][s][1], a, right, T{});
-  };
-  uint32_t a[kFragments][4];
-  const char* const a_lane = y + wg.y.lane_offset(kFragments, lane() / 16, lane() / 8 % 2);
+  typename Arithmetic::A a[kFragments];
+  const char* const a_lane = y + Arithmetic::a_lane(wg.y, kFragments);
 #pragma unroll
-  for (int f = 0; f < kFragments; ++f) ldmatrix_x4_trans(a[f], a_lane + f * wg.y.row_bytes());
+  for (int f = 0; f < kFragments; ++f)
+    Arithmetic::load_a(a[f], a_lane + f * wg.y.row_bytes(), kFragments * wg.y.row_bytes(), wg.y.pitch);
 
-  const int row_bytes = wg.x.row_bytes(), down = wg.x.rows.stride * row_bytes;
-  const char* const b_lane = x + wg.x.lane_offset(kFragments, lane() / 8 % 2, lane() / 16);
+  const int row_bytes = wg.x.row_bytes(), down = wg.x.rows.stride * row_bytes, half = kFragments * down;
+  const char* const b_lane = x + Arithmetic::b_lane(wg.x, kFragments);
 #pragma unroll
   for (int s = 0; s < kTaps; ++s) {
     if (first_s + s >= wg.x.columns.taps) break;
@@ -86,11 +188,11 @@ __device__ void multiply(const WeightGradient<T>& wg, WeightSums& sums, const ch
     if (kTogether) {
 #pragma unroll
       for (int row = 0; row < kFragments + kTaps - 1; ++row) {
-        uint32_t b[4];
-        ldmatrix_x4_trans(b, b_tap + row * row_bytes);
+        typename Arithmetic::B b;
+        Arithmetic::load_b(b, b_tap + row * row_bytes, half, wg.x.pitch);
 #pragma unroll
         for (int r = 0; r < kTaps; ++r)
-          if (row - r >= 0 && row - r < kFragments) add(r, s, a[row - r], b);
+          if (row - r >= 0 && row - r < kFragments) Arithmetic::add(sums.d[r][s], a[row - r], b);
       }
     } else {
 #pragma unroll
@@ -98,9 +200,9 @@ __device__ void multiply(const WeightGradient<T>& wg, WeightSums& sums, const ch
 #pragma unroll
         for (int r = 0; r < kTaps; ++r) {
           if (first_r + r >= wg.x.rows.taps) break;
-          uint32_t b[4];
-          ldmatrix_x4_trans(b, b_tap + r * wg.x.rows.dilation * row_bytes + f * down);
-          add(r, s, a[f], b);
+          typename Arithmetic::B b;
+          Arithmetic::load_b(b, b_tap + r * wg.x.rows.dilation * row_bytes + f * down, half, wg.x.pitch);
+          Arithmetic::add(sums.d[r][s], a[f], b);
         }
     }
   }
@@ -131,8 +233,10 @@ __device__ void store_sums(const WeightGradient<T>& wg, float* partial, int firs
       }
 }
 
-template <class T, int kFragments, bool kTogether>
-__global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(WeightGradient<T> wg) {
+template <class Arithmetic, int kFragments, bool kTogether>
+__global__ void __launch_bounds__(kThreads, Arithmetic::kBlocks)
+    weight_of_groups(WeightGradient<typename Arithmetic::Element> wg) {
+  using T = typename Arithmetic::Element;
   char* const shared = shared_memory<char>();  // twice x and y
   const int bytes = wg.x_bytes + wg.y_bytes, warp = int(threadIdx.x) / 32;
   const Walk x_walk = Walk::of(wg.x), y_walk = Walk::of(wg.y);
@@ -141,7 +245,7 @@ __global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(Weig
     int rest = int(item % wg.tiles());
     const int tile = rest % wg.column_tiles;
     rest /= wg.column_tiles;
-    const int chunk = 2 * (rest % wg.depth);  // from the first of the outputs' groups on
+    const int chunk = rest % wg.depth * (kWarpInputs / kElements<T>);  // from the first of the outputs' groups on
     rest /= wg.depth;
     const int first_s = rest % wg.tap_tiles_across() * kTaps, first_r = rest / wg.tap_tiles_across() * kTaps;
     const int output = tile * kOutputs + warp * kWarpOutputs, first_chunk = wg.groups.first_chunk(tile * kOutputs);
@@ -149,7 +253,7 @@ __global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(Weig
     const auto load = [&](int patch, char* to) {
       const Patch at = Patches::at(wg.patches.place(patch), kFragments);  // divided anew, as registers are few
       load_patch(wg.x, x_walk, at, first_r, first_s, first_chunk + chunk, to);
-      load_patch(wg.y, y_walk, at, 0, 0, tile * (kOutputs / kElements), to + wg.x_bytes);
+      load_patch(wg.y, y_walk, at, 0, 0, tile * (kOutputs / kElements<T>), to + wg.x_bytes);
     };
     WeightSums sums = {};
     load(stream, shared);
@@ -161,11 +265,12 @@ __global__ void __launch_bounds__(kThreads, kWeightBlocks) weight_of_groups(Weig
       if (patch + wg.streams < wg.patches.count) load(patch + wg.streams, shared + (buffer ^ 1) * bytes);
       if (output >= wg.groups.all_outputs()) continue;
       const char* const x = shared + buffer * bytes;
-      multiply<kFragments, kTogether>(wg, sums, x + (wg.groups.first_chunk(output) - first_chunk) * kChunk,
-                                      x + wg.x_bytes + warp * kWarpOutputs * 2, first_r, first_s);
+      multiply<Arithmetic, kFragments, kTogether>(wg, sums, x + (wg.groups.first_chunk(output) - first_chunk) * kChunk,
+                                                  x + wg.x_bytes + warp * kWarpOutputs * int(sizeof(T)), first_r,
+                                                  first_s);
     }
     if (output < wg.groups.all_outputs())
-      store_sums(wg, wg.partial + stream * wg.weights(), output, (wg.groups.first_chunk(output) + chunk) * kElements,
+      store_sums(wg, wg.partial + stream * wg.weights(), output, (wg.groups.first_chunk(output) + chunk) * kElements<T>,
                  first_r, first_s, sums);
     __syncthreads();  // before the next item's patches overwrite what others still multiply
   }
@@ -200,17 +305,19 @@ struct WeightPlace {
   }
 };
 
-// Adds the streams' sums, a lane to a weight. Those that are NaN are computed again one after the other, by all lanes
-// in turns and in a fixed order.
-template <class T>
-__global__ void add_streams(WeightGradient<T> wg) {
+// Adds the streams' sums, a lane to a weight. Those in doubt are computed again one after the other, by all lanes in
+// turns and in a fixed order.
+template <class Arithmetic>
+__global__ void add_streams(WeightGradient<typename Arithmetic::Element> wg) {
+  using T = typename Arithmetic::Element;
   const int64_t count = wg.weights();
   for (int64_t first = first_item() - lane(); first < count; first += items_step()) {
     const int64_t i = first + lane();
     float sum = 0;
     if (i < count)
       for (int stream = 0; stream < wg.streams; ++stream) sum += wg.partial[stream * count + i];
-    const uint32_t doubts = __ballot_sync(0xffffffffu, sum != sum);
+    const uint32_t doubts = __ballot_sync(0xffffffffu, Arithmetic::is_doubtful(sum));
+    sum = Arithmetic::finished(sum);
     for (int other = 0; other < 32 && doubts >> other; ++other) {
       if (!(doubts >> other & 1)) continue;
       const WeightPlace at = WeightPlace::of(wg, first + other);
