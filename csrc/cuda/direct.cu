@@ -269,12 +269,15 @@ const char* why_not(const ConvProblem& pb, const Operands& o) {
   return nullptr;
 }
 
-// Where a tile would mostly be empty (depthwise, a few channels), others are better off.
+// Where a tile would mostly be empty (depthwise, a few channels), others are better off, unless sums are long.
+constexpr int64_t kLongSum = 128;
 bool forward_preferred(const ConvProblem& pb, const Operands&) {
-  return pb.outputs_per_group() >= 8 && pb.channels_per_group() * pb.R * pb.S >= 8;
+  const int64_t sum = pb.channels_per_group() * pb.R * pb.S;
+  return pb.outputs_per_group() >= 8 ? sum >= 8 : sum >= kLongSum;
 }
 bool grad_input_preferred(const ConvProblem& pb, const Operands&) {
-  return pb.channels_per_group() >= 8 && pb.outputs_per_group() >= 4;
+  const int64_t sum = pb.outputs_per_group() * pb.R * pb.S / (pb.stride_h * pb.stride_w);
+  return pb.channels_per_group() >= 8 ? pb.outputs_per_group() >= 4 || sum >= 16 : sum >= kLongSum;
 }
 bool grad_weight_preferred(const ConvProblem& pb, const Operands&) {
   return pb.outputs_per_group() >= 8 && pb.channels_per_group() * pb.R * pb.S >= 8;

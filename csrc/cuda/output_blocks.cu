@@ -1,6 +1,7 @@
 // The row `output_blocks`: output_blocks.cuh around the tensor-core kernels.
-#include "output_blocks_scatter.cuh"
+#include <algorithm>
 
+#include "output_blocks_scatter.cuh"
 #include "rows.h"
 #include "types.h"
 #include "window_launch.h"
@@ -109,19 +110,28 @@ const char* why_not(const ConvProblem& pb, const Operands& o, bool is_grad_input
   return is_split(o) ? tensorcore::why_not_split(inner, operands) : tensorcore::why_not(inner, operands);
 }
 
-// Where few channels are made of many, blocks save most of a tile, and there are enough of them for a GPU; or, for
-// 16-bit numbers, where kernel = stride and few channels are read: then y is read once, and not by each phase for a few
-// stages.
+// The stages that a multiprocessor multiplies one after the other, of `results` for an image, each a sum of so many
+// numbers, in a batch of 16 on a GPU of 132: so long a layer takes at least, and long sums of few tiles take longer.
+double stages(double results, double numbers) {
+  constexpr double kBatch = 16, kMultiprocessors = 132, kTileRows = 128, kStage = 64;
+  return std::max(1.0, kBatch * results / kTileRows / kMultiprocessors) * numbers / kStage;
+}
+
+// Where few channels are made of many, blocks save most of a tile, and their long sums don't take longer than one result
+// after the other; or, for 16-bit numbers, where kernel = stride and few channels are read: then y is read once, and not
+// by each phase for a few stages.
 bool preferred(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const int64_t inputs = is_grad_input ? pb.K : pb.C, outputs = is_grad_input ? pb.C : pb.K;
   const double needed = double(outputs) * pb.R * pb.S / double(is_grad_input ? pb.stride_h * pb.stride_w : 1);
   const bool is_16_bit = o.dtype == DType::float16 || o.dtype == DType::bfloat16;
   if (is_grad_input && is_16_bit && is_patches(pb) && pb.R * pb.S > 1)
     return inputs >= 32 && inputs <= 256 && outputs <= 64 && multiply_adds_of_image(pb) >= 1 << 24;
-  const int64_t fewest = is_16_bit || (o.dtype == DType::float32 && o.allow_tf32) ? 64 : 1024;  // blocks of an image
   const OutputBlocks blocks = best_blocks(pb, is_grad_input);
   const ConvProblem inner = blocks_problem(pb, blocks);
-  return outputs <= 8 && inputs >= 16 && inner.P * inner.Q >= fewest && work(blocks) <= 8 * needed;
+  const double pixels = is_grad_input ? double(pb.H) * pb.W : double(pb.P) * pb.Q;
+  return outputs <= 8 && inputs >= 16 && work(blocks) <= 12 * needed &&
+         stages(double(inner.P) * inner.Q, double(inner.R) * inner.S * inputs) <=
+             stages(pixels, needed / double(outputs) * double(inputs));
 }
 
 }  // namespace

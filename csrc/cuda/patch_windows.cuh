@@ -266,6 +266,9 @@ __global__ void __launch_bounds__(kThreads, Arithmetic::kBlocks)
   for (int i = int(threadIdx.x); i < wd.words / 2; i += kThreads)
     table[i] = make_int2(offset(i / 4 * 8 + i % 4), offset(i / 4 * 8 + i % 4 + 4));
 
+  clear_pixels(numbers, wd.copies * count);
+  const PixelWalk walk = PixelWalk::of(pixels, wd.t.o.x.strides, wd.pb.W);
+
   const int first = g * pixels.across, row = warp * kFragments * pixels.down;
   const bool is_odd = wd.copies == 2 && first % 2 == 1;
   const char* const begin = reinterpret_cast<const char*>(numbers + row + (is_odd ? count + first - 1 : first));
@@ -278,9 +281,10 @@ __global__ void __launch_bounds__(kThreads, Arithmetic::kBlocks)
     for (int at = int(threadIdx.x) * 16; at < wd.weight_bytes; at += kThreads * 16)
       cp_async_16(weights + at, packed + at, true);
     cp_async_commit();
+    __syncthreads();  // zeros are there, and others have stored their last patch
     for (int64_t i = item / wd.column_tiles; i < wd.patches.count; i += wd.streams) {
       const Patch patch = Patch::of(wd.patches, i);
-      load_pixels(wd.pb, wd.t, pixels, patch, [&](int at, T value) {
+      load_pixels(wd.pb, wd.t, pixels, walk, patch, [&](int at, T value) {
         value = Arithmetic::stored(value);
         numbers[at] = value;
         if (wd.copies == 2 && at > 0) numbers[count + at - 1] = value;

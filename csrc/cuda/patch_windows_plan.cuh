@@ -53,7 +53,6 @@ struct Pixels {
   int run, runs;           // numbers of a row tap's run, and row taps
   int down, across, step;  // from a result to the next one down and across, and from one run to the next, in numbers
   bool together;           // whether the channels of a row's columns are one run of memory
-  Divider channels;        // to find a number's column
 
   // `slack`: numbers beyond the last column that may be looked at (and are multiplied by zero).
   static Pixels of(const ConvProblem& pb, const Strides& x, int64_t result_rows, int64_t slack) {
@@ -64,7 +63,6 @@ struct Pixels {
     p.run = int(pb.S * pb.C), p.runs = int(pb.R);
     p.down = int(pb.stride_h * pitch), p.across = int(pb.stride_w * pb.C), p.step = int(pb.dilation_h * pitch);
     p.together = x.c == 1 && x.w == pb.C;
-    p.channels = Divider(pb.C);
     return p;
   }
   CONVX_HD int count() const { return rows * pitch; }
@@ -80,43 +78,98 @@ inline const char* why_not_sizes(const ConvProblem& pb) {
   return nullptr;
 }
 
-// Reads the pixels that a patch's results read, padding too, and has each stored: store(number of the patch, value).
-template <class T, class Store>
-__device__ void load_pixels(const ConvProblem& pb, const Tensors<T>& t, const Pixels& p, const Patch& patch,
-                            Store store) {
-  constexpr int kAhead = 4;  // numbers that a thread waits for at once
-  const Axis rows = pb.rows(), columns = pb.columns();
-  const Strides& x = t.o.x.strides;
-  const T* const image = static_cast<const T*>(t.o.x.data) + patch.n * x.n;
-  const int h0 = int(patch.row * pb.stride_h - pb.pad_h), w0 = int(patch.column * pb.stride_w - pb.pad_w);
-  const int H = int(pb.H), W = int(pb.W), used = p.columns * p.C, count = p.count();
-  const bool repeats = pb.padding_mode != PaddingMode::zeros;
-  const int rows_step = kThreads / p.pitch, places_step = kThreads - rows_step * p.pitch;
-  int row = int(threadIdx.x) / p.pitch, place = int(threadIdx.x) - row * p.pitch;
-  for (int first = int(threadIdx.x); first < count; first += kAhead * kThreads) {
-    T values[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      values[i] = T(0);
-      if (first + i * kThreads < count && place < used) {
-        int h = h0 + row, column = place, c = 0;
-        if (p.C > 1) column = p.channels.quotient(place), c = place - column * p.C;
-        int w = w0 + column;
-        bool reads = unsigned(h) < unsigned(H) && unsigned(w) < unsigned(W);
-        if (!reads && repeats && h <= rows.virtual_position(pb.P - 1, pb.R - 1) &&
-            w <= columns.virtual_position(pb.Q - 1, pb.S - 1)) {
-          h = int(rows.source(h)), w = int(columns.source(w));
-          reads = true;
-        }
-        if (reads) values[i] = image[int64_t(h) * x.h + (p.together ? int64_t(w) * p.C + c : w * x.w + c * x.c)];
-      }
-      row += rows_step, place += places_step;
-      if (place >= p.pitch) place -= p.pitch, ++row;
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i)
-      if (first + i * kThreads < count) store(first + i * kThreads, values[i]);
+// Zeros where no patch stores anything, by all threads, before a barrier.
+template <class T>
+__device__ void clear_pixels(T* numbers, int count) {
+  for (int i = int(threadIdx.x); i < count; i += kThreads) numbers[i] = T(0);
+}
+
+// How a thread goes over the pixels of a patch, plane by plane of those that it reads in runs: one of all channels where
+// these lie together, or one to a channel. Found out once, as it takes divisions.
+struct PixelWalk {
+  int planes, width;              // of a row, in numbers
+  int row, place;                 // the thread's first
+  int rows_step, places_step;     // to its next
+  int limit;                      // of an image's row
+  int from_row, from_place;       // steps in memory
+  int64_t from_plane;
+  int to_place, to_plane;         // in the patch
+
+  __device__ static PixelWalk of(const Pixels& p, const Strides& x, int64_t W) {
+    PixelWalk walk;
+    walk.planes = p.together ? 1 : p.C, walk.width = p.together ? p.columns * p.C : p.columns;
+    walk.row = int(threadIdx.x) / walk.width, walk.place = int(threadIdx.x) - walk.row * walk.width;
+    walk.rows_step = kThreads / walk.width, walk.places_step = kThreads - walk.rows_step * walk.width;
+    walk.limit = int(W) * (p.together ? p.C : 1);
+    walk.from_row = int(x.h), walk.from_place = p.together ? 1 : int(x.w), walk.from_plane = x.c;
+    walk.to_place = p.together ? 1 : p.C, walk.to_plane = 1;
+    return walk;
   }
+};
+
+// Reads the pixels that a patch's results read and has each stored: store(number of the patch, value). Zeros of the
+// padding, too, but not what lies beyond the last column (clear_pixels()).
+template <class T, class Store>
+__device__ void load_plain_pixels(const ConvProblem& pb, const Tensors<T>& t, const Pixels& p, const PixelWalk& walk,
+                                  const Patch& patch, Store store) {
+  constexpr int kAhead = 6;  // numbers that a thread waits for at once
+  const int H = int(pb.H), count = p.rows * walk.width;
+  const int h0 = int(patch.row * pb.stride_h - pb.pad_h), columns = int(patch.column * pb.stride_w - pb.pad_w);
+  const int w0 = p.together ? columns * p.C : columns;
+  const int from_step = walk.rows_step * walk.from_row + walk.places_step * walk.from_place;
+  const int from_wrap = walk.from_row - walk.width * walk.from_place;
+  const int to_step = walk.rows_step * p.pitch + walk.places_step * walk.to_place;
+  const int to_wrap = p.pitch - walk.width * walk.to_place;
+  const T* image = static_cast<const T*>(t.o.x.data) + patch.n * t.o.x.strides.n;
+  for (int plane = 0; plane < walk.planes; ++plane, image += walk.from_plane) {
+    int h = h0 + walk.row, w = w0 + walk.place, from = h * walk.from_row + w * walk.from_place;
+    int to = walk.row * p.pitch + walk.place * walk.to_place + plane;
+    const int last = w0 + walk.width - walk.places_step;
+    for (int left = count - int(threadIdx.x); left > 0; left -= kAhead * kThreads) {
+      T values[kAhead];
+      int places[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const bool reads = unsigned(h) < unsigned(H) && unsigned(w) < unsigned(walk.limit) && left > i * kThreads;
+        values[i] = reads ? image[from] : T(0);
+        places[i] = to;
+        const bool wraps = w >= last;
+        h += wraps ? walk.rows_step + 1 : walk.rows_step;
+        w += wraps ? walk.places_step - walk.width : walk.places_step;
+        from += wraps ? from_step + from_wrap : from_step;
+        to += wraps ? to_step + to_wrap : to_step;
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i)
+        if (left > i * kThreads) store(places[i], values[i]);
+    }
+  }
+}
+
+// The same for padding that repeats the image.
+template <class T, class Store>
+__device__ void load_repeated_pixels(const ConvProblem& pb, const Tensors<T>& t, const Pixels& p, const Patch& patch,
+                                     Store store) {
+  const Axis rows = pb.rows(), columns = pb.columns();
+  const int64_t h0 = rows.virtual_position(patch.row, 0), w0 = columns.virtual_position(patch.column, 0);
+  const int64_t last_h = rows.virtual_position(pb.P - 1, pb.R - 1), last_w = columns.virtual_position(pb.Q - 1, pb.S - 1);
+  const int width = p.columns * p.C;
+  for (int i = int(threadIdx.x); i < p.rows * width; i += kThreads) {
+    const int row = i / width, place = i - row * width, column = place / p.C;
+    const int64_t h = h0 + row, w = w0 + column;
+    const bool reads = h <= last_h && w <= last_w;
+    store(row * p.pitch + place,
+          reads ? t.x(patch.n, place - column * p.C, rows.source(h), columns.source(w)) : T(0));
+  }
+}
+
+template <class T, class Store>
+__device__ void load_pixels(const ConvProblem& pb, const Tensors<T>& t, const Pixels& p, const PixelWalk& walk,
+                            const Patch& patch, Store store) {
+  if (pb.padding_mode == PaddingMode::zeros)
+    load_plain_pixels(pb, t, p, walk, patch, store);
+  else
+    load_repeated_pixels(pb, t, p, patch, store);
 }
 
 }  // namespace patch_windows

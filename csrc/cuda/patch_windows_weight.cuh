@@ -207,6 +207,7 @@ __global__ void __launch_bounds__(kThreads, Arithmetic::kBlocks)
   char* const tile = shared_memory<char>();
   uint32_t* const words = reinterpret_cast<uint32_t*>(tile + kWeightRows * kColumns * kPitch);
   const int g = lane() / 4, t = lane() % 4, warp = int(threadIdx.x) / 32;
+  const PixelWalk walk = PixelWalk::of(pixels, ww.t.o.x.strides, ww.pb.W);
 
   const int64_t units = int64_t(ww.row_tiles) * ww.column_blocks * ww.splits;
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(kThreads, Arithmetic::kBlocks)
     for (int64_t i = split; i < ww.patches.count; i += ww.splits) {
       const Patch patch = Patch::of(ww.patches, i);
       load_results(ww, patch, row_tile * kChannels, kChannels, tile, kPitch);
-      load_pixels(ww.pb, ww.t, pixels, patch, [&](int number, T value) {
+      load_pixels(ww.pb, ww.t, pixels, walk, patch, [&](int number, T value) {
         Arithmetic::store(reinterpret_cast<T*>(words), number, pixels.across, value);
       });
       cp_async_wait<0>();

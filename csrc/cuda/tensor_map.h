@@ -15,7 +15,7 @@ struct alignas(64) TensorMap {
 };
 
 // What is copied: 16 bits as they are, or float32 that the engine rounds to TF32's 11 significant bits on the way, to
-// the nearest, ties away from zero.
+// the nearest, ties to even (as was seen on an H200; cvt.rna's ties go away from zero).
 enum class MapElements { bits16, tf32 };
 
 // Of a tensor of five dimensions, the fastest first; strides in elements, of all but the fastest. A tile is box[0]

@@ -11,7 +11,6 @@
 #include "checker.h"
 #include "clocks.h"
 #include "emulator.h"
-#include "ptx_twins.h"
 #include "wgmma.h"
 
 namespace emulator {
@@ -151,6 +150,12 @@ void begin_copy(const char* what, void* shared, std::vector<Row> rows, const Map
   copies.push_back(std::move(copy));
 }
 
+// To the nearest number of 11 significant bits, ties to even.
+uint32_t rounded_to_tf32(uint32_t word) {
+  const bool nan = (word & 0x7fffffffu) > 0x7f800000u;
+  return nan ? 0x7fffe000u : (word + 0xfffu + (word >> 13 & 1)) & ~0x1fffu;
+}
+
 void end_copy(const Copy& copy) {
   Barrier& b = *copy.barrier;
   checker::copy_by_engine_ends(copy.thread, b.number, copy.to, copy.bytes(), copy.place);
@@ -164,10 +169,10 @@ void end_copy(const Copy& copy) {
   }
   if (copy.elements == convx::cuda::MapElements::tf32)
     for (size_t i = 0; i < copy.bytes(); i += sizeof(float)) {
-      float number;
-      memcpy(&number, copy.to + i, sizeof number);
-      const uint32_t rounded = convx::cuda::to_tf32(number);
-      memcpy(copy.to + i, &rounded, sizeof rounded);
+      uint32_t word;
+      memcpy(&word, copy.to + i, sizeof word);
+      word = rounded_to_tf32(word);
+      memcpy(copy.to + i, &word, sizeof word);
     }
   b.clock[size_t(clocks::kEngine + b.number)] = clocks::now++;
   b.bytes -= int64_t(copy.bytes());
