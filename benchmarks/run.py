@@ -59,8 +59,8 @@ def measure(
 ) -> dict:  # fmt: skip
     """One row: both sides' times for one computation of one layer, and whether convx's result is right.
 
-    layout='best' times each side in both layouts and takes its better one; `graphs` is interleaved()'s. With `best`, roofs.measure()'s, the row has
-    the share of the nearest roof that each side reaches.
+    layout='best' times each side in both layouts and takes its better one; `graphs` is interleaved()'s. With `best`,
+    roofs.measure()'s, the row has the share of the nearest roof that each side reaches.
     """
     operands = make_operands(shape, DTYPES[dtype], device)
     layouts = list(LAYOUTS) if layout == "best" else [layout]

@@ -50,7 +50,9 @@ LIMITED = (
 
 
 def suits(primitive, algorithm, problem):
-    return algorithm not in LIMITED or not emulator.refusal(primitive, algorithm, problem, dtypes_of(primitive, algorithm)[0])
+    return algorithm not in LIMITED or not emulator.refusal(
+        primitive, algorithm, problem, dtypes_of(primitive, algorithm)[0]
+    )
 
 
 def suits_tiles(p):

@@ -365,7 +365,9 @@ def test_pixels_of_the_copy_engine(name, copy):
 def test_the_copy_engine_rounds_float32(gathered, copy):
     """To TF32, to the nearest, ties to even; what is outside of the tensor is zeros."""
     source = reals(9)(16, 48).float()
-    source[9, 20:27] = torch.tensor([1 + 2.0**-11, -1 - 2.0**-11, 1 + 3 * 2.0**-11, 0.0, 3e38, -float("inf"), 2.0**-126])
+    source[9, 20:27] = torch.tensor(
+        [1 + 2.0**-11, -1 - 2.0**-11, 1 + 3 * 2.0**-11, 0.0, 3e38, -float("inf"), 2.0**-126]
+    )
     expected = torch.zeros(12, 32)
     expected[:8, :28] = rounded_to_tf32(source[8:, 20:], ties_to_even=True).float()
     expected[1, 5] = -float("inf")

@@ -131,8 +131,8 @@ def match_versions(at: Environment, home: Path) -> None:
 
 
 def copy_sources(tree: Path) -> None:
-    """Mirrors the sources into tree. Only files that differ are written, and get the time of now, so that ninja compiles
-    what has changed, even if that was while it compiled."""
+    """Mirrors the sources into tree. Only files that differ are written, and get the time of now, so that ninja
+    compiles what has changed, even if that was while it compiled."""
     wanted = set()
     for name in COPIED:
         source = ROOT / name

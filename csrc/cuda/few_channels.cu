@@ -15,8 +15,8 @@ const char* forward_why_not(const ConvProblem& pb, const Operands& o) {
 const char* grad_input_why_not(const ConvProblem& pb, const Operands& o) {
   return gather_why_not(Primitive::grad_input, pb, o, kResults, kWindow);
 }
-// Few results of many channels: here a thread sums all of them, which takes an image that has threads enough (64 x 64 of
-// 512 channels: 1340 us, by direct's tiles 93; 512 x 512 of 128 channels: 370 and 860; on an H200 in float32).
+// Few results of many channels: here a thread sums all of them, which takes an image that has threads enough (64 x 64
+// of 512 channels: 1340 us, by direct's tiles 93; 512 x 512 of 128 channels: 370 and 860; on an H200 in float32).
 static bool suits_few_results(const ConvProblem& pb, int64_t results, int64_t others, int64_t pixels) {
   return results <= 4 && (pb.G > 1 || others < 16 || pixels >= 1 << 15);
 }
@@ -32,8 +32,8 @@ bool forward_preferred(const ConvProblem& pb, const Operands&) {
 bool grad_input_preferred(const ConvProblem& pb, const Operands&) {
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const bool suits_tiles = Cg >= 16 && Kg * pb.R * pb.S >= 16 * pb.stride_h * pb.stride_w;
-  const bool suits = suits_few_results(pb, Cg, Kg, pb.H * pb.W) || (pb.G > 1 && Cg < 16 && Kg < 16) ||
-                     (Kg <= 4 && !suits_tiles);
+  const bool suits =
+      suits_few_results(pb, Cg, Kg, pb.H * pb.W) || (pb.G > 1 && Cg < 16 && Kg < 16) || (Kg <= 4 && !suits_tiles);
   return suits || (is_patches(pb) && (Cg * pb.R * pb.S <= 32 || Kg <= 16));
 }
 void forward(const ConvProblem& pb, const Operands& o) { gather_forward<kResults, kWindow>(pb, o); }

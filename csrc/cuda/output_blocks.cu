@@ -117,9 +117,9 @@ double stages(double results, double numbers) {
   return std::max(1.0, kBatch * results / kTileRows / kMultiprocessors) * numbers / kStage;
 }
 
-// Where few channels are made of many, blocks save most of a tile, and their long sums don't take longer than one result
-// after the other; or, for 16-bit numbers, where kernel = stride and few channels are read: then y is read once, and not
-// by each phase for a few stages.
+// Where few channels are made of many, blocks save most of a tile, and their long sums don't take longer than one
+// result after the other; or, for 16-bit numbers, where kernel = stride and few channels are read: then y is read once,
+// and not by each phase for a few stages.
 bool preferred(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const int64_t inputs = is_grad_input ? pb.K : pb.C, outputs = is_grad_input ? pb.C : pb.K;
   const double needed = double(outputs) * pb.R * pb.S / double(is_grad_input ? pb.stride_h * pb.stride_w : 1);

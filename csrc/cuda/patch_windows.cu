@@ -59,12 +59,12 @@ void forward_by(const ConvProblem& pb, const Operands& o) {
   const int64_t packed = int64_t(wd.column_tiles) * wd.weight_bytes;
   wd.packed = static_cast<char*>(o.workspace->allocate(size_t(packed)));
   const int64_t shared = shared_bytes(wd), blocks = fitting_blocks(shared, Arithmetic::kBlocks);
-  wd.streams = std::min(wd.patches.count,
-                        std::max(current_device().multiprocessors * blocks / wd.column_tiles, int64_t(1)));
+  wd.streams =
+      std::min(wd.patches.count, std::max(current_device().multiprocessors * blocks / wd.column_tiles, int64_t(1)));
   const Strides& y = o.y.strides;
   const auto whole = [](int64_t stride, int64_t count) { return count == 1 || stride % kElements == 0; };
-  wd.stores_channels = y.c == 1 && pb.K % kElements == 0 && whole(y.n, pb.N) && whole(y.h, pb.P) &&
-                       whole(y.w, pb.Q) && reinterpret_cast<uintptr_t>(o.y.data) % 16 == 0;
+  wd.stores_channels = y.c == 1 && pb.K % kElements == 0 && whole(y.n, pb.N) && whole(y.h, pb.P) && whole(y.w, pb.Q) &&
+                       reinterpret_cast<uintptr_t>(o.y.data) % 16 == 0;
   launch("pack_windows", pack_windows<Arithmetic>, one_thread_each(packed / 4 / Arithmetic::kTerms), o.stream, wd);
   launch("convolve_windows",
          pb.K <= kFewColumns ? convolve_windows<Arithmetic, 4, 4> : convolve_windows<Arithmetic, 2, 8>,
@@ -106,8 +106,8 @@ void launch_weight(WeightWindows<typename Arithmetic::Element> ww, const Operand
   ww.partial = static_cast<float*>(o.workspace->allocate(size_t(ww.splits * weights) * sizeof(float)));
   launch("weigh_windows", weigh_windows<Arithmetic, kM, kN>, {tiles * ww.splits, dim3(kThreads), size_t(shared)},
          o.stream, ww);
-  launch("add_windows", add_windows<Arithmetic>, {ceil_div(weights, 32), dim3(kAddThreads), kAddThreads * sizeof(float)},
-         o.stream, ww);
+  launch("add_windows", add_windows<Arithmetic>,
+         {ceil_div(weights, 32), dim3(kAddThreads), kAddThreads * sizeof(float)}, o.stream, ww);
 }
 
 template <class Arithmetic, int kM>
@@ -141,9 +141,9 @@ const char* why_not_at_all(const ConvProblem& pb, const Operands& o) {
 
 const char* forward_why_not_this_way(const ConvProblem& pb, const Operands& o) {
   if (const char* reason = why_not_this_way(pb)) return reason;
-  const int64_t bytes = in_three(o)               ? shared_bytes(windows_of<Three>(pb, o))
+  const int64_t bytes = in_three(o)                  ? shared_bytes(windows_of<Three>(pb, o))
                         : element_size(o.dtype) == 4 ? shared_bytes(windows_of<Rounded>(pb, o))
-                                                  : shared_bytes(windows_of<Halves<Half>>(pb, o));
+                                                     : shared_bytes(windows_of<Halves<Half>>(pb, o));
   return bytes > int64_t(current_device().shared_per_block) ? "a patch of the image is beyond shared memory" : nullptr;
 }
 

@@ -42,16 +42,16 @@ struct Windows {
   Tensors<T> t;
   Pixels pixels;
   Patches patches;
-  int copies;              // of a patch: 2 if windows begin at odd numbers
-  int words_of_run;        // of four bytes, the last filled up
-  int words;               // of a window, whole steps
-  int weight_pitch;        // bytes of an output's window: an odd number of chunks, so that eight are in different banks
-  int term_bytes;          // of a block's outputs; terms lie one behind the other
-  int weight_bytes;        // of all terms
-  char* packed;            // for each tile of outputs
+  int copies;        // of a patch: 2 if windows begin at odd numbers
+  int words_of_run;  // of four bytes, the last filled up
+  int words;         // of a window, whole steps
+  int weight_pitch;  // bytes of an output's window: an odd number of chunks, so that eight are in different banks
+  int term_bytes;    // of a block's outputs; terms lie one behind the other
+  int weight_bytes;  // of all terms
+  char* packed;      // for each tile of outputs
   int column_tiles;
-  int64_t streams;         // blocks that share the patches of a tile of outputs
-  bool stores_channels;    // in vectors
+  int64_t streams;       // blocks that share the patches of a tile of outputs
+  bool stores_channels;  // in vectors
 
   // The j-th number of an output's window, counted with what fills up the runs.
   __device__ T weight(int k, int run_numbers, int j) const {

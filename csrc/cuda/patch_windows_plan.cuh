@@ -84,16 +84,16 @@ __device__ void clear_pixels(T* numbers, int count) {
   for (int i = int(threadIdx.x); i < count; i += kThreads) numbers[i] = T(0);
 }
 
-// How a thread goes over the pixels of a patch, plane by plane of those that it reads in runs: one of all channels where
-// these lie together, or one to a channel. Found out once, as it takes divisions.
+// How a thread goes over the pixels of a patch, plane by plane of those that it reads in runs: one of all channels
+// where these lie together, or one to a channel. Found out once, as it takes divisions.
 struct PixelWalk {
-  int planes, width;              // of a row, in numbers
-  int row, place;                 // the thread's first
-  int rows_step, places_step;     // to its next
-  int limit;                      // of an image's row
-  int from_row, from_place;       // steps in memory
+  int planes, width;           // of a row, in numbers
+  int row, place;              // the thread's first
+  int rows_step, places_step;  // to its next
+  int limit;                   // of an image's row
+  int from_row, from_place;    // steps in memory
   int64_t from_plane;
-  int to_place, to_plane;         // in the patch
+  int to_place, to_plane;  // in the patch
 
   __device__ static PixelWalk of(const Pixels& p, const Strides& x, int64_t W) {
     PixelWalk walk;
@@ -152,14 +152,14 @@ __device__ void load_repeated_pixels(const ConvProblem& pb, const Tensors<T>& t,
                                      Store store) {
   const Axis rows = pb.rows(), columns = pb.columns();
   const int64_t h0 = rows.virtual_position(patch.row, 0), w0 = columns.virtual_position(patch.column, 0);
-  const int64_t last_h = rows.virtual_position(pb.P - 1, pb.R - 1), last_w = columns.virtual_position(pb.Q - 1, pb.S - 1);
+  const int64_t last_h = rows.virtual_position(pb.P - 1, pb.R - 1),
+                last_w = columns.virtual_position(pb.Q - 1, pb.S - 1);
   const int width = p.columns * p.C;
   for (int i = int(threadIdx.x); i < p.rows * width; i += kThreads) {
     const int row = i / width, place = i - row * width, column = place / p.C;
     const int64_t h = h0 + row, w = w0 + column;
     const bool reads = h <= last_h && w <= last_w;
-    store(row * p.pitch + place,
-          reads ? t.x(patch.n, place - column * p.C, rows.source(h), columns.source(w)) : T(0));
+    store(row * p.pitch + place, reads ? t.x(patch.n, place - column * p.C, rows.source(h), columns.source(w)) : T(0));
   }
 }
 

@@ -96,7 +96,7 @@ __device__ inline void wgmma_wait(float (&d)[kCount]) {
     CONVX_WGMMA(256, types, CONVX_D128, "%128, %129, 1, 1, 1, %130, %131", CONVX_SUMS32(0), CONVX_SUMS32(32), \
                 CONVX_SUMS32(64), CONVX_SUMS32(96))
 // TF32 has no operands across the reduction.
-#define CONVX_WGMMA_TF32(n, registers, operands, ...)                                                     \
+#define CONVX_WGMMA_TF32(n, registers, operands, ...)                                                   \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k8.f32.tf32.tf32 {" registers "}, " operands ";" \
                : __VA_ARGS__                                                                            \
                : "l"(a), "l"(b)                                                                         \

@@ -63,9 +63,9 @@ bool tile_map(TensorMap* map, MapElements elements, const void* data, const int6
     if (!is_small(sizes[i], 1, (int64_t(1) << 32) - 1) || !is_small(box[i], 1, 256)) return false;
     dimensions[i] = cuuint64_t(sizes[i]), boxes[i] = cuuint32_t(box[i]);
   }
-  return encode(reinterpret_cast<CUtensorMap*>(map), type_of(elements), 5, const_cast<void*>(data), dimensions, bytes, boxes,
-                steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode(reinterpret_cast<CUtensorMap*>(map), type_of(elements), 5, const_cast<void*>(data), dimensions, bytes,
+                boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 bool im2col_map(TensorMap* map, MapElements elements, const void* data, int64_t C, int64_t W, int64_t H, int64_t N,
@@ -79,9 +79,10 @@ bool im2col_map(TensorMap* map, MapElements elements, const void* data, int64_t 
   if (!encode || pixels > 256 || !in_bytes(strides, elements, bytes) || !corners(columns, W, lower[0], upper[0]) ||
       !corners(rows, H, lower[1], upper[1]))
     return false;
-  return encode(reinterpret_cast<CUtensorMap*>(map), type_of(elements), 4, const_cast<void*>(data), dimensions, bytes, lower,
-                upper, cuuint32_t(kRowBytes / bytes_of(elements)), cuuint32_t(pixels), steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode(reinterpret_cast<CUtensorMap*>(map), type_of(elements), 4, const_cast<void*>(data), dimensions, bytes,
+                lower, upper, cuuint32_t(kRowBytes / bytes_of(elements)), cuuint32_t(pixels), steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 }  // namespace cuda

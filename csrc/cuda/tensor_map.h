@@ -19,8 +19,8 @@ struct alignas(64) TensorMap {
 enum class MapElements { bits16, tf32 };
 
 // Of a tensor of five dimensions, the fastest first; strides in elements, of all but the fastest. A tile is box[0]
-// elements wide, 128 bytes, and has box[1] * ... * box[4] rows, each box at most 256. False if the engine can't: addresses and
-// strides must be multiples of 16 bytes, sizes below 2^32, strides below 2^40 bytes.
+// elements wide, 128 bytes, and has box[1] * ... * box[4] rows, each box at most 256. False if the engine can't:
+// addresses and strides must be multiples of 16 bytes, sizes below 2^32, strides below 2^40 bytes.
 bool tile_map(TensorMap* map, MapElements elements, const void* data, const int64_t (&sizes)[5],
               const int64_t (&strides)[4], const int (&box)[5]);
 
@@ -31,9 +31,9 @@ struct PixelAxis {
 };
 
 // Of N images of H x W pixels with C channels, which are neighbours; strides in elements. A copy brings `pixels` (256
-// at most) of the N * rows.count * columns.count pixels in a row, of each 128 bytes of channels. False if the engine can't: as
-// above, and its fields are small: `first`, and how far the last pixel is from the image's end, are -128 to 127, and
-// steps 8 at most.
+// at most) of the N * rows.count * columns.count pixels in a row, of each 128 bytes of channels. False if the engine
+// can't: as above, and its fields are small: `first`, and how far the last pixel is from the image's end, are -128 to
+// 127, and steps 8 at most.
 bool im2col_map(TensorMap* map, MapElements elements, const void* data, int64_t C, int64_t W, int64_t H, int64_t N,
                 int64_t stride_w, int64_t stride_h, int64_t stride_n, PixelAxis columns, PixelAxis rows, int pixels);
 

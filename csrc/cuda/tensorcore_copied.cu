@@ -50,8 +50,8 @@ void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   const auto whole = [&](int64_t stride, int64_t count) {
     return count == 1 || (stride != 0 && stride % kElements == 0);
   };
-  const bool in_place = sizeof(T) == 2 && is_grad_input && w.c == 1 && whole(Cg, 1) && whole(w.n, pb.K) && whole(w.h, pb.R) &&
-                        whole(w.w, pb.S) && reinterpret_cast<uintptr_t>(o.w.data) % kChunk == 0;
+  const bool in_place = sizeof(T) == 2 && is_grad_input && w.c == 1 && whole(Cg, 1) && whole(w.n, pb.K) &&
+                        whole(w.h, pb.R) && whole(w.w, pb.S) && reinterpret_cast<uintptr_t>(o.w.data) % kChunk == 0;
   const Packed<T> weight = in_place
                                ? Packed<T>{static_cast<const T*>(o.w.data), w.n, Kg * w.n, w.h, w.w, image.channels}
                                : channels_together<T>(o.w.data, is_grad_input ? turned : w, Kg * w.n, outputs, pb.G,

@@ -28,8 +28,8 @@ template <class Shape, class Term>
 TensorMap image_map(const Packed<Term>& image, int64_t N, int64_t G, int64_t H, int64_t W, PixelAxis rows,
                     PixelAxis columns, int pixels) {
   TensorMap map = {};
-  must(im2col_map(&map, kMapElements<Term>, image.data, G * Shape::kTerms * image.channels, W, H, N, stride_of(W, image.w),
-                  stride_of(H, image.h), stride_of(N, image.n), columns, rows, pixels));
+  must(im2col_map(&map, kMapElements<Term>, image.data, G * Shape::kTerms * image.channels, W, H, N,
+                  stride_of(W, image.w), stride_of(H, image.h), stride_of(N, image.n), columns, rows, pixels));
   return map;
 }
 

@@ -51,8 +51,9 @@ Convolution<typename Arithmetic::Element> sizes(const ConvProblem& pb, bool is_g
 template <class T>
 int64_t set_patches(Convolution<T>& cv, int64_t fragments) {
   const AxisPlan &rows = cv.input.rows, &columns = cv.input.columns;
-  const int64_t patch = std::max(cv.input.set_patches(fragments, rows.taps, columns.taps, cv.groups.span(cv.steps * cv.step_chunks / 2)),
-                                 results_bytes<T>(fragments));
+  const int64_t patch =
+      std::max(cv.input.set_patches(fragments, rows.taps, columns.taps, cv.groups.span(cv.steps * cv.step_chunks / 2)),
+               results_bytes<T>(fragments));
   const int64_t weights = int64_t(rows.taps) * columns.taps * cv.steps * kWarps * cv.step_bytes();
   cv.patch_bytes = int(patch), cv.weight_bytes = int(weights);
   return weights + 2 * patch;

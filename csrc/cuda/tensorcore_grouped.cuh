@@ -1,6 +1,7 @@
 // forward and grad_input of grouped layers on tensor cores. A group of 16 channels fills a quarter of the smallest tile
-// of tensorcore_convolve.cuh at best, which copies its part of the image once for each tap. Here a block has a patch of one image with all that its taps read (tensorcore_grouped_patch.cuh), copied once, and 64
-// outputs of whatever groups they are:
+// of tensorcore_convolve.cuh at best, which copies its part of the image once for each tap. Here a block has a patch of
+// one image with all that its taps read (tensorcore_grouped_patch.cuh), copied once, and 64 outputs of whatever groups
+// they are:
 //
 //   rows       results of the patch, 16 to a fragment of A
 //   columns    16 outputs of a warp
@@ -42,9 +43,10 @@
 // tensorcore_convolve.cuh takes 416 us, by wgmma 352, and few_channels 1151. Groups of 32 and 64 double and quadruple
 // products and reads of shared memory, not bytes.
 //
-// Machine code of convolve_groups<tensorcore_grouped::Halves.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.64, STG.128
-// Machine code of convolve_groups<tensorcore_grouped::Rounded.*: HMMA.1688.F32.TF32, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.128, STG.128
-// Machine code of convolve_groups<tensorcore_grouped::Three.*: HMMA.16816.F32.BF16, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.128, STG.128
+// Machine code of convolve_groups<tensorcore_grouped::Halves.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.M88.4, LDS.128,
+// STS.64, STG.128 Machine code of convolve_groups<tensorcore_grouped::Rounded.*: HMMA.1688.F32.TF32, LDGSTS.128,
+// LDSM.16.M88.4, LDS.128, STS.128, STG.128 Machine code of convolve_groups<tensorcore_grouped::Three.*:
+// HMMA.16816.F32.BF16, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.128, STG.128
 #pragma once
 #include "tensorcore_arithmetic.cuh"
 #include "tensorcore_grouped_patch.cuh"

@@ -12,7 +12,8 @@ template <class T>
 WeightGradient<T> sizes(const ConvProblem& pb) {
   WeightGradient<T> wg = {};
   wg.groups = {int(pb.G), int(pb.channels_per_group()), int(pb.outputs_per_group()), kElements<T>};
-  wg.depth = int(ceil_div(2 * wg.groups.depth() * kElements<T>, kWarpInputs)), wg.column_tiles = int(ceil_div(wg.groups.all_outputs(), kOutputs));
+  wg.depth = int(ceil_div(2 * wg.groups.depth() * kElements<T>, kWarpInputs)),
+  wg.column_tiles = int(ceil_div(wg.groups.all_outputs(), kOutputs));
   wg.N = int(pb.N);
   wg.x.rows = forward_plan(pb.rows()), wg.x.columns = forward_plan(pb.columns());
   wg.y.rows = forward_plan({pb.P, 1, pb.P, 1, 0, 1, PaddingMode::zeros});
@@ -45,7 +46,8 @@ void launch_weight(WeightGradient<typename Arithmetic::Element> wg, const Operan
   wg.patches = Patches::of(wg.N, wg.x.rows.count, wg.x.columns.count, kFragments);
   if (wg.patches.count > 0) {
     const int64_t most = std::max(tensorcore::kMostPartialBytes / bytes, int64_t(1));
-    wg.streams = int(std::min(most, streams_of(wg.patches.count, fitting_blocks(shared, Arithmetic::kBlocks), wg.tiles())));
+    wg.streams =
+        int(std::min(most, streams_of(wg.patches.count, fitting_blocks(shared, Arithmetic::kBlocks), wg.tiles())));
     wg.partial = static_cast<float*>(o.workspace->allocate(size_t(wg.streams * bytes)));
     launch("weight_of_groups",
            rows_together(wg.x.rows) ? weight_of_groups<Arithmetic, kFragments, true>

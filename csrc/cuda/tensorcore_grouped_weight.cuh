@@ -37,8 +37,8 @@ namespace convx {
 namespace cuda {
 namespace tensorcore_grouped {
 
-constexpr int kTaps = 3;          // along either axis, that an item has
-constexpr int kWarpInputs = 16;   // that it has
+constexpr int kTaps = 3;         // along either axis, that an item has
+constexpr int kWarpInputs = 16;  // that it has
 
 // What a launch works on. Strides are in elements.
 template <class T>

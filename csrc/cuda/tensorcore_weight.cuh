@@ -257,7 +257,8 @@ __device__ void add_splits_of(const W& wg) {
   }
 }
 template <class Arithmetic>
-__global__ void __launch_bounds__(kAddThreads) add_splits(WeightGradient<typename Arithmetic::Element, typename Arithmetic::Sum> wg) {
+__global__ void __launch_bounds__(kAddThreads)
+    add_splits(WeightGradient<typename Arithmetic::Element, typename Arithmetic::Sum> wg) {
   const bool small = wg.partial_size() < int64_t(1) << 31;  // then 32 bits divide in a fourth of the time
   if (added_inputs(wg.inputs) == kAddedInputs)
     small ? add_splits_of<Arithmetic, kAddedInputs, uint32_t>(wg)

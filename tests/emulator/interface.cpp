@@ -132,8 +132,7 @@ void emulated_refusal(int primitive, const char* algorithm, int dtype, const int
   o.allow_tf32 = allow_tf32 != 0;
   for (const Algorithm& a : cuda::algorithms(Primitive(primitive)))
     if (std::string(a.name) == algorithm)
-      if (const char* reason = a.why_not(problem_of(problem), o))
-        strncpy(text, reason, size_t(text_bytes) - 1);
+      if (const char* reason = a.why_not(problem_of(problem), o)) strncpy(text, reason, size_t(text_bytes) - 1);
 }
 
 // Runs `algorithm` ("": the automatic choice). problem: 17 numbers, in the order of problem_of. data and strides: see

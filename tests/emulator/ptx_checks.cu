@@ -345,8 +345,8 @@ __global__ void __launch_bounds__(384, 1)
 
 // Makes a map of `from` and one copy by it. Numbers of a tile (which = 0): sizes, strides, box and place, of five
 // dimensions each but the strides; of im2col (1): C, W, H, N, the strides of the last three, columns and rows (first,
-// count, step), pixels, and channel, w, h, n, across, down; then, of both, whether they are float32. All tiles of a matrix (2): rows. A product (3): depth;
-// whether b is across. 1 if there is no such map.
+// count, step), pixels, and channel, w, h, n, across, down; then, of both, whether they are float32. All tiles of a
+// matrix (2): rows. A product (3): depth; whether b is across. 1 if there is no such map.
 extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n) {
   using namespace convx;
   using namespace convx::cuda;
@@ -375,7 +375,8 @@ extern "C" int tma_check(int which, const void* from, void* to, const int64_t* n
     TensorMap of_b;
     const auto matrix = [](TensorMap* m, const void* data, int64_t columns, int64_t rows, int box_rows) {
       const int64_t all = columns * rows;
-      return tile_map(m, MapElements::bits16, data, {columns, rows, 1, 1, 1}, {columns, all, all, all}, {64, box_rows, 1, 1, 1});
+      return tile_map(m, MapElements::bits16, data, {columns, rows, 1, 1, 1}, {columns, all, all, all},
+                      {64, box_rows, 1, 1, 1});
     };
     if (!matrix(&map, from, depth, 128, 128) ||
         !(n[1] ? matrix(&of_b, b, 64, depth, 64) : matrix(&of_b, b, depth, 64, 64)))
