@@ -22,9 +22,9 @@
 // Limit: memory, as in forward: x and y once, 24 us for 16 x 512 x 56 x 56 in groups of 16 at 4.3 TB/s, and the
 // streams' sums, 10 MB written and read. As many products as in forward, 6 us; 34 reads of 512 bytes of shared memory
 // for each 126 of them, 9 us; from L2 72 and 57 MB, 23 us; instructions as in forward, 14 us. Two blocks share a
-// multiprocessor. Expected: 50 to 65 us. Measured on an H200, when a copy took 34 instructions, since 18: 59 us (cuDNN
-// 101). Groups of 32 and 64 read the patches two and four times. tensorcore_weight.cuh reads x for each tap and fills a
-// sixteenth of its smallest tile with groups of 16.
+// multiprocessor. Expected: 50 to 65 us. Measured on an H200: 50 us (cuDNN 98), as TF32 90 (410), in three terms 174
+// (760). Groups of 32 and 64 read the patches two and four times. tensorcore_weight.cuh reads x for each tap and fills
+// a sixteenth of its smallest tile with groups of 16.
 //
 // Machine code of weight_of_groups<tensorcore_grouped::HalvesWeight.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.MT88.4
 // Machine code of weight_of_groups<tensorcore_grouped::RoundedWeight.*: HMMA.1688.F32.TF32, LDGSTS.128
