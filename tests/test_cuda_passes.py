@@ -33,6 +33,9 @@ PROBLEMS = {
         "parts": Problem(1, 8, 3, 1610, 4, 3, 3, padding=(1, 1)),
         "transposed": Problem(1, 3, 18, 40, 16, 4, 4, (2, 2), (1, 1)),
         "large-blocks": Problem(1, 3, 52, 55, 8, 3, 3, (50, 50)),  # larger than shared memory
+        "patches": Problem(2, 16, 12, 18, 64, 2, 2, (2, 2)),  # the product stores them itself, in channels_last
+        "uneven-patches": Problem(1, 40, 6, 20, 64, 3, 2, (3, 2)),
+        "odd-patches": Problem(1, 12, 6, 20, 64, 3, 2, (3, 2)),  # no whole chunks of channels
     },
 }
 PRIMITIVES = {"row_windows": ("forward", "grad_weight"), "output_blocks": ("forward", "grad_input")}
@@ -71,6 +74,21 @@ def test_infinities_beside_skipped_taps(algorithm, dtype, channels_last):
     actual = numpy_of(emulator.call("forward", algorithm, first, second, bias, problem, channels_last))
     assert np.isfinite(expected).any() and np.isnan(expected).any()
     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("channels_last", (False, True))
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32), ids=str)
+def test_patches_are_stored_by_the_product(dtype, channels_last):
+    problem = PROBLEMS["output_blocks"]["patches"]
+    first, second, bias, _ = draw_integers("grad_input", problem, dtype, bias="contiguous")
+    first = first.clone()
+    first[1, 3, 2, 4], first[0, 0, 0, 0] = float("inf"), float("nan")
+    expected = numpy_of(torch.from_numpy(judged("grad_input", (first, second, bias), problem)).to(dtype))
+    emulator.launched(forget=True)
+    actual = emulator.call("grad_input", "output_blocks", first, second, bias, problem, channels_last)
+    np.testing.assert_array_equal(numpy_of(actual), expected)
+    scatters = any("scatter_blocks" in row.symbol for row in emulator.launched())
+    assert scatters == (dtype == torch.float32 or not channels_last)
 
 
 PACKED = {

@@ -53,10 +53,22 @@ ConvProblem blocks_problem(const ConvProblem& pb, const OutputBlocks& b) {
 
 bool is_split(const Operands& o) { return o.dtype == DType::float32 && !o.allow_tf32; }
 
+bool is_copied(const ConvProblem& pb, const Operands& o) {
+  return !is_split(o) && !tensorcore::forward_why_not_copied(pb, o) && pb.C % kTile == 0;
+}
+
 void run_inner(const ConvProblem& pb, const Operands& o) {
   if (is_split(o)) return tensorcore::forward_split(pb, o);
-  if (!tensorcore::forward_why_not_copied(pb, o) && pb.C % kTile == 0) return tensorcore::forward_copied(pb, o);
-  tensorcore::forward(pb, o);
+  is_copied(pb, o) ? tensorcore::forward_copied(pb, o) : tensorcore::forward(pb, o);
+}
+
+// Whether all blocks are whole and of single results, and their channels lie together in whole chunks: then the product
+// can store them where they belong.
+bool stores_in_place(const ConvProblem& pb, const OutputBlocks& b, const Strides& x) {
+  constexpr int64_t kChunk = 8;  // elements of 16 bits
+  const auto whole = [](int64_t stride) { return stride % kChunk == 0; };
+  return b.rows.is_grad_input && is_patches(pb) && b.rows.block == pb.R && b.columns.block == pb.S && x.c == 1 &&
+         whole(pb.C) && whole(x.h) && whole(x.w);
 }
 
 Operands inner_operands(const ConvProblem& inner, const Operands& o, bool is_grad_input) {
@@ -75,11 +87,18 @@ void run_of(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
   Operands operands = inner_operands(inner, o, is_grad_input);
   const int64_t filters = inner.K * inner.R * inner.S * inner.C;
   operands.w.data = o.workspace->allocate(filters * sizeof(T));
-  operands.y.data = o.workspace->allocate(inner.N * inner.P * inner.Q * inner.K * sizeof(T));
+  const Strides& x = o.x.strides;
+  const bool in_place = stores_in_place(pb, blocks, x) && is_copied(inner, operands);
+  if (in_place)
+    operands.y = {o.x.data, {x.n, 1, x.h * pb.R, x.w * pb.S}};
+  else
+    operands.y.data = o.workspace->allocate(inner.N * inner.P * inner.Q * inner.K * sizeof(T));
   T* const bias = o.bias ? static_cast<T*>(o.workspace->allocate(inner.K * sizeof(T))) : nullptr;
   operands.bias = bias;
   launch("gather_block_filters", gather_block_filters<T>, one_thread_each(filters), o.stream, blocks, Tensors<T>{o},
          static_cast<T*>(operands.w.data), bias);
+  if (in_place)
+    return tensorcore::forward_copied_in_blocks(inner, operands, {true, Divider(pb.C), Divider(pb.S), x.h, x.w, 1});
   run_inner(inner, operands);
   const int64_t height = is_grad_input ? pb.H : pb.P, width = is_grad_input ? pb.W : pb.Q;
   const Strides& to = is_grad_input ? o.x.strides : o.y.strides;

@@ -12,6 +12,9 @@
 // A zero beside the taps times an infinity is NaN, where there is no tap at all: NaN results are computed again, by the
 // definition.
 //
+// Where kernel = stride a block's results have one tap each and nothing is wasted; the product then stores them itself,
+// if their channels lie together (column_blocks.h).
+//
 // Limit: memory, or the matrix rate divided by what the larger filter wastes: a 7x7 filter is 49 of 100 taps for blocks
 // of 4 x 4.
 #pragma once

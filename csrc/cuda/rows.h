@@ -2,6 +2,7 @@
 // of its own, its predicates. Each is defined in the .cu file of its name, so that nvcc compiles them one by one.
 #pragma once
 #include "../algorithm.h"
+#include "column_blocks.h"
 
 namespace convx {
 namespace cuda {
@@ -123,6 +124,7 @@ const char* grad_weight_why_not_copied(const ConvProblem&, const Operands&);
 bool preferred_copied(const ConvProblem&, const Operands&);
 bool preferred_copied_for_grad_input(const ConvProblem&, const Operands&);
 void forward_copied(const ConvProblem&, const Operands&);
+void forward_copied_in_blocks(const ConvProblem&, const Operands&, const ColumnBlocks&);
 void grad_input_copied(const ConvProblem&, const Operands&);
 void grad_weight_copied(const ConvProblem&, const Operands&);
 const char* forward_why_not_terms(const ConvProblem&, const Operands&);

@@ -36,7 +36,7 @@ void launch_best(const Convolution<T>& cv, const Packed<T>& image, const Packed<
 }
 
 template <class T>
-void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
+void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input, const ColumnBlocks& blocks = {}) {
   constexpr int64_t kElements = kChunk / sizeof(T);
   const int64_t Cg = pb.channels_per_group(), Kg = pb.outputs_per_group();
   const int64_t inputs = is_grad_input ? Kg : Cg, outputs = is_grad_input ? Cg : Kg;
@@ -57,6 +57,7 @@ void run_copied(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
                                : channels_together<T>(o.w.data, is_grad_input ? turned : w, Kg * w.n, outputs, pb.G,
                                                       inputs, pb.R, pb.S, true, o, true);
   Convolution<T> cv = convolution_of<T>(pb, o, is_grad_input, image, weight);
+  cv.blocks = blocks;
   if constexpr (sizeof(T) == 2)
     if (in_place) {
       cv.weight_c = int(w.n), cv.weight_output = 1;
@@ -81,11 +82,11 @@ void run_weight_copied(const ConvProblem& pb, const Operands& o) {
     launch_weight_copied<OneTerm<T>, CopiedShape<1, 64, false>>(wg, x, y, 0.25, pb, o);
 }
 
-void run(const ConvProblem& pb, const Operands& o, bool is_grad_input) {
+void run(const ConvProblem& pb, const Operands& o, bool is_grad_input, const ColumnBlocks& blocks = {}) {
   switch (o.dtype) {
-    case DType::float16: return run_copied<Half>(pb, o, is_grad_input);
-    case DType::bfloat16: return run_copied<BFloat16>(pb, o, is_grad_input);
-    default: return run_copied<float>(pb, o, is_grad_input);
+    case DType::float16: return run_copied<Half>(pb, o, is_grad_input, blocks);
+    case DType::bfloat16: return run_copied<BFloat16>(pb, o, is_grad_input, blocks);
+    default: return run_copied<float>(pb, o, is_grad_input, blocks);
   }
 }
 
@@ -98,6 +99,9 @@ const char* grad_weight_why_not_copied(const ConvProblem& pb, const Operands& o)
   return reason ? reason : why_not_weight_copies(pb);
 }
 void forward_copied(const ConvProblem& pb, const Operands& o) { run(pb, o, false); }
+void forward_copied_in_blocks(const ConvProblem& pb, const Operands& o, const ColumnBlocks& blocks) {
+  run(pb, o, false, blocks);
+}
 void grad_input_copied(const ConvProblem& pb, const Operands& o) { run(pb, o, true); }
 void grad_weight_copied(const ConvProblem& pb, const Operands& o) {
   o.dtype == DType::float16 ? run_weight_copied<Half>(pb, o) : run_weight_copied<BFloat16>(pb, o);

@@ -15,10 +15,13 @@ __device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, Flo
   const int g = lane() / 4, t = lane() % 4;
   const auto row = [&](int i) { return first_row + 8 * i + g; };
   const auto column = [&](int j) { return place.column + j / 2 * 8 + 2 * t + j % 2; };
-  const auto offset = [&](const Odometer& at, int output) {
-    return cv.output_strides(at.high, place.group * int64_t(cv.outputs) + output,
+  const auto offset = [&](const Odometer& at) {
+    return cv.output_strides(at.high, place.group * int64_t(cv.outputs),
                              place.rows.first_out + at.middle * place.rows.out_step,
                              place.columns.first_out + at.low * place.columns.out_step);
+  };
+  const auto to_column = [&](int to) {
+    return cv.blocks.exist ? cv.blocks.place(to) : int64_t(to) * cv.output_strides.c;
   };
   T* const results = static_cast<T*>(cv.output);
   const T* const bias = cv.bias + (cv.bias ? place.group * int64_t(cv.outputs) * cv.bias_stride : 0);
@@ -38,8 +41,8 @@ __device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, Flo
   for (int i = 0; i < Sums::kRows; ++i) {
     const Odometer at = place.result(row(i));
     const bool exists = at.high < cv.N;
-    store_row(results + (exists ? offset(at, 0) : 0), cv.output_strides.c, cv.stores_channels, place.column,
-              exists ? cv.outputs : 0, sums, i);
+    store_row_at(results + (exists ? offset(at) : 0), to_column, cv.stores_channels, place.column,
+                 exists ? cv.outputs : 0, sums, i);
   }
 
   if (!__any_sync(0xffffffffu, doubt)) return;
@@ -50,7 +53,7 @@ __device__ void store_tile(const Convolution<T>& cv, const TilePlace& place, Flo
     const bool skips = place.rows.reads_padding(at.middle) || place.columns.reads_padding(at.low);
     if (!skips && !Arithmetic::kDoubtsItself) continue;
     for (int j = 0; j < Sums::kColumns && column(j) < cv.outputs; ++j) {
-      const int64_t to = offset(at, column(j));
+      const int64_t to = offset(at) + to_column(column(j));
       if (Arithmetic::is_doubtful(float(results[to])))
         results[to] = T(sum_of_taps<float>(cv, place, at, column(j)) +
                         (cv.bias ? float(bias[column(j) * cv.bias_stride]) : 0.0f));

@@ -2,6 +2,7 @@
 // tap to a place in the image, and the loaders that follow it, chunk by chunk.
 #pragma once
 #include "../problem.h"
+#include "column_blocks.h"
 #include "tensorcore_pipeline.cuh"
 
 namespace convx {
@@ -78,6 +79,7 @@ struct Convolution {
   int phases_across, phases;
   int64_t tiles, row_tiles;  // of all phases and groups; of the largest phase
   int column_tiles;
+  ColumnBlocks blocks;  // of tensorcore_copied.cuh's results
   // Which way results are stored in vectors, if any; or whether sums are stored as they are, for fold_padding.cuh.
   bool stores_channels, stores_pixels, stores_sums;
   // A lane's rows are eight apart, so that eight lanes have neighbours: where each stores its own one by one, and for
