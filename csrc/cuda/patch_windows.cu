@@ -96,7 +96,7 @@ void launch_weight(WeightWindows<typename Arithmetic::Element> ww, const Operand
   const int64_t shared = weight_shared_bytes<T>(ww.pixels, kM), weights = pb.K * ww.numbers;
   ww.row_tiles = int(ceil_div(pb.K, 16 * kM)), ww.column_blocks = int(ceil_div(ww.numbers, kWarps * 8 * kN));
   const int64_t tiles = int64_t(ww.row_tiles) * ww.column_blocks;
-  const int64_t blocks = current_device().multiprocessors * fitting_blocks(shared, Arithmetic::kBlocks);
+  const int64_t blocks = current_device().multiprocessors * fitting_blocks(shared, kWeightBlocks<Arithmetic, kN>);
   const int64_t most = std::min(ww.patches.count, kMostPartialBytes / (weights * int64_t(sizeof(float))));
   ww.splits = int(std::max(std::min(blocks / tiles, most), int64_t(1)));
   const Strides& y = o.y.strides;
@@ -120,7 +120,7 @@ void launch_weight(const WeightWindows<typename Arithmetic::Element>& ww, const 
   else if (eights <= 4)
     launch_weight<Arithmetic, kM, 4>(ww, o);
   else
-    launch_weight<Arithmetic, kM, 6>(ww, o);
+    launch_weight<Arithmetic, kM, kMostEights>(ww, o);
 }
 
 template <class Arithmetic>

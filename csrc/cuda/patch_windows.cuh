@@ -22,9 +22,9 @@
 // GFLOP, 8 us by mma.sync. Measured on an H200 36 us, where cuDNN takes 45 and row_windows 87, with three times the
 // instructions to load a patch that there are now.
 //
-// Machine code of convolve_windows<patch_windows::Halves.*: HMMA.16816.F32, LDSM.16.M88.4, LDGSTS.128
-// Machine code of convolve_windows<patch_windows::Rounded.*: HMMA.1688.F32.TF32, LDSM.16.M88.4, LDGSTS.128
-// Machine code of convolve_windows<patch_windows::Three.*: HMMA.16816.F32.BF16, LDSM.16.M88.4, LDGSTS.128
+// Machine code of convolve_windows<Halves.*: HMMA.16816.F32, LDSM.16.M88.4, LDGSTS.128
+// Machine code of convolve_windows<Rounded.*: HMMA.1688.F32.TF32, LDSM.16.M88.4, LDGSTS.128
+// Machine code of convolve_windows<Three.*: HMMA.16816.F32.BF16, LDSM.16.M88.4, LDGSTS.128
 #pragma once
 #include "patch_windows_plan.cuh"
 #include "reference.cuh"
@@ -67,7 +67,7 @@ struct Windows {
 // One term, the words as they are: Multiply is one mma.
 template <class Multiply>
 struct OneTerm : tensorcore::Plain {
-  static constexpr int kTerms = 1, kWords = 8, kBlocks = 4;
+  static constexpr int kTerms = 1, kWords = 8;
 
   template <int kFragments, int kTiles, class Sums>
   __device__ static void multiply(Sums& sums, const char* const (&rows)[2], int down, const int2* table, int words,
@@ -104,7 +104,7 @@ struct MultiplyHalves {
 template <class T>
 struct Halves : OneTerm<MultiplyHalves<T>> {
   using Element = T;
-  static constexpr int kNumbers = 2;  // of a word
+  static constexpr int kNumbers = 2, kBlocks = 4;  // of a word, and of a multiprocessor, by registers
   __device__ static T stored(T value) { return value; }
   __device__ static void pack(const Windows<T>& wd, int k, int word, uint32_t (&terms)[1]) {
     const int run = wd.words_of_run * 2;
@@ -120,7 +120,7 @@ struct MultiplyTf32 {
 };
 struct Rounded : OneTerm<MultiplyTf32> {
   using Element = float;
-  static constexpr int kNumbers = 1;
+  static constexpr int kNumbers = 1, kBlocks = 3;
   __device__ static float stored(float value) { return __uint_as_float(to_tf32(value)); }
   __device__ static void pack(const Windows<float>& wd, int k, int word, uint32_t (&terms)[1]) {
     terms[0] = to_tf32(wd.weight(k, wd.words_of_run, word));

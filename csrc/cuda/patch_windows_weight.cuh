@@ -11,14 +11,14 @@
 // A block sums over every splits-th patch; a second kernel adds the splits in a fixed order, and computes again by the
 // definition what came out NaN (or, of sums that Split doubts, not finite): zeros of the padding times an infinity are.
 //
-// Limit: y is read once for each 192 numbers of a window, 26 MB in a ResNet's first layer of 16, 6 us; products 8 us;
+// Limit: y is read once for each 160 numbers of a window, 26 MB in a ResNet's first layer of 16, 6 us; products 8 us;
 // the splits' sums, 38 KB each, of three blocks to a multiprocessor are written and read again in 7 us. Measured on an
 // H200 70 us, where cuDNN takes 76 and row_windows 112, with three times the instructions to load a patch that there
 // are now.
 //
-// Machine code of weigh_windows<patch_windows::HalvesWeight.*: HMMA.16816.F32, LDSM.16.MT88.4
-// Machine code of weigh_windows<patch_windows::RoundedWeight.*: HMMA.1688.F32.TF32
-// Machine code of weigh_windows<patch_windows::ThreeWeight.*: HMMA.16816.F32.BF16
+// Machine code of weigh_windows<HalvesWeight.*: HMMA.16816.F32, LDSM.16.MT88.4
+// Machine code of weigh_windows<RoundedWeight.*: HMMA.1688.F32.TF32
+// Machine code of weigh_windows<ThreeWeight.*: HMMA.16816.F32.BF16
 #pragma once
 #include "patch_windows.cuh"
 
@@ -52,7 +52,8 @@ CONVX_HD constexpr int tile_pitch(int rows) {
   return rows * int(sizeof(T)) + (sizeof(T) == 2 ? 16 : 32);
 }
 
-// An arithmetic: how a patch lies in shared memory, and what a warp adds for 16 results. kM times 16 outputs, kN times
+// An arithmetic: how a patch lies in shared memory, and what a warp adds for 16 results. kBlocks, of a
+// multiprocessor, is what registers allow. kM times 16 outputs, kN times
 // eight numbers; `tile` is the first result's first channel, `from` where the windows of the first result begin, and
 // `at` the lane's numbers, all offsets of words.
 template <class T>
@@ -199,8 +200,14 @@ __device__ void load_results(const WeightWindows<T>& ww, const Patch& patch, int
   }
 }
 
+// Of a warp at most: five leave registers for the sums of 64 outputs, and are what a window of 7x7 and three channels
+// has.
+constexpr int kMostEights = 5;
+template <class Arithmetic, int kN>
+constexpr int kWeightBlocks = kN > 4 ? 2 : Arithmetic::kBlocks;
+
 template <class Arithmetic, int kM, int kN>
-__global__ void __launch_bounds__(kThreads, Arithmetic::kBlocks)
+__global__ void __launch_bounds__(kThreads, (kWeightBlocks<Arithmetic, kN>))
     weigh_windows(WeightWindows<typename Arithmetic::Element> ww) {
   using T = typename Arithmetic::Element;
   constexpr int kChannels = 16 * kM, kPitch = tile_pitch<T>(kChannels);

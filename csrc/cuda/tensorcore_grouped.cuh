@@ -43,10 +43,9 @@
 // tensorcore_convolve.cuh takes 416 us, by wgmma 352, and few_channels 1151. Groups of 32 and 64 double and quadruple
 // products and reads of shared memory, not bytes.
 //
-// Machine code of convolve_groups<tensorcore_grouped::Halves.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.M88.4, LDS.128,
-// STS.64, STG.128 Machine code of convolve_groups<tensorcore_grouped::Rounded.*: HMMA.1688.F32.TF32, LDGSTS.128,
-// LDSM.16.M88.4, LDS.128, STS.128, STG.128 Machine code of convolve_groups<tensorcore_grouped::Three.*:
-// HMMA.16816.F32.BF16, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.128, STG.128
+// Machine code of convolve_groups<Halves.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.64, STG.128
+// Machine code of convolve_groups<Rounded.*: HMMA.1688.F32.TF32, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.128, STG.128
+// Machine code of convolve_groups<Three.*: HMMA.16816.F32.BF16, LDGSTS.128, LDSM.16.M88.4, LDS.128, STS.128, STG.128
 #pragma once
 #include "tensorcore_arithmetic.cuh"
 #include "tensorcore_grouped_patch.cuh"

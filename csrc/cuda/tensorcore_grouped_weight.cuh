@@ -26,9 +26,9 @@
 // (760). Groups of 32 and 64 read the patches two and four times. tensorcore_weight.cuh reads x for each tap and fills
 // a sixteenth of its smallest tile with groups of 16.
 //
-// Machine code of weight_of_groups<tensorcore_grouped::HalvesWeight.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.MT88.4
-// Machine code of weight_of_groups<tensorcore_grouped::RoundedWeight.*: HMMA.1688.F32.TF32, LDGSTS.128
-// Machine code of weight_of_groups<tensorcore_grouped::ThreeWeight.*: HMMA.16816.F32.BF16, LDGSTS.128
+// Machine code of weight_of_groups<HalvesWeight.*: HMMA.16816.F32, LDGSTS.128, LDSM.16.MT88.4
+// Machine code of weight_of_groups<RoundedWeight.*: HMMA.1688.F32.TF32, LDGSTS.128
+// Machine code of weight_of_groups<ThreeWeight.*: HMMA.16816.F32.BF16, LDGSTS.128
 #pragma once
 #include "tensorcore_arithmetic.cuh"
 #include "tensorcore_grouped_patch.cuh"
