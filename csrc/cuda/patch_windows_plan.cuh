@@ -22,7 +22,6 @@ constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kColumns = 16;  // of a patch's results
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t kBeyond = int64_t(1) << 40;  // more bytes than any shared memory has
 
 // How the results of all images are cut into patches.
 struct Patches {
@@ -70,10 +69,11 @@ struct Pixels {
 
 // Why patches of so many rows of results are beyond shared memory, or of so large sizes that 32 bits don't count them.
 inline const char* why_not_sizes(const ConvProblem& pb) {
-  constexpr int64_t kMost = 1 << 12;
+  constexpr int64_t kMost = 1 << 12, kMostNumbers = 1 << 16;  // along an axis, and of a window
   if (pb.G > 1) return "its windows are of all channels";
   if (pb.dilation_w != 1) return "its windows are of neighbouring columns";
-  if (pb.C > 64 || pb.S > kMost || pb.R > kMost || pb.stride_h > kMost || pb.stride_w > kMost || pb.dilation_h > kMost)
+  if (pb.C > 64 || pb.S > kMost || pb.R > kMost || pb.stride_h > kMost || pb.stride_w > kMost ||
+      pb.dilation_h > kMost || pb.C * pb.R * pb.S > kMostNumbers)
     return "a patch of the image is beyond shared memory";
   return nullptr;
 }
@@ -87,11 +87,11 @@ __device__ void clear_pixels(T* numbers, int count) {
 // How a thread goes over the pixels of a patch, plane by plane of those that it reads in runs: one of all channels
 // where these lie together, or one to a channel. Found out once, as it takes divisions.
 struct PixelWalk {
-  int planes, width;           // of a row, in numbers
-  int row, place;              // the thread's first
-  int rows_step, places_step;  // to its next
-  int limit;                   // of an image's row
-  int from_row, from_place;    // steps in memory
+  int planes, width;              // of a row, in numbers
+  int row, place;                 // the thread's first
+  int rows_step, places_step;     // to its next
+  int limit;                      // of an image's row
+  uint32_t from_row, from_place;  // steps in memory; outside of the image they may go beyond 32 bits, and come back
   int64_t from_plane;
   int to_place, to_plane;  // in the patch
 
@@ -101,7 +101,7 @@ struct PixelWalk {
     walk.row = int(threadIdx.x) / walk.width, walk.place = int(threadIdx.x) - walk.row * walk.width;
     walk.rows_step = kThreads / walk.width, walk.places_step = kThreads - walk.rows_step * walk.width;
     walk.limit = int(W) * (p.together ? p.C : 1);
-    walk.from_row = int(x.h), walk.from_place = p.together ? 1 : int(x.w), walk.from_plane = x.c;
+    walk.from_row = uint32_t(x.h), walk.from_place = p.together ? 1 : uint32_t(x.w), walk.from_plane = x.c;
     walk.to_place = p.together ? 1 : p.C, walk.to_plane = 1;
     return walk;
   }
@@ -116,13 +116,14 @@ __device__ void load_plain_pixels(const ConvProblem& pb, const Tensors<T>& t, co
   const int H = int(pb.H), count = p.rows * walk.width;
   const int h0 = int(patch.row * pb.stride_h - pb.pad_h), columns = int(patch.column * pb.stride_w - pb.pad_w);
   const int w0 = p.together ? columns * p.C : columns;
-  const int from_step = walk.rows_step * walk.from_row + walk.places_step * walk.from_place;
-  const int from_wrap = walk.from_row - walk.width * walk.from_place;
+  const uint32_t from_step = uint32_t(walk.rows_step) * walk.from_row + uint32_t(walk.places_step) * walk.from_place;
+  const uint32_t from_wrap = walk.from_row - uint32_t(walk.width) * walk.from_place;
   const int to_step = walk.rows_step * p.pitch + walk.places_step * walk.to_place;
   const int to_wrap = p.pitch - walk.width * walk.to_place;
   const T* image = static_cast<const T*>(t.o.x.data) + patch.n * t.o.x.strides.n;
   for (int plane = 0; plane < walk.planes; ++plane, image += walk.from_plane) {
-    int h = h0 + walk.row, w = w0 + walk.place, from = h * walk.from_row + w * walk.from_place;
+    int h = h0 + walk.row, w = w0 + walk.place;
+    uint32_t from = uint32_t(h) * walk.from_row + uint32_t(w) * walk.from_place;
     int to = walk.row * p.pitch + walk.place * walk.to_place + plane;
     const int last = w0 + walk.width - walk.places_step;
     for (int left = count - int(threadIdx.x); left > 0; left -= kAhead * kThreads) {

@@ -49,7 +49,7 @@ def run_algorithms() -> None:
         for j in range(tests.SANITIZED_PROBLEMS):  # other ones for each row
             problem = problems[names[(37 * i + 61 * j) % len(names)]]
             layout = layouts[(5 * i + 7 * j) % len(layouts)]
-            if not tests.suits(primitive, algorithm, problem):
+            if not tests.suits(primitive, algorithm, problem, dtype):
                 continue
             first, second, b, expected = draw_integers(primitive, problem, dtype, "cpu", (layout, "contiguous"), bias)
             emulator.configure(emulator.ORDERS[j % 3])
