@@ -45,12 +45,6 @@ int64_t shared_bytes(const Windows<T>& wd) {
   return wd.weight_bytes + int64_t(wd.words) * 4 + int64_t(wd.copies) * wd.pixels.rows * wd.pixels.pitch * sizeof(T);
 }
 
-// Blocks of so much shared memory that fit on a multiprocessor, which keeps 1 KiB for itself of each.
-int64_t fitting_blocks(int64_t bytes, int64_t most) {
-  constexpr int64_t kReserved = 1024;
-  return std::min(most, (int64_t(current_device().shared_per_block) + kReserved) / (bytes + kReserved));
-}
-
 template <class Arithmetic>
 void forward_by(const ConvProblem& pb, const Operands& o) {
   using T = typename Arithmetic::Element;

@@ -224,12 +224,6 @@ inline const char* why_not_in_patches(const ConvProblem& pb) {
 // Whether three row taps go together: the row that one reads for a result is the next one's for the result above.
 inline bool rows_together(const AxisPlan& rows) { return rows.stride == 1 && rows.dilation == 1 && rows.taps % 3 == 0; }
 
-// Blocks of so much shared memory that fit on a multiprocessor, which keeps 1 KiB for itself of each.
-inline int64_t fitting_blocks(int64_t shared_bytes, int64_t most) {
-  constexpr int64_t kReserved = 1024;
-  return std::min(most, (int64_t(current_device().shared_per_block) + kReserved) / (shared_bytes + kReserved));
-}
-
 // How many fragments a patch has: those of which the fewest pixels are copied, but at least two blocks to a
 // multiprocessor, if they fit. 0: none does. set(fragments) sets them and returns the bytes of shared memory.
 template <class T, class Set>
