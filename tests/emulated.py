@@ -70,3 +70,12 @@ def check_every_barrier_is_needed(run, count, reports, orders=("ascending",), fi
             emulator.configure(order, dropped=place, **settings)
             with pytest.raises(RuntimeError, match=reports):
                 run()
+
+
+def kernels_chosen(primitive, problem, dtype):
+    """The symbols of the kernels that the automatic choice launches."""
+    first, second, result = (torch.empty(s, dtype=dtype) for s in problem.shapes(primitive))
+    emulator.launched(forget=True)
+    emulator.configure(dry=True)
+    emulator.run_into(result, primitive, "", first, second, None, problem)
+    return " ".join(row.symbol for row in emulator.launched())

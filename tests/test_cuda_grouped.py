@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from emulated import check_errors, check_every_barrier_is_needed, check_special_values, judged
+from emulated import check_errors, check_every_barrier_is_needed, check_special_values, judged, kernels_chosen
 from emulator import library as emulator
 from exact import assert_exact, draw_integers
 from problems import UGLY, Problem, with_modes
@@ -235,13 +235,6 @@ def test_what_networks_have_is_chosen():
     """For groups of 4 to 64 channels, on GPUs with tensor cores; few_channels has smaller ones, float64 and older
     GPUs."""
 
-    def chosen(primitive, problem, dtype):
-        operands = [torch.empty(s, dtype=dtype) for s in problem.shapes(primitive)]
-        emulator.launched(forget=True)
-        emulator.configure(dry=True)
-        emulator.run_into(operands[2], primitive, "", *operands[:2], None, problem)
-        return " ".join(row.symbol for row in emulator.launched())
-
     def layer(channels, **others):
         return grouped(channels, channels, 256 // channels, H=14, W=14, **others)
 
@@ -249,13 +242,13 @@ def test_what_networks_have_is_chosen():
     for primitive, kernel in kernels.items():
         for dtype in DTYPES:
             for channels in (4, 8, 16, 32, 64) if dtype != torch.float32 else (4, 8, 16, 32):
-                assert kernel in chosen(primitive, layer(channels), dtype)
-            assert kernel in chosen(primitive, layer(16, stride=(2, 2)), dtype)
-            assert kernel not in chosen(primitive, layer(2), dtype)
-            assert kernel not in chosen(primitive, layer(128), dtype)
-        assert "window" in chosen(primitive, layer(8), torch.float64)
+                assert kernel in kernels_chosen(primitive, layer(channels), dtype)
+            assert kernel in kernels_chosen(primitive, layer(16, stride=(2, 2)), dtype)
+            assert kernel not in kernels_chosen(primitive, layer(2), dtype)
+            assert kernel not in kernels_chosen(primitive, layer(128), dtype)
+        assert "window" in kernels_chosen(primitive, layer(8), torch.float64)
     # What this row refuses is multiplied by another that has tensor cores.
     mirrored = replace(layer(16), mode="reflect")
-    assert "window_gather" not in chosen("grad_input", mirrored, torch.float16)
+    assert "window_gather" not in kernels_chosen("grad_input", mirrored, torch.float16)
     emulator.pretend_device(capability=75)
-    assert "window_gather" in chosen("forward", layer(8), torch.float16)
+    assert "window_gather" in kernels_chosen("forward", layer(8), torch.float16)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from emulated import check_errors, check_every_barrier_is_needed, check_special_values
+from emulated import check_errors, check_every_barrier_is_needed, check_special_values, kernels_chosen
 from emulator import library as emulator
 from exact import assert_exact, draw_integers
 from problems import Problem
@@ -155,16 +155,9 @@ def test_what_is_left_to_others():
 
 
 def test_first_and_last_layers_choose_it():
-    def chosen(primitive, problem, dtype):
-        operands = [torch.empty(s, dtype=dtype) for s in problem.shapes(primitive)]
-        emulator.launched(forget=True)
-        emulator.configure(dry=True)
-        emulator.run_into(operands[2], primitive, "", *operands[:2], None, problem)
-        return " ".join(row.symbol for row in emulator.launched())
-
     first, last = Problem(2, 3, 64, 64, 64, 7, 7, (2, 2), (3, 3)), Problem(2, 64, 64, 64, 3, 3, 3, padding=(1, 1))
     for dtype in tuple(KINDS.values())[:3]:
-        assert "convolve_windows" in chosen("forward", first, dtype)
-        assert "weigh_windows" in chosen("grad_weight", first, dtype)
-        assert "convolve_windows" in chosen("grad_input", last, dtype)
-        assert "weigh_windows" in chosen("grad_weight", last, dtype)
+        assert "convolve_windows" in kernels_chosen("forward", first, dtype)
+        assert "weigh_windows" in kernels_chosen("grad_weight", first, dtype)
+        assert "convolve_windows" in kernels_chosen("grad_input", last, dtype)
+        assert "weigh_windows" in kernels_chosen("grad_weight", last, dtype)

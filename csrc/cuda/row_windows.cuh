@@ -12,6 +12,9 @@
 // A zero of the padding times an infinite weight is NaN, where a skipped tap is nothing at all: NaN results that read
 // padding are computed again, by the definition.
 //
+// Chosen where patch_windows.cuh, which reads windows from a patch and writes none, has too much to copy: large
+// strides.
+//
 // Limit: memory. The windows are written and read once, 24 numbers for each pixel of 112 x 224 in a ResNet's first
 // layer, where its result has 64 for each of 112 x 112.
 #pragma once
