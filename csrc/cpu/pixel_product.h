@@ -2,6 +2,8 @@
 //
 //   acc[m][n] += w[k][m] * tile[b_k[k] + n],   m < M output channels,  n < NV vectors of neighbouring pixels.
 //
+// Two vectors may be anywhere, so that rows of any number of vectors make pairs.
+//
 // Limit: each step loads NV vectors, nearly all of them across a cache line (two load slots), and M weights for M * NV
 // FMAs. M = 13, NV = 2: 17 slots = 8.5 cycles beside 13 of FMAs, so the FMA roof. M = 1, NV = 8: 17 slots for 4 cycles
 // of FMAs, so half of it; depthwise 3x3, 18 operations for 8 bytes, reaches the memory's limit before that.
@@ -12,18 +14,20 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// sums is [M][pitch]; weights are [step][M]. The product is added to start[m], or to the sums if null.
+// Sums and results are [M][pitch], which may be the same; weights are [step][M]. The product is added to start[m], or
+// to the sums if null. The second of two vectors is `apart` elements from the first; more are neighbours.
 template <class T, int M, int NV>
-void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t steps, T* sums, int64_t pitch,
-                   const T* start) {
+void pixel_product(const T* tile, int64_t apart, const int32_t* b_k, const T* weights, int64_t steps, const T* start,
+                   const T* sums, int64_t pitch, T* results, int64_t results_pitch) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
   V acc[M][NV] = {};
+#pragma GCC unroll 4
   for (int64_t k = 0; k < steps; ++k, weights += M) {
     const T* from = tile + b_k[k];
     V right[NV];
 #pragma GCC unroll 16
-    for (int n = 0; n < NV; ++n) right[n] = load(from + n * L);
+    for (int n = 0; n < NV; ++n) right[n] = load(from + n * (NV == 2 ? apart : L));
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const V scalar = splat<T>(weights[m]);
@@ -35,13 +39,14 @@ void pixel_product(const T* tile, const int32_t* b_k, const T* weights, int64_t 
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
     for (int n = 0; n < NV; ++n) {
-      T* sum = sums + m * pitch + n * L;
-      store(sum, (start ? splat<T>(start[m]) : load(sum)) + acc[m][n]);
+      const V from = start ? splat<T>(start[m]) : load(sums + m * pitch + n * L);
+      store(results + m * results_pitch + n * L, from + acc[m][n]);
     }
 }
 
 template <class T>
-using PixelProduct = void (*)(const T*, const int32_t*, const T*, int64_t, T*, int64_t, const T*);
+using PixelProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, const T*, const T*, int64_t, T*,
+                              int64_t);
 
 // Vectors for M outputs. Registers: M * NV sums, NV of the tile, one weight.
 constexpr int pixel_vectors(int m) {

@@ -16,6 +16,7 @@
 #pragma once
 #include "pixel_panels.h"
 #include "pixel_product.h"
+#include "pixel_store.h"
 
 namespace convx {
 namespace cpu {
@@ -64,58 +65,6 @@ int64_t pixel_rows(const AxisPlan& r, const AxisPlan& c, int64_t channels) {
   return smaller(r.count, larger(PixelRow(one, sizeof(T)).fitting(channels), 1));
 }
 
-// A line of pixels of one image in the tile: `rows` rows of Q results, `pitch` apart, from result (i0, j0) on.
-template <class T>
-struct PixelLine {
-  const T* tile;
-  int64_t n, g, i0, j0, rows, Q, pitch;
-  int64_t length() const { return (rows - 1) * pitch + Q; }
-};
-
-// Writes sums [f0, f1) of one output's line to the result.
-template <class T, class In>
-void store_line(const Convolution<T, In>& cv, const PixelLine<T>& line, const T* sums, int64_t f0, int64_t f1,
-                int64_t channel) {
-  const int64_t step = cv.out_strides.w * cv.columns.out_step;
-  int64_t row = f0 / line.pitch, q = f0 % line.pitch;
-  In* to = cv.out + cv.out_strides(line.n, channel, cv.rows.first_out + (line.i0 + row) * cv.rows.out_step,
-                                   cv.columns.first_out + line.j0 * cv.columns.out_step);
-  for (int64_t f = f0; f < f1; to += cv.out_strides.h * cv.rows.out_step) {
-    const int64_t count = smaller(line.Q - q, f1 - f);
-    const T* from = sums + (f - f0);
-    if (step == 1)
-      for (int64_t x = 0; x < count; x += Vec<T>::lanes) store_some<T>(to + q + x, load(from + x), count - x);
-    else
-      for (int64_t x = 0; x < count; ++x) to[(q + x) * step] = In(from[x]);
-    f += line.pitch - q;
-    q = 0;
-  }
-}
-
-// The same for two phases whose columns alternate, interleaved in registers.
-template <class T, class In>
-void store_lines(const Convolution<T, In>* cv, const PixelLine<T>* lines, const T* even, const T* odd, int64_t f0,
-                 int64_t f1, int64_t channel) {
-  constexpr int64_t L = Vec<T>::lanes;
-  const auto low = Interleave<T>::index(Interleave<T>::table.low),
-             high = Interleave<T>::index(Interleave<T>::table.high);
-  const PixelLine<T>& line = lines[0];
-  int64_t row = f0 / line.pitch, q = f0 % line.pitch;
-  In* to =
-      cv->out + cv->out_strides(line.n, channel, cv->rows.first_out + (line.i0 + row) * cv->rows.out_step, 2 * line.j0);
-  for (int64_t f = f0; f < f1; to += cv->out_strides.h * cv->rows.out_step) {
-    const int64_t count = smaller(line.Q - q, f1 - f);
-    const int64_t elements = count > 0 ? count + smaller(lines[1].Q - q, count) : 0;
-    for (int64_t x = 0; x < elements; x += 2 * L) {
-      const auto a = load(even + (f - f0) + x / 2), b = load(odd + (f - f0) + x / 2);
-      store_some<T>(to + 2 * q + x, shuffle<T>(a, b, low), elements - x);
-      if (elements - x > L) store_some<T>(to + 2 * q + x + L, shuffle<T>(a, b, high), elements - x - L);
-    }
-    f += line.pitch - q;
-    q = 0;
-  }
-}
-
 // Whether convolutions 0 and 1 are phases of alternating columns in the same rows.
 template <class T, class In>
 bool alternate(const Convolution<T, In>* cv) {
@@ -128,6 +77,29 @@ bool alternate(const Convolution<T, In>* cv) {
 struct PixelPass {
   int64_t c0, c1;
   bool first, last;
+};
+
+// The vectors of a line: one after the other across the ends of rows, or, where that takes no more of them, row by row,
+// so that no column is computed in vain and lines of memory are written whole. They are multiplied `together` at a
+// time: two may be of two rows.
+struct LineVectors {
+  int64_t count, a_row = 0, pitch, lanes;
+  bool whole = false;  // all of a row's are in it
+
+  LineVectors(int64_t Q, int64_t pitch, int64_t rows, int64_t lanes, int together, bool may_be_rows)
+      : count(ceil_div((rows - 1) * pitch + Q, lanes)), pitch(pitch), lanes(lanes) {
+    const int64_t vectors = ceil_div(Q, lanes);
+    if (!may_be_rows || vectors * lanes > pitch || (together != 2 && vectors % together)) return;
+    a_row = vectors;
+    count = rows * vectors;
+    whole = Q % lanes == 0;
+  }
+  // Where vector v begins.
+  int64_t operator[](int64_t v) const {
+    if (!a_row) return v * lanes;
+    const uint32_t row = uint32_t(v) / uint32_t(a_row);
+    return row * pitch + (v - row * a_row) * lanes;
+  }
 };
 
 // One chunk of outputs for a whole line of convolution j, or of j and j + 1, which alternate: the channels of one pass.
@@ -144,8 +116,12 @@ void convolve_chunk(const Convolution<T, In>* cv, const PixelWeights<T>& pw, int
   const int m = int(pw.first(chunk + 1) - o0);
   const T* const bias = pw.bias.data() + line.g * pw.outputs + o0;
   const T zeros[CONVX_MAX_M] = {};
-  for (int64_t f = 0; f < length; f += kGroup * L) {
-    const int64_t vectors = smaller(kGroup, ceil_div(length - f, L)), stop = smaller(length, f + vectors * L);
+  const bool long_sums = only && pw.steps[j] > kParts * cv[j].chain;
+  const bool at_once = together == 1 && !long_sums && VectorStore<T, In>::suits(cv[j], line, m);
+  const LineVectors places(line.Q, line.pitch, line.rows, L, pixel_vectors(m), at_once);
+  const VectorStore<T, In> store(cv[j], line, line.g * pw.outputs + o0);
+  for (int64_t v0 = 0; v0 < places.count; v0 += kGroup) {
+    const int64_t vectors = smaller(kGroup, places.count - v0), f = v0 * L, stop = smaller(length, f + vectors * L);
     T* const group = only ? sums : sums + o0 * pitch + f;
     for (int i = 0; i < together; ++i) {
       const int64_t taps = cv[j + i].taps(), k0 = pass.c0 * taps, k1 = pass.c1 * taps, chain = cv[j + i].chain;
@@ -155,18 +131,28 @@ void convolve_chunk(const Convolution<T, In>* cv, const PixelWeights<T>& pw, int
         // a very long sum is made of long sums; passes are short enough without
         const bool begins = only && k && begins_sum(k, chain);
         if (begins) add_sums(totals, sum, m * pitch, k == kParts * chain);
+        const bool done = at_once && pass.last && k + chain >= k1;
         int nv = 1;
         for (int64_t v = 0; v < vectors; v += nv) {
           const PixelProduct<T> kernel = pixel_product_of<T>(m, vectors - v, nv);
-          kernel(line.tile + f + v * L, b_k[i] + (k - k0), w + k * m, smaller(chain, k1 - k), sum + v * L, pitch,
+          const int64_t at = places[v0 + v], step = nv == 2 ? places[v0 + v + 1] - at : L;
+          T *const here = sum + v * L, *to = here;
+          int64_t to_pitch = pitch;
+          if constexpr (VectorStore<T, In>::possible)
+            if (done && places.whole && (nv != 2 || store.at(at + step) == store.at(at) + L))
+              to = store.at(at), to_pitch = store.channel_step();
+          kernel(line.tile + at, step, b_k[i] + (k - k0), w + k * m, smaller(chain, k1 - k),
                  k == 0   ? bias
                  : begins ? zeros
-                          : nullptr);
+                          : nullptr,
+                 here, pitch, to, to_pitch);
+          if constexpr (VectorStore<T, In>::possible)
+            if (done && to == here) store(at, step, here, pitch, m, nv);
         }
       }
       if (only && pw.steps[j + i] > kParts * chain) add_sums(sum, totals, m * pitch, false);
     }
-    for (int64_t o = 0; o < m && pass.last; ++o) {
+    for (int64_t o = 0; o < m && pass.last && !at_once; ++o) {
       const int64_t channel = line.g * pw.outputs + o0 + o;
       if (together == 2)
         store_lines(cv + j, lines, group + o * pitch, group + apart + o * pitch, f, stop, channel);
