@@ -1,4 +1,4 @@
-"""Rows of every width on the CPU: their copies into a tile (tile.h) and their stores (pixel_store.h).
+"""Rows of every width on the CPU: their copies into a tile (pack_tile.h) and their stores (pixel_store.h).
 
 Copies are of at most sixteen vectors a row, with masks for the padding and for every other column. Stores leave out
 what a line of pixels has between two rows, unless rows are whole vectors, which go to the result from the registers.

@@ -7,6 +7,7 @@
 #pragma once
 #include "amx_product.h"
 #include "convolution.h"
+#include "pack_tile.h"
 
 namespace convx {
 namespace cpu {

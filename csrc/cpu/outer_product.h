@@ -17,6 +17,7 @@
 // threads.
 #pragma once
 #include "convolution.h"
+#include "pack_tile.h"
 
 namespace convx {
 namespace cpu {

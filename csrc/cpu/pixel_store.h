@@ -1,10 +1,12 @@
 // From the sums of pixels.h to the results: a line of pixels has some rows of an image, and between two of them what
 // no result is.
 #pragma once
-#include "convolution.h"
 #ifdef CONVX_AVX512
 #include <immintrin.h>
 #endif
+
+#include "convolution.h"
+#include "pixel_product.h"
 
 namespace convx {
 namespace cpu {

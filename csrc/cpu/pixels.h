@@ -4,7 +4,8 @@
 //
 // A block of rows of the tile is walked as one long line: with equal pitch in tile and result, a tap is one offset for
 // all pixels of the block (tile.h deals out strides), so vectors run across row ends. What they compute between two
-// rows, some (S - 1) / W of the work, is left behind when the rows are copied out.
+// rows, some (S - 1) / W of the work, is left behind when the rows are stored. Rows that are whole vectors are walked
+// one by one instead, and their results go from registers to where they belong.
 //
 // The phases of a stride read the same elements: they share a tile, and those of alternating columns are interleaved as
 // they are stored.
