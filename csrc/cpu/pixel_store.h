@@ -1,5 +1,8 @@
 // From the sums of pixels.h to the results: a line of pixels has some rows of an image, and between two of them what
 // no result is.
+//
+// Limit: memory. A processor here writes 8 GB/s, half a nanosecond for a result of some 30 multiply-adds in a first
+// layer, as long as those take: so results are stored between products, not after them.
 #pragma once
 #ifdef CONVX_AVX512
 #include <immintrin.h>
