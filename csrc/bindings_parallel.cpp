@@ -38,7 +38,7 @@ void parallel_for_balanced_impl(int64_t count, int64_t grain, LoopBody body, voi
   });
 }
 
-int64_t thread_count() { return at::get_num_threads(); }
+int64_t thread_count() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
 // OpenMP's threads do not live on in a forked process, where GCC's runtime waits for them forever. Without a pool at
 // the fork both processes start new threads when they need some.

@@ -169,6 +169,9 @@ struct Operands {
   const void* bias = nullptr;
   int64_t bias_stride = 1;
 
+  // For the CPU only: w is to be a share of a gradient (cpu/pixel_shares.cpp), in the type that sums are computed in.
+  bool sums = false;
+
   // For CUDA only: the stream to launch on, device memory to be had for this call, and whether float32 products may be
   // rounded to TF32 (torch.backends.cudnn's switches say).
   void* stream = nullptr;

@@ -54,13 +54,13 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels,
        many_groups, grad_weight_by<&Engine::channels>},
       {"winograd", "F(2x2, 3x3)'s derivative by the filter: 16 products for four pixels instead of 36",
-       why_not_winograd_grad_weight, suits_winograd_grad_weight, grad_weight_by<&Engine::winograd>},
+       why_not_winograd_grad_weight, suits_winograd_grad_weight, grad_weight_by_shares<&Engine::winograd>},
       {"amx", "tiles of outputs x channels on the matrix unit, a loop over pixels", why_not_amx_grad_weight,
        suits_amx_grad_weight, grad_weight_amx},
       {"pixels", "vectors across pixels, for few channels a group", why_not_engine, small_groups,
-       grad_weight_by<&Engine::pixels>},
+       grad_weight_by_shares<&Engine::pixels>},
       {"outer_product", "register tiles of outputs x channels, a loop over pixels", why_not_engine, always,
-       grad_weight_by<&Engine::outer_product>},
+       grad_weight_by_shares<&Engine::outer_product>},
       {"reference", "the definition, a tap at a time", can_do_all, always, grad_weight_reference},
   };
   switch (primitive) {

@@ -43,11 +43,20 @@ struct LineTile {
   void pack_chunk(uint16_t* to, Plain<In>* planes, const AxisPlan& r, const AxisPlan& c, const Place& place,
                   const In* in, const Strides& strides, int64_t count) const {
     if (strides.c == 1) return pack_pixels(to, r, c, place, in, strides, count);
+    with_planes(planes, r, c, place, in, strides, count,
+                [&](const auto* from, int64_t pitch, int64_t pixels) { turn_over(to, from, pitch, pixels, count); });
+  }
+
+  // Calls f(first plane, elements from plane to plane, pixels of a plane) with what the tile's lines are made of:
+  // `planes`, packed, or the input itself.
+  template <class F>
+  void with_planes(Plain<In>* planes, const AxisPlan& r, const AxisPlan& c, const Place& place, const In* in,
+                   const Strides& strides, int64_t count, F&& f) const {
     const bool rows_follow = place.ni == 1 || (strides.h == place.nj && shape.pitch == place.nj);
     if (is_pixel_for_pixel(r, c) && strides.w == 1 && rows_follow)
-      return turn_over(to, plain(in + place.i0 * strides.h + place.j0), strides.c, place.ni * place.nj, count);
+      return f(plain(in + place.i0 * strides.h + place.j0), strides.c, place.ni * place.nj);
     pack_tile(planes, shape, r, c, place.i0, place.ni, place.j0, place.nj, plain(in), strides, count);
-    turn_over(to, planes, shape.plane, shape.plane, count);
+    f(planes, shape.plane, shape.plane);
   }
 
  private:

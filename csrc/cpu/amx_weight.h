@@ -29,9 +29,12 @@ void join_images(WeightGradient<float, In>& wg) {
   wg.N = 1;
 }
 
-// A strip's x, for one tile of 32 channels: packed as forward's tile, lines of a pixel's channels, from which the
-// unit's lines are made, [image][term][parity][half of the channels][pair] of 16 channels of two neighbouring pixels.
-// Of each parity, since a tap may begin at an even or an odd pixel.
+// A strip's x, for one tile of 32 channels, as the unit's lines: [image][term][parity][half of the channels][pair] of
+// 16 channels of two neighbouring pixels. Of each parity, since a tap may begin at an even or an odd pixel.
+//
+// They are made from forward's tile, lines of a pixel's channels, two of which are interleaved; or, where pixels of
+// bfloat16 are neighbours, by turning pairs of them over as 32-bit words: then the pairs of odd parity are the halves
+// of two even ones.
 template <class In>
 class PairTile {
  public:
@@ -63,13 +66,43 @@ class PairTile {
     const int64_t c0 = tile * kDepth, count = smaller(kDepth, wg_.inputs - c0);
     for (int64_t b = 0; b < strip.images; ++b) {
       const Place place = {0, 0, strip.n + b, g, strip.i, strip.rows, strip.j, strip.columns};
-      lines_.pack_chunk(lines, planes, wg_.rows, wg_.columns, place,
-                        wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0, 0, 0), wg_.x_strides, count);
+      const In* const x = wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0, 0, 0);
+      if constexpr (std::is_same_v<In, BFloat16>)
+        if (wg_.x_strides.c != 1) {
+          lines_.with_planes(planes, wg_.rows, wg_.columns, place, x, wg_.x_strides, count,
+                             [&](const uint16_t* from, int64_t pitch, int64_t pixels) {
+                               for (int64_t h = 0; h < count; h += 16)
+                                 turn_over(to + b * image() + h / 16 * half_, from + h * pitch, pitch, pixels,
+                                           smaller(16, count - h));
+                             });
+          continue;
+        }
+      lines_.pack_chunk(lines, planes, wg_.rows, wg_.columns, place, x, wg_.x_strides, count);
       for (int t = 0; t < terms; ++t) interleave(to + b * image() + t * term_, lines + t * lines_.term(), count > 16);
     }
   }
 
  private:
+  // Up to 16 channels, 16 pairs at a time.
+  void turn_over(uint16_t* to, const uint16_t* from, int64_t pitch, int64_t pixels, int64_t count) const {
+    Words last{};  // the pair before
+    for (int64_t p = 0; p < pixels; p += 32, to += 16 * kDepth) {
+      Floats pairs[16];
+#pragma GCC unroll 16
+      for (int k = 0; k < 16; ++k)
+        pairs[k] = k < count ? Floats(load_some<uint16_t>(from + k * pitch + p, pixels - p)) : Floats{};
+      transpose_square<float>(pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        const Words here = Words(pairs[i]);
+        store_words(to + i * kDepth, here);
+        if (parities_ > 1 && p + i > 0) store_words(to + 2 * half_ + (i - 1) * kDepth, last >> 16 | here << 16);
+        last = here;
+      }
+    }
+    if (parities_ > 1) store_words(to + 2 * half_ - kDepth, last >> 16);
+  }
+
   void interleave(uint16_t* to, const uint16_t* lines, bool both_halves) const {
     // interleaving works within 16 bytes: of the first 16 channels their lower halves are taken, of the others the
     // upper
@@ -152,7 +185,7 @@ class WeightGradientTiles {
   explicit WeightGradientTiles(const WeightGradient<float, In>& wg)
       : wg_(wg),
         left_(int(kDepth), wg),
-        strips_(wg.N, wg.rows.count, wg.columns.count, kPixels),
+        strips_(wg.N, wg.rows.count, wg.columns.count, kPixels, Reaches(wg), 1),
         shape_(wg.rows, wg.columns, strips_.rows, strips_.columns),
         x_(wg, shape_, strips_.images),
         y_(wg, shape_.pitch, strips_.rows, strips_.columns, strips_.images),

@@ -37,7 +37,8 @@ void grad_input_amx(const ConvProblem& pb, const Operands& o) {
 }
 
 void grad_weight_amx(const ConvProblem& pb, const Operands& o) {
-  current_matrix_engine()->grad_weight(pb, o, grad_weight_by<&Engine::outer_product>);
+  if (!grad_weight_in_shares(current_matrix_engine()->grad_weight, pb, o))
+    grad_weight_by_shares<&Engine::outer_product>(pb, o);
 }
 
 }  // namespace cpu

@@ -17,11 +17,13 @@ struct Engine {
       pixel_rows;  // the last two: null without masks
 };
 
-// The kernels on a matrix unit. What is not for it (infinities, tiny numbers: amx_terms.h) is run `elsewhere`.
+// The kernels on a matrix unit. What is not for it (infinities, tiny numbers: amx_terms.h) is run `elsewhere`, where it
+// may be single images; grad_weight returns false.
 using Elsewhere = void (*)(const ConvProblem&, const Operands&);
 struct MatrixEngine {
   using Run = void (*)(const ConvProblem&, const Operands&, Elsewhere);
-  Run forward, grad_input, grad_weight;
+  Run forward, grad_input;
+  Engine::Run grad_weight;
 };
 
 namespace baseline {

@@ -96,14 +96,16 @@ void grad_input_tiles(const ConvProblem& pb, const Operands& o, Elsewhere elsewh
   });
 }
 
-void grad_weight_tiles(const ConvProblem& pb, const Operands& o, Elsewhere elsewhere) {
+bool grad_weight_tiles(const ConvProblem& pb, const Operands& o) {
+  bool done = false;
   with_storage_type(o.dtype, [&](auto in) {
     using In = decltype(in);
     const Magnitudes x = magnitudes_of_all<In>(o.x, pb.N, pb.C, pb.H, pb.W),
                      y = magnitudes_of_all<In>(o.y, pb.N, pb.K, pb.P, pb.Q);
     const bool can = x.finite() && y.finite() && can_multiply<kTerms<In>>(x, y);
-    if (!can || !grad_weight<AcrossTiles, float, In>(pb, o)) elsewhere(pb, o);
+    done = can && grad_weight<AcrossTiles, float, In>(pb, o);
   });
+  return done;
 }
 
 }  // namespace

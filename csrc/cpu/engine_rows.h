@@ -3,6 +3,7 @@
 #pragma once
 #include "../problem.h"
 #include "engine.h"
+#include "pixel_shares.h"
 #include "reference.h"
 
 namespace convx {
@@ -22,6 +23,11 @@ void grad_input_by(const ConvProblem& pb, const Operands& o) {
 template <Engine::Primitives Engine::* kernels>
 void grad_weight_by(const ConvProblem& pb, const Operands& o) {
   if (!(current_engine().*kernels).grad_weight(pb, o)) grad_weight_reference(pb, o);
+}
+// For kernels that divide a group's results among threads.
+template <Engine::Primitives Engine::* kernels>
+void grad_weight_by_shares(const ConvProblem& pb, const Operands& o) {
+  if (!grad_weight_in_shares((current_engine().*kernels).grad_weight, pb, o)) grad_weight_reference(pb, o);
 }
 
 void forward_amx(const ConvProblem&, const Operands&);

@@ -48,12 +48,13 @@ void store_unit(const WeightGradient<T, In>& wg, const LeftTiles& left, const T*
   if (left.across_taps && wg.inputs == 1 && wg.w_strides.w == 1) {  // neighbours: turned over
     const int64_t first = left.first(tile), size = left.size(tile), s = wg.columns.index[first];
     if (wg.columns.index[first + size - 1] == s + size - 1) {
-      In* const to = wg.w + wg.w_strides(k0, 0, wg.rows.index[tap], s);
-      for (int64_t k = 0; k < count; k += L)
-        for (int64_t m = 0; m < size; m += L)
-          transpose_block<T>(sums + m * width + k, width, smaller(L, size - m), smaller(L, count - k),
-                             to + k * wg.w_strides.n + m, wg.w_strides.n, smaller(L, size - m));
-      return;
+      return wg.with_gradient([&](auto* w) {
+        w += wg.w_strides(k0, 0, wg.rows.index[tap], s);
+        for (int64_t k = 0; k < count; k += L)
+          for (int64_t m = 0; m < size; m += L)
+            transpose_block<T>(sums + m * width + k, width, smaller(L, size - m), smaller(L, count - k),
+                               w + k * wg.w_strides.n + m, wg.w_strides.n, smaller(L, size - m));
+      });
     }
   }
   for (int m = 0; m < left.size(tile); ++m) {
@@ -63,7 +64,7 @@ void store_unit(const WeightGradient<T, In>& wg, const LeftTiles& left, const T*
     else
       r = tap / wg.columns.taps, s = tap % wg.columns.taps;
     for (int64_t k = 0; k < count; ++k)
-      wg.w[wg.w_strides(k0 + k, c, wg.rows.index[r], wg.columns.index[s])] = In(sums[m * width + k]);
+      wg.put(wg.w_strides(k0 + k, c, wg.rows.index[r], wg.columns.index[s]), sums[m * width + k]);
   }
 }
 
@@ -74,7 +75,6 @@ void store_tiles(const WeightGradient<T, In>& wg, const LeftTiles& left, const T
                  int64_t k0, int64_t count, int64_t width) {
   constexpr int64_t L = Vec<T>::lanes;
   const int64_t c0 = left.first(tile), length = (left.first(tile + tiles) - c0) * left.taps;
-  In* const w = wg.w + wg.w_strides(k0, c0, 0, 0);
   const T* rows[L];
   int64_t tap = 0, m = 0, t = 0;  // of the next place in the line
   for (int64_t place = 0; place < length; place += L) {
@@ -88,10 +88,10 @@ void store_tiles(const WeightGradient<T, In>& wg, const LeftTiles& left, const T
       typename Vec<T>::type v[L];
       for (int64_t i = 0; i < L; ++i) v[i] = i < places ? load(rows[i] + k) : typename Vec<T>::type{};
       transpose_square<T>(v);
-      for (int64_t j = 0; j < smaller(L, count - k); ++j) {
-        In* const to = w + (k + j) * wg.w_strides.n + place;
-        store_some<T>(to, v[j], places);
-      }
+      wg.with_gradient([&](auto* w) {
+        w += wg.w_strides(k0 + k, c0, 0, 0) + place;
+        for (int64_t j = 0; j < smaller(L, count - k); ++j) store_some<T>(w + j * wg.w_strides.n, v[j], places);
+      });
     }
   }
 }
@@ -156,7 +156,7 @@ class WeightGradientSums {
   explicit WeightGradientSums(const WeightGradient<T, In>& wg)
       : wg_(wg),
         left_(wg),
-        strips_(wg.N, wg.rows.count, wg.columns.count, 1536 / int64_t(sizeof(T))),
+        strips_(wg.N, wg.rows.count, wg.columns.count, 1536 / int64_t(sizeof(T)), Reaches(wg), 16),
         pixels_(strips_.images * strips_.rows * strips_.columns),
         items_(wg.G, ceil_div(wg.outputs, kWidth), kWidth, Vec<T>::lanes, left_, x_pixels(wg), sizeof(In),
                thread_count()),
@@ -165,11 +165,13 @@ class WeightGradientSums {
         strips_of_sum_(smaller(larger(1, int64_t(std::sqrt(double(most_left() * left_.taps) / 4) + .5)),
                                smaller(most_left(), most_right(items_.blocks)))),
         many_(ceil_div(strips_.count, strips_of_sum_) > 8),
-        a_k_(pixels_),
+        a_k_(2 * pixels_),
         units_(left_.units) {
-    for (int64_t b = 0, k = 0; b < strips_.images; ++b)
-      for (int64_t i = 0; i < strips_.rows; ++i)
-        for (int64_t j = 0; j < strips_.columns; ++j) a_k_[k++] = int32_t(x_.pixel(b, i, j));
+    const int64_t last_columns = strips_[strips_.per_row - 1].columns;
+    for (int64_t columns : {strips_.columns, last_columns})
+      for (int64_t b = 0, k = columns == strips_.columns ? 0 : pixels_; b < strips_.images; ++b)
+        for (int64_t i = 0; i < strips_.rows; ++i)
+          for (int64_t j = 0; j < columns; ++j) a_k_[k++] = int32_t(x_.pixel(b, i, j));
     for (int64_t u = 0; u < left_.units; ++u) {
       const int64_t tile = left_.tile(u);
       units_[u] = {tile, x_.offset(u), x_.template kernel<NV>(tile)};
@@ -270,12 +272,13 @@ class WeightGradientSums {
                  int64_t g, const T* y) const {
     alignas(64) static constexpr T zeros[kWidth] = {};
     const int64_t pixels = strips_[t].pixels(), chain = chain_of<T>(strips_[t]);
+    const int32_t* const a_k = a_k_.data() + (strips_[t].columns == strips_.columns ? 0 : pixels_);
     for (int64_t u = u0; u < u1; ++u, sums += unit_size_) {
       const Unit& unit = units_[u];
       const T* left = x_.in_place() ? x_.of(strips_[t], g, unit.tile) : x + unit.offset;
       if (!x_.in_place() && !left_.across_taps) left += (unit.tile - tile) * x_pitch;
       for (int64_t p = 0; p < pixels; p += chain)
-        unit.kernel(left, x_.pitch(), a_k_.data() + p, y + p * kWidth, smaller(chain, pixels - p), sums, kWidth,
+        unit.kernel(left, x_.pitch(), a_k + p, y + p * kWidth, smaller(chain, pixels - p), sums, kWidth,
                     begins && p == 0 ? zeros : nullptr,
                     sums + unit_size_ + p * kPerLine<T>);  // on the way, the next unit's sums
     }
@@ -297,7 +300,7 @@ class WeightGradientSums {
   const int64_t unit_size_;
   const int64_t strips_of_sum_;  // summed before they are added to the total: by the shape, whatever the threads
   const bool many_;              // such sums: then what adding them rounds off is kept, and added at the end
-  Scratch<int32_t> a_k_;
+  Scratch<int32_t> a_k_;         // of the pixels of a strip, and of one of the last in a row, which may be narrower
   Scratch<Unit> units_;
 };
 

@@ -9,7 +9,8 @@ using LoopBody = void (*)(void* context, int64_t begin, int64_t end);
 void parallel_for_impl(int64_t count, int64_t grain, LoopBody body, void* context);
 void parallel_for_balanced_impl(int64_t count, int64_t grain, LoopBody body, void* context);
 
-// How many threads a loop may run on. Work may be divided by it, sums may not: results don't depend on threads.
+// How many threads a loop may run on: one, within a loop. Work may be divided by it, sums may not: results don't depend
+// on threads.
 int64_t thread_count();
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count). A range shorter than `grain` is not split further:

@@ -98,8 +98,8 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
         for (int64_t c = 0; c < wg.inputs; ++c)
           for (int r = 0; r < wg.rows.taps; ++r)
             for (int s = 0; s < wg.columns.taps; ++s)
-              wg.w[wg.w_strides(g * wg.outputs + k, c, wg.rows.index[r], wg.columns.index[s])] =
-                  In(sum_lanes<T>(load(totals.data() + L * i++)));
+              wg.put(wg.w_strides(g * wg.outputs + k, c, wg.rows.index[r], wg.columns.index[s]),
+                     sum_lanes<T>(load(totals.data() + L * i++)));
     }
   });
   return finite;

@@ -111,10 +111,7 @@ struct AcrossGroups {
   static bool weight_gradient(const WeightGradient<T, In>& wg, const ConvProblem& pb) {
     const ResultAxis r(pb.P, 1, [&](int64_t) { return forward_axis(pb.rows()); });
     const ResultAxis c(pb.Q, 1, [&](int64_t) { return forward_axis(pb.columns()); });
-    if (r.taps < pb.R || c.taps < pb.S)  // the others' zeros
-      for (int64_t k = 0; k < pb.K; ++k)
-        for (int64_t ch = 0; ch < wg.inputs; ++ch)
-          for (int64_t t = 0; t < pb.R * pb.S; ++t) wg.w[wg.w_strides(k, ch, t / pb.S, t % pb.S)] = In(0);
+    if (r.taps < pb.R || c.taps < pb.S) wg.zero(pb.K, pb.R, pb.S);
     return r.taps == 0 || c.taps == 0 || weight_gradient_channels(wg, r, c);
   }
 };
@@ -285,11 +282,7 @@ template <class Kernels, class T, class In>
 bool weight_gradient_of_taps(WeightGradient<T, In>& wg, const ConvProblem& pb) {
   wg.rows = forward_axis(pb.rows()), wg.columns = forward_axis(pb.columns());
   wg.all_taps = wg.rows.taps == pb.R && wg.columns.taps == pb.S;
-  if (!wg.all_taps)  // some that no result reads through
-    for (int64_t k = 0; k < pb.K; ++k)
-      for (int64_t c = 0; c < wg.inputs; ++c)
-        for (int64_t r = 0; r < pb.R; ++r)
-          for (int64_t s = 0; s < pb.S; ++s) wg.w[wg.w_strides(k, c, r, s)] = In(0.f);
+  if (!wg.all_taps) wg.zero(pb.K, pb.R, pb.S);  // some that no result reads through
   if (wg.rows.taps == 0 || wg.columns.taps == 0) return true;
   return Kernels::weight_gradient(wg);
 }
@@ -300,6 +293,7 @@ bool grad_weight(const ConvProblem& pb, const Operands& o) {
   WeightGradient<T, In> wg;
   wg.N = pb.N, wg.G = pb.G, wg.inputs = pb.channels_per_group(), wg.outputs = pb.outputs_per_group();
   wg.x = static_cast<const In*>(o.x.data), wg.y = static_cast<const In*>(o.y.data), wg.w = static_cast<In*>(o.w.data);
+  wg.sums = o.sums ? static_cast<T*>(o.w.data) : nullptr;
   wg.x_strides = o.x.strides, wg.y_strides = o.y.strides, wg.w_strides = o.w.strides;
   if constexpr (requires { Kernels::weight_gradient(wg, pb); }) {
     return Kernels::weight_gradient(wg, pb);

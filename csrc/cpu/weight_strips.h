@@ -20,8 +20,28 @@ struct WeightGradient {
   AxisPlan rows, columns;
   const In *x, *y;
   In* w;
+  T* sums;  // if not null, they go there instead of being rounded to In
   Strides x_strides, y_strides, w_strides;
   bool all_taps;  // none was left out
+
+  // Calls f with the gradient, of In or of T.
+  template <class F>
+  void with_gradient(F&& f) const {
+    if constexpr (!std::is_same_v<T, In>)
+      if (sums) return f(sums);
+    f(w);
+  }
+
+  void put(int64_t place, T value) const {
+    with_gradient([&](auto* to) { to[place] = std::remove_reference_t<decltype(*to)>(value); });
+  }
+  // For taps that no result reads through.
+  void zero(int64_t K, int64_t R, int64_t S) const {
+    for (int64_t k = 0; k < K; ++k)
+      for (int64_t c = 0; c < inputs; ++c)
+        for (int64_t r = 0; r < R; ++r)
+          for (int64_t s = 0; s < S; ++s) put(w_strides(k, c, r, s), T(0));
+  }
 
   int64_t taps() const { return int64_t(rows.taps) * columns.taps; }
   // Whether each filter, and all filters of one output, lie in memory as a line that has every tap in it.
@@ -47,8 +67,19 @@ struct WeightGradient {
            columns.mode == PaddingMode::zeros;
   }
   WeightGradient swapped() const {
-    return {N,       G, outputs, inputs,    mirrored(rows), mirrored(columns),
-            y,       x, w,       y_strides, x_strides,      {w_strides.c, w_strides.n, w_strides.h, w_strides.w},
+    return {N,
+            G,
+            outputs,
+            inputs,
+            mirrored(rows),
+            mirrored(columns),
+            y,
+            x,
+            w,
+            sums,
+            y_strides,
+            x_strides,
+            {w_strides.c, w_strides.n, w_strides.h, w_strides.w},
             all_taps};
   }
 
@@ -61,30 +92,73 @@ struct WeightGradient {
   }
 };
 
-// A strip: `images` whole images, or `rows` rows of one, or `columns` columns of a row.
+// A strip: `images` whole images, or rows x columns pixels of one.
 struct Strip {
   int64_t n, images, i, rows, j, columns;
   int64_t pixels() const { return images * rows * columns; }
 };
 
+// What packing a strip reads: `count` neighbouring results along an axis read count * step + halo elements of each
+// input.
+struct Reach {
+  int64_t step, halo;
+  double of(int64_t count) const { return double(count * step + halo); }
+};
+struct Reaches {
+  Reach down, across;
+  int64_t inputs, outputs;
+
+  template <class T, class In>
+  explicit Reaches(const WeightGradient<T, In>& wg)
+      : down(reach_of(wg.rows)), across(reach_of(wg.columns)), inputs(wg.inputs), outputs(wg.outputs) {}
+  Reaches(const Reach& both, int64_t inputs, int64_t outputs)
+      : down(both), across(both), inputs(inputs), outputs(outputs) {}
+
+ private:
+  static Reach reach_of(const AxisPlan& a) {  // along an axis with a single tap only what it reads
+    return a.taps == 1 ? Reach{1, 0} : Reach{a.stride, a.highest() - a.lowest() + 1 - a.stride};
+  }
+};
+
 // All pixels in strips, by the shape alone. Enough pixels each to outweigh adding a strip's sums to the total, and so
-// few that a block of y's outputs stays in L1.
+// few that a block of y's outputs stays in L1. Strips of wide planes are narrower than those, by a multiple of `square`
+// columns: of whole rows, three rows of x would be packed for each row of y.
 struct Strips {
   int64_t N, all_rows, all_columns, images, rows, columns, per_row, per_image, count;
 
-  Strips(int64_t N, int64_t all_rows, int64_t all_columns, int64_t pixels)
+  Strips(int64_t N, int64_t all_rows, int64_t all_columns, int64_t pixels, const Reaches& reads, int64_t square)
       : N(N), all_rows(all_rows), all_columns(all_columns) {
     images = smaller(N, larger(1, pixels / larger(all_rows * all_columns, 1)));
-    per_row = ceil_div(all_columns, pixels * 17 / 16);
-    columns = ceil_div(all_columns, per_row);
-    rows = images > 1 ? all_rows : per_row > 1 ? 1 : smaller(all_rows, ceil_div(pixels, all_columns));
-    rows = ceil_div(all_rows, ceil_div(all_rows, rows));
+    const int64_t fewest = ceil_div(all_columns, pixels * 17 / 16);
+    columns = ceil_div(all_columns, fewest);
+    for (int64_t n = fewest + 1; images == 1 && n * kNarrow <= all_columns; ++n) {
+      const int64_t w = ceil_div(ceil_div(all_columns, n), square) * square;
+      if (time(w, pixels, reads) < time(columns, pixels, reads)) columns = w;
+    }
+    rows = images > 1 ? all_rows : rows_of(columns, pixels);
+    per_row = ceil_div(all_columns, columns);
     per_image = per_row * ceil_div(all_rows, rows);
     count = ceil_div(N, images) * per_image;
   }
   Strip operator[](int64_t t) const {
     const int64_t n = t / per_image * images, i = t % per_image / per_row * rows, j = t % per_row * columns;
     return {n, smaller(images, N - n), i, smaller(rows, all_rows - i), j, smaller(columns, all_columns - j)};
+  }
+
+ private:
+  static constexpr int64_t kNarrow = 32;
+
+  // Of a pixel, for strips so wide; beginning a row takes as long as kRow pixels.
+  double time(int64_t width, int64_t pixels, const Reaches& reads) const {
+    constexpr double kRow = 8;
+    const int64_t rows = rows_of(width, pixels);
+    return (double(reads.inputs) * reads.down.of(rows) * (reads.across.of(width) + kRow) +
+            double(reads.outputs) * double(rows) * (double(width) + kRow)) /
+           double(rows * width);
+  }
+  int64_t rows_of(int64_t width, int64_t pixels) const {
+    const int64_t most = width < all_columns ? larger(1, pixels / width) : ceil_div(pixels, width);
+    return ceil_div(all_rows, ceil_div(all_rows, most));
   }
 };
 
@@ -274,22 +348,20 @@ bool pack_strip_outputs(T* to, const WeightGradient<T, In>& wg, const Strip& str
   const int64_t count = smaller(width, wg.outputs - first), Q = strip.columns;
   const Strides& s = wg.y_strides;
   T* next = to;
+  const bool is_line = s.w == 1 && (s.h == Q || strip.rows == 1);  // all the strip's rows of one image
+  const int64_t lines = is_line ? 1 : strip.rows, length = strip.rows / lines * Q;
   for (int64_t b = 0; b < strip.images; ++b)
-    for (int64_t i = 0; i < strip.rows; ++i) {
+    for (int64_t i = 0; i < lines; ++i, next += length * width) {
       const In* from = wg.y + s(strip.n + b, g * wg.outputs + first, strip.i + i, strip.j);
-      if (s.w == 1 && (s.h == Q || strip.rows == 1)) {  // all the strip's rows of one image are one line
-        transpose<T, In>(from, s.c, count, strip.rows * Q, next, width, width);
-        next += strip.rows * Q * width;
-        break;
-      }
-      if (s.c == 1)
+      if (s.w == 1)
+        transpose<T, In>(from, s.c, count, length, next, width, width);
+      else if (s.c == 1)
         for (int64_t j = 0; j < Q; ++j)
           for (int64_t k = 0; k < width; k += Vec<T>::lanes)
             store(next + j * width + k, load_some<T>(from + j * s.w + k, larger(0, count - k)));
       else
         for (int64_t j = 0; j < Q; ++j)
           for (int64_t k = 0; k < width; ++k) next[j * width + k] = k < count ? T(from[j * s.w + k * s.c]) : T(0);
-      next += Q * width;
     }
   return all_finite(to, strip.pixels() * width);
 }

@@ -27,7 +27,7 @@ class WinogradGradientSums {
       : wg_(wg),
         rows_(ceil_div(wg.rows.count, kResults)),
         columns_(ceil_div(wg.columns.count, kResults)),
-        strips_(wg.N, rows_, columns_, kPatches),
+        strips_(wg.N, rows_, columns_, kPatches, {{kResults, kPatch - kResults}, wg.inputs, wg.outputs}, 1),
         most_(strips_.images * strips_.rows * strips_.columns),
         strips_of_sum_(strips_.count > 8 ? int64_t(std::sqrt(double(strips_.count))) : strips_.count),
         inputs_(wg.rows, wg.columns),
@@ -193,13 +193,13 @@ class WinogradGradientSums {
           }
         }
     const Strides& to = wg_.w_strides;
-    if (lines)
-      return store_pixels<T, In>(filters.data(), taps * channels, kWidth, count, wg_.w + to(k0, c0, 0, 0), to.n, 1);
-    for (int64_t t = 0; t < taps; ++t)
-      store_pixels<T, In>(
-          filters.data() + t * channels * kWidth, channels, kWidth, count,
-          wg_.w + to(k0, c0, wg_.rows.index[t / wg_.columns.taps], wg_.columns.index[t % wg_.columns.taps]), to.n,
-          to.c);
+    wg_.with_gradient([&](auto* w) {
+      if (lines) return store_pixels<T>(filters.data(), taps * channels, kWidth, count, w + to(k0, c0, 0, 0), to.n, 1);
+      for (int64_t t = 0; t < taps; ++t)
+        store_pixels<T>(filters.data() + t * channels * kWidth, channels, kWidth, count,
+                        w + to(k0, c0, wg_.rows.index[t / wg_.columns.taps], wg_.columns.index[t % wg_.columns.taps]),
+                        to.n, to.c);
+    });
   }
 
   const WeightGradient<T, In>& wg_;
