@@ -24,21 +24,24 @@ constexpr int64_t kWide = 32;  // outputs of a block, and pixels of a tile of su
 struct TileBlocks {
   int64_t rows, columns;
 
-  TileBlocks(const AxisPlan& r, const AxisPlan& c, int64_t bytes_of_pixel, int64_t images) {
-    constexpr int64_t kBytes = 768 << 10, kFewestPixels = 128;
+  static constexpr int64_t kBytes = 768 << 10;
+
+  TileBlocks(const AxisPlan& r, const AxisPlan& c, int64_t bytes_of_pixel, int64_t images, bool whole_rows) {
+    constexpr int64_t kFewestPixels = 128;
     const int64_t span_r = r.highest() - r.lowest(), span_c = c.highest() - c.lowest();
     const auto fits = [&](int64_t rows, int64_t columns) {
       return ((rows - 1) * r.stride + span_r + 1) * ((columns - 1) * c.stride + span_c + 1) * bytes_of_pixel <= kBytes;
     };
     columns = c.count;
-    while (columns > kWide && !fits(1, columns)) columns = ceil_div(columns, 2);
+    while (!whole_rows && columns > kWide && !fits(1, columns)) columns = ceil_div(columns, 2);
     rows = 1;
     while (rows < r.count && fits(rows + 1, columns)) ++rows;
     // A block for each thread, unless that makes them small: halos would be packed again and again.
     const int64_t across = ceil_div(c.count, columns);
     while (images * across * ceil_div(r.count, rows) < thread_count() && (rows / 2) * columns >= kFewestPixels)
       rows = ceil_div(rows, 2);
-    while (rows == 1 && images * r.count * ceil_div(c.count, columns) < thread_count() && columns / 2 >= kFewestPixels)
+    while (!whole_rows && rows == 1 && images * r.count * ceil_div(c.count, columns) < thread_count() &&
+           columns / 2 >= kFewestPixels)
       columns = ceil_div(columns, 2);
     rows = ceil_div(r.count, ceil_div(r.count, rows));
   }
@@ -116,14 +119,35 @@ class TileWeights {
   Scratch<float> bias_;
 };
 
-// tile_of makes the tile of a block; a group has `inputs` channels in memory.
-template <class In, class TileOf>
-bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t inputs) {
+// What becomes of a tile of sums: written to the results, but for those between two rows.
+template <class In>
+struct StoredSums {
+  static constexpr bool whole_rows = false;  // whether blocks must not divide them
+  const Convolution<float, In>& cv;
+  const TileShape& shape;
+
+  // Sums [m0, m1) of the run of a block's pixels, for `count` outputs from `first` on.
+  void put(const float* sums, const Place& at, int64_t m0, int64_t m1, int64_t width, int64_t first,
+           int64_t count) const {
+    for (int64_t m = m0; m < m1;) {
+      const int64_t i = m / shape.pitch, j = m % shape.pitch, pixels = smaller(at.nj - j, m1 - m);
+      if (pixels > 0)
+        store_results(cv, sums + (m - m0) * width, pixels, width, at.n, at.g, first, count, at.i0 + i, at.j0 + j);
+      m += pixels > 0 ? pixels : shape.pitch - j;
+    }
+  }
+  void finish(const Place&) const {}  // a block
+};
+
+// tile_of makes the tile of a block, sums_of what a thread does with its sums; a group has `inputs` channels in memory.
+template <class In, class TileOf, class SumsOf>
+bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t inputs, SumsOf&& sums_of) {
   constexpr int terms = kTerms<In>;
   const TileWeights<In> weights(cv);
   if (!weights.finite) return false;
   const int64_t kbs = weights.kbs, chunks = ceil_div(cv.inputs, kDepth);
-  const TileBlocks b(cv.rows, cv.columns, chunks * kLine * terms, cv.N * cv.G);
+  constexpr bool whole_rows = std::invoke_result_t<SumsOf, const TileShape&>::whole_rows;
+  const TileBlocks b(cv.rows, cv.columns, chunks * kLine * terms, cv.N * cv.G, whole_rows);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
   const auto tile = tile_of(shape);
   Scratch<int32_t> a_k(weights.steps), b_k(weights.steps);
@@ -143,6 +167,7 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
     std::memset(sums.data(), 0, (kWide + 16) * kWide * sizeof(float));
     // stale memory could be subnormal numbers, which are slow
     std::memset(planes.data(), 0, tile.size_of_planes(cv.in_strides) * sizeof(Plain<In>));
+    auto results = sums_of(shape);
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const Place at = places[item];
@@ -159,15 +184,10 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
               {lines_of_tile.data() + m0 * kDepth, a_k.data(), kTileBytes, tile.term() * 2},
               {weights.of(at.g, kb), b_k.data(), weights.kHalf, weights.kTerm}, weights.steps, sums.data(),
               weights.bias(at.g, kb));
-          for (int64_t m = m0; m < m1;) {
-            const int64_t i = m / shape.pitch, j = m % shape.pitch, pixels = smaller(at.nj - j, m1 - m);
-            if (pixels > 0)
-              store_results(cv, sums.data() + (m - m0) * width, pixels, width, at.n, at.g, first, count, at.i0 + i,
-                            at.j0 + j);
-            m += pixels > 0 ? pixels : shape.pitch - j;
-          }
+          results.put(sums.data(), at, m0, m1, width, first, count);
         }
       }
+      results.finish(at);
     }
   });
   return true;
@@ -175,7 +195,9 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
 
 template <class In>
 bool convolve_tiles(const Convolution<float, In>& cv) {
-  return convolve_tiles(cv, [&](const TileShape& shape) { return LineTile<In>(shape, cv.inputs); }, cv.inputs);
+  return convolve_tiles(
+      cv, [&](const TileShape& shape) { return LineTile<In>(shape, cv.inputs); }, cv.inputs,
+      [&](const TileShape& shape) { return StoredSums<In>{cv, shape}; });
 }
 
 }  // namespace CONVX_ISA

@@ -113,7 +113,9 @@ bool convolve_taps(const Convolution<float, In>& cv) {
   deep.weight_output = depth * rows, deep.weight_input = rows, deep.weight_group = cv.outputs * depth * rows;
   deep.weight_r = 1, deep.weight_s = 1, deep.filter_size = rows, deep.filter_is_line = true;
   deep.bias_stride = cv.bias_stride, deep.merged_h = cv.merged_h, deep.merged_w = cv.merged_w;
-  return convolve_tiles(deep, [&](const TileShape& shape) { return TapTile<In>(shape, c, cv.inputs); }, cv.inputs);
+  return convolve_tiles(
+      deep, [&](const TileShape& shape) { return TapTile<In>(shape, c, cv.inputs); }, cv.inputs,
+      [&](const TileShape& shape) { return StoredSums<In>{deep, shape}; });
 }
 
 }  // namespace CONVX_ISA

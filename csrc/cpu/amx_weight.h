@@ -40,67 +40,113 @@ class PairTile {
  public:
   static constexpr int terms = kTerms<In>;
 
-  PairTile(const WeightGradient<float, In>& wg, const TileShape& shape, int64_t images)
+  PairTile(const WeightGradient<float, In>& wg, const LeftTiles& left, const TileShape& shape, int64_t images)
       : wg_(wg),
+        left_(left),
         shape_(shape),
         lines_(shape, kDepth),
         half_(lines_.lines / 2 * kDepth),
-        parities_(wg.taps() == 1 ? 1 : 2),
+        parities_(left.across_taps ? 1 + shape.pitch % 2
+                  : wg.taps() == 1 ? 1
+                                   : 2),
         term_(parities_ * 2 * half_),
         images_(images) {}
 
   int64_t size() const { return images_ * image(); }
-  int64_t size_of_lines() const { return lines_.size(); }
-  int64_t size_of_planes() const { return lines_.size_of_planes(wg_.x_strides); }
+  int64_t size_of_lines() const { return left_.across_taps ? 0 : lines_.size(); }
+  int64_t size_of_planes() const {  // lanes of taps are read beyond the last plane
+    return left_.across_taps ? (wg_.inputs + 1) * shape_.plane + kDepth : lines_.size_of_planes(wg_.x_strides);
+  }
   int64_t image() const { return terms * term_; }
   // In bytes, as a tile operand has them.
   int64_t half() const { return half_ * 2; }
   int64_t term() const { return term_ * 2; }
   int64_t tap(int64_t t) const {
-    const int64_t first = shape_.tap(wg_.rows, wg_.columns, int(t / wg_.columns.taps), int(t % wg_.columns.taps));
+    const AxisPlan &r = wg_.rows, &c = wg_.columns;
+    const int64_t first = left_.across_taps ? shape_.rows.slot[t] * row_phase() +
+                                                  (r.offset[t] - shape_.lowest_row) / r.stride * shape_.pitch
+                                            : shape_.tap(r, c, int(t / c.taps), int(t % c.taps));
     return first % 2 * 2 * half_ + first / 2 * kDepth;
   }
 
   // `lines` and `planes` are for one image.
   void pack(uint16_t* to, uint16_t* lines, Plain<In>* planes, const Strip& strip, int64_t g, int64_t tile) const {
-    const int64_t c0 = tile * kDepth, count = smaller(kDepth, wg_.inputs - c0);
-    for (int64_t b = 0; b < strip.images; ++b) {
+    for (int64_t b = 0; b < strip.images; ++b, to += image()) {
       const Place place = {0, 0, strip.n + b, g, strip.i, strip.rows, strip.j, strip.columns};
-      const In* const x = wg_.x + wg_.x_strides(strip.n + b, g * wg_.inputs + c0, 0, 0);
-      if constexpr (std::is_same_v<In, BFloat16>)
-        if (wg_.x_strides.c != 1) {
-          lines_.with_planes(planes, wg_.rows, wg_.columns, place, x, wg_.x_strides, count,
-                             [&](const uint16_t* from, int64_t pitch, int64_t pixels) {
-                               for (int64_t h = 0; h < count; h += 16)
-                                 turn_over(to + b * image() + h / 16 * half_, from + h * pitch, pitch, pixels,
-                                           smaller(16, count - h));
-                             });
+      if constexpr (std::is_same_v<In, BFloat16>) {
+        if (left_.across_taps) {
+          pack_lanes_of_taps(to, planes, place, tile);
           continue;
         }
-      lines_.pack_chunk(lines, planes, wg_.rows, wg_.columns, place, x, wg_.x_strides, count);
-      for (int t = 0; t < terms; ++t) interleave(to + b * image() + t * term_, lines + t * lines_.term(), count > 16);
+        if (wg_.x_strides.c != 1) {
+          pack_words(to, planes, place, tile);
+          continue;
+        }
+      }
+      const int64_t count = left_.size(tile);
+      lines_.pack_chunk(lines, planes, wg_.rows, wg_.columns, place, input(place, tile * kDepth), wg_.x_strides, count);
+      for (int t = 0; t < terms; ++t) interleave(to + t * term_, lines + t * lines_.term(), count > 16);
     }
   }
 
  private:
-  // Up to 16 channels, 16 pairs at a time.
-  void turn_over(uint16_t* to, const uint16_t* from, int64_t pitch, int64_t pixels, int64_t count) const {
-    Words last{};  // the pair before
-    for (int64_t p = 0; p < pixels; p += 32, to += 16 * kDepth) {
-      Floats pairs[16];
-#pragma GCC unroll 16
-      for (int k = 0; k < 16; ++k)
-        pairs[k] = k < count ? Floats(load_some<uint16_t>(from + k * pitch + p, pixels - p)) : Floats{};
-      transpose_square<float>(pairs);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        const Words here = Words(pairs[i]);
-        store_words(to + i * kDepth, here);
-        if (parities_ > 1 && p + i > 0) store_words(to + 2 * half_ + (i - 1) * kDepth, last >> 16 | here << 16);
-        last = here;
+  const In* input(const Place& place, int64_t channel) const {
+    return wg_.x + wg_.x_strides(place.n, place.g * wg_.inputs + channel, 0, 0);
+  }
+  // Pixels of one row phase, all of whose column phases are lanes.
+  int64_t row_phase() const { return ceil_div(shape_.phase, 2) * 2; }
+
+  void pack_words(uint16_t* to, uint16_t* planes, const Place& place, int64_t tile) const {
+    const int64_t count = left_.size(tile);
+    lines_.with_planes(planes, wg_.rows, wg_.columns, place, input(place, tile * kDepth), wg_.x_strides, count,
+                       [&](const uint16_t* from, int64_t pitch, int64_t pixels) {
+                         const uint16_t* lanes[kDepth];
+                         for (int64_t k = 0; k < kDepth; ++k) lanes[k] = k < count ? from + k * pitch : nullptr;
+                         turn_over(to, lanes, pixels);
+                       });
+  }
+
+  // A lane is a channel seen through a column tap: its plane from another element on.
+  void pack_lanes_of_taps(uint16_t* to, uint16_t* planes, const Place& place, int64_t tile) const {
+    const AxisPlan& c = wg_.columns;
+    pack_tile(planes, shape_, wg_.rows, c, place.i0, place.ni, place.j0, place.nj, plain(input(place, 0)),
+              wg_.x_strides, wg_.inputs);
+    for (int rp = 0; rp < shape_.rows.count; ++rp) {
+      const uint16_t* lanes[kDepth];
+      for (int64_t k = 0; k < kDepth; ++k) {
+        const int64_t lane = left_.first(tile) + k, s = lane / wg_.inputs;
+        lanes[k] = k >= left_.size(tile) ? nullptr
+                                         : planes + lane % wg_.inputs * shape_.plane +
+                                               (rp * shape_.columns.count + shape_.columns.slot[s]) * shape_.phase +
+                                               (c.offset[s] - shape_.lowest_column) / c.stride;
       }
+      turn_over(to + rp * row_phase() / 2 * kDepth, lanes, shape_.phase);
     }
-    if (parities_ > 1) store_words(to + 2 * half_ - kDepth, last >> 16);
+  }
+
+  // 16 pairs of 16 lanes at a time.
+  void turn_over(uint16_t* to, const uint16_t* const (&lanes)[kDepth], int64_t pixels) const {
+    for (int h = 0; h < (lanes[16] ? 2 : 1); ++h) {
+      Words last{};  // the pair before
+      uint16_t* line = to + h * half_;
+      for (int64_t p = 0; p < pixels; p += 32) {
+        Floats pairs[16];
+#pragma GCC unroll 16
+        for (int k = 0; k < 16; ++k) {
+          const uint16_t* const from = lanes[h * 16 + k];
+          pairs[k] = from ? Floats(load_some<uint16_t>(from + p, pixels - p)) : Floats{};
+        }
+        transpose_square<float>(pairs);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i, line += kDepth) {
+          const Words here = Words(pairs[i]);
+          store_words(line, here);
+          if (parities_ > 1 && p + i > 0) store_words(line + 2 * half_ - kDepth, last >> 16 | here << 16);
+          last = here;
+        }
+      }
+      if (parities_ > 1) store_words(line + 2 * half_ - kDepth, last >> 16);
+    }
   }
 
   void interleave(uint16_t* to, const uint16_t* lines, bool both_halves) const {
@@ -123,6 +169,7 @@ class PairTile {
   }
 
   const WeightGradient<float, In>& wg_;
+  const LeftTiles& left_;
   const TileShape& shape_;
   const LineTile<In> lines_;
   const int64_t half_, parities_, term_, images_;  // elements
@@ -184,10 +231,10 @@ class WeightGradientTiles {
 
   explicit WeightGradientTiles(const WeightGradient<float, In>& wg)
       : wg_(wg),
-        left_(int(kDepth), wg),
+        left_(int(kDepth), wg, lanes_of_taps(wg)),
         strips_(wg.N, wg.rows.count, wg.columns.count, kPixels, Reaches(wg), 1),
         shape_(wg.rows, wg.columns, strips_.rows, strips_.columns),
-        x_(wg, shape_, strips_.images),
+        x_(wg, left_, shape_, strips_.images),
         y_(wg, shape_.pitch, strips_.rows, strips_.columns, strips_.images),
         blocks_(ceil_div(wg.outputs, kWide)),
         x_k_(strips_.images * y_.steps()),
@@ -222,6 +269,12 @@ class WeightGradientTiles {
   static constexpr int64_t kUnitSums = kDepth * kWide;
   // In float32 what adding a strip's sums rounds off is kept; 16 bits round it off.
   static constexpr bool kExact = terms == 3;
+
+  // Of few channels of bfloat16 a tile's lanes are (column tap, channel), as in LeftTiles.
+  static bool lanes_of_taps(const WeightGradient<float, In>& wg) {
+    constexpr int64_t kFewInputs = 8;
+    return std::is_same_v<In, BFloat16> && wg.inputs <= kFewInputs && wg.columns.taps > 1;
+  }
 
   // Units (32 channels, a tap) x blocks of outputs.
   struct Item {
@@ -293,7 +346,7 @@ class WeightGradientTiles {
       for (int64_t block = at.first_block; block < at.last_block; ++block)
         y_.pack(room.y.data() + (block - at.first_block) * y_.size(), room.run.data(), strip, at.group, block);
       for (int64_t u0 = at.first_unit, u1; u0 < at.last_unit; u0 = u1) {
-        const int64_t tile = left_.tile(u0), channels = smaller(kDepth, wg_.inputs - tile * kDepth);
+        const int64_t tile = left_.tile(u0), lanes = left_.size(tile);
         u1 = smaller(at.last_unit, (tile + 1) * left_.taps);
         x_.pack(room.x.data(), room.lines.data(), room.planes.data(), strip, at.group, tile);
         for (int64_t block = at.first_block; block < at.last_block; ++block) {
@@ -305,8 +358,8 @@ class WeightGradientTiles {
             float* const total = room.totals.data() + place;
             const Tiles x = {room.x.data() + x_.tap(left_.tap(u)), x_k_.data(), x_.half(), x_.term()};
             const bool apart = kExact && t > 0;
-            tile_product_of<terms>(outputs, channels)(y, x, strip.images * y_.steps(), apart ? room.sums.data() : total,
-                                                      t == 0 || apart ? zeros : nullptr);
+            tile_product_of<terms>(outputs, lanes)(y, x, strip.images * y_.steps(), apart ? room.sums.data() : total,
+                                                   t == 0 || apart ? zeros : nullptr);
             if (apart) add_exactly(total, room.sums.data(), kUnitSums, room.lost.data() + place);
           }
         }
@@ -323,10 +376,10 @@ class WeightGradientTiles {
       const float* const totals = room.totals.data() + (block - at.first_block) * at.units() * kUnitSums;
       float* const sums = room.sums.data();
       for (int64_t u = 0; u < at.units(); ++u) {
-        const int64_t channels = wg_.inputs - left_.tile(at.first_unit + u) * kDepth, pitch = channels <= 16 ? 16 : 32;
+        const int64_t pitch = left_.size(left_.tile(at.first_unit + u)) <= 16 ? 16 : 32;
         transpose<float, float>(totals + u * kUnitSums, pitch, width, pitch, sums + u * unit_sums, width, width);
       }
-      if (left_.whole_tiles(unit_parts_) && wg_.filters_are_lines())
+      if (!left_.across_taps && left_.whole_tiles(unit_parts_) && wg_.filters_are_lines())
         store_tiles(wg_, left_, sums, left_.tile(at.first_unit), at.units() / left_.taps, k0, outputs, width);
       else
         for (int64_t u = 0; u < at.units(); ++u)

@@ -92,11 +92,11 @@ bool suits_amx(DType dtype, int64_t inputs, int64_t outputs, int64_t pixels, int
   return inputs >= 16 && outputs >= 8 && multiply_adds >= kWorthItsTiles && used >= least;
 }
 
-// Few outputs leave most of a tile's columns empty, and the unit must have much to sum to make up for it: bfloat16 took
-// 0.6 to 0.9 times `pixels`' time with 784 products a result and more, the same with 576, 1.7 times with 72.
+// Few outputs leave much of a tile empty, and the unit must have much to sum to make up for it: bfloat16 took 0.55 to
+// 0.9 times `pixels`' time with 726 products a result and more, 0.75 to 1.1 with 576, 1.7 times with 283.
 bool suits_amx_of_few(DType dtype, int64_t inputs, int64_t outputs, double taps, double multiply_adds) {
-  constexpr double kProducts = 768;
-  return dtype == DType::bfloat16 && inputs >= 32 && outputs > 1 && outputs < 8 && double(inputs) * taps >= kProducts &&
+  constexpr double kProducts = 700;
+  return dtype == DType::bfloat16 && inputs >= 32 && outputs < 8 && double(inputs) * taps >= kProducts &&
          multiply_adds >= kWorthItsTiles;
 }
 
@@ -176,8 +176,20 @@ bool suits_amx_grad_input(const ConvProblem& pb, const Operands& o) {
          pays_for_terms(pb, o.dtype, of_one_phase(pb, uses), rows * columns);
 }
 
+namespace {
+
+// Few inputs, whose column taps are lanes beside them (PairTile in amx_weight.h): bfloat16 took 0.25 to 0.9 of the best
+// other time from five such lanes and 16 outputs on, 1.0 to 1.5 times with three lanes, 1.0 to 3 times with 8 outputs.
+bool suits_amx_of_lanes(const ConvProblem& pb, DType dtype) {
+  return dtype == DType::bfloat16 && pb.channels_per_group() <= 8 && pb.S > 1 && pb.channels_per_group() * pb.S >= 5 &&
+         pb.outputs_per_group() >= 16 && pb.multiply_adds() >= kWorthItsTiles;
+}
+
+}  // namespace
+
 // Both operands are split and turned over anew for each block of results: in float32 many taps must meet them.
 bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
+  if (suits_amx_of_lanes(pb, o.dtype)) return true;
   return (o.dtype != DType::float32 || fills_amx_with_taps(pb)) &&
          suits_amx(o.dtype, pb.channels_per_group(), pb.outputs_per_group(), pb.P, pb.Q,
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());

@@ -1,5 +1,6 @@
 // The body of engine_amx.cpp and engine_amx_twin.cpp: the three primitives on the matrix unit, and what is not for it.
 #pragma once
+#include "amx_few_outputs.h"
 #include "amx_taps.h"
 #include "amx_weight.h"
 #include "plans.h"
@@ -14,7 +15,8 @@ struct AcrossTiles {
   template <class In>
   static bool convolve(Convolution<float, In>& cv) {
     join_images(cv);
-    return suits_lines_of_taps(cv) ? convolve_taps(cv) : convolve_tiles(cv);
+    if (suits_lines_of_taps(cv)) return convolve_taps(cv);
+    return suits_lanes_of_outputs(cv) ? convolve_lanes_of_outputs(cv) : convolve_tiles(cv);
   }
   template <class In>
   static bool weight_gradient(WeightGradient<float, In>& wg) {

@@ -180,13 +180,13 @@ struct LeftTiles {
     taps = across_taps ? wg.rows.taps : wg.taps();
     units = tiles * taps;
   }
-  // Tiles of m channels, as far as they go, taps one by one.
+  // Tiles of m, as far as they go.
   template <class T, class In>
-  LeftTiles(int m, const WeightGradient<T, In>& wg)
-      : across_taps(false),
-        run(wg.inputs),
+  LeftTiles(int m, const WeightGradient<T, In>& wg, bool across_taps)
+      : across_taps(across_taps),
+        run(wg.inputs * (across_taps ? wg.columns.taps : 1)),
         tiles(ceil_div(run, m)),
-        taps(wg.taps()),
+        taps(across_taps ? wg.rows.taps : wg.taps()),
         units(tiles * taps),
         m(m),
         equal_(false) {}
