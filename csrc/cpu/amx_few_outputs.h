@@ -64,6 +64,8 @@ class FoldedSums {
           const int64_t count = smaller(16, c.count - j);
           if (step == 1) {
             store_some<float>(out + j, sum, count);
+          } else if (kStoresEveryOther<float, In> && step == 2) {
+            if constexpr (kStoresEveryOther<float, In>) store_every_other<float>(out + 2 * j, sum, count);
           } else {
             In line[16];
             store_as<float>(line, sum);

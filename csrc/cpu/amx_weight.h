@@ -6,8 +6,8 @@
 // are x, lines of two neighbouring pixels' channels, so that a tap begins at another line: an offset again. (With x on
 // the left a tap would begin within a line, and lines that cross cache lines take the unit five times as long to load.)
 //
-// As in outer_product_weight.h, threads divide the results and never the pixels, and pixels are cut into strips, here
-// of a thousand, whose sums are added in order; what those additions round off is kept for float32.
+// As in outer_product_weight.h, threads divide the results and not the pixels, and pixels are cut into strips, here of
+// a thousand, whose sums are added in order; what those additions round off is kept for float32.
 //
 // A zero of the halo must not meet an infinity, so both operands have been looked through before (amx_terms.h).
 //

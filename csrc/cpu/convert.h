@@ -30,11 +30,12 @@ struct Converted<float, BFloat16> : Bits16 {
   static V load(const BFloat16* p) {
     return V(__builtin_convertvector(Value(*reinterpret_cast<const Memory*>(p)), Wide) << 16);
   }
-  static void store(BFloat16* p, V v) {  // to nearest, ties to even; a NaN stays one
+  static Wide words(V v) {  // to nearest, ties to even; a NaN stays one
     const Wide u = Wide(v), rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
     const Wide nan = Wide((u & 0x7fffffffu) > 0x7f800000u);
-    *reinterpret_cast<Memory*>(p) = __builtin_convertvector((nan & quiet) | (~nan & rounded), Value);
+    return (nan & quiet) | (~nan & rounded);
   }
+  static void store(BFloat16* p, V v) { *reinterpret_cast<Memory*>(p) = __builtin_convertvector(words(v), Value); }
 };
 
 template <>
@@ -45,9 +46,9 @@ struct Converted<float, Half> : Bits16 {
   static V load(const Half* p) {
     return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static void store(Half* p, V v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(kAll, v, 0));
-  }
+  static __m256i bits(V v) { return _mm512_maskz_cvtps_ph(kAll, v, 0); }
+  static Wide words(V v) { return Wide(_mm512_maskz_cvtepu16_epi32(kAll, bits(v))); }
+  static void store(Half* p, V v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits(v)); }
 #elif CONVX_VECTOR_BYTES == 32
   static V load(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static void store(Half* p, V v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0)); }

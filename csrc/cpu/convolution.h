@@ -146,6 +146,22 @@ void pack_bias(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first
                 : T(0);
 }
 
+// Whether every other result is written by vectors. (Of wider types, two vectors for one and shuffled: nothing gained.)
+#ifdef CONVX_AVX512
+template <class T, class In>
+constexpr bool kStoresEveryOther = !std::is_same_v<T, In>;
+
+// Writes the first n elements to every other place, and leaves those between as they are.
+template <class T, class In>
+inline void store_every_other(In* to, typename Vec<T>::type v, int64_t n) {
+  const __mmask32 lanes = 0x55555555u & uint32_t((uint64_t(1) << 2 * n) - 1);
+  _mm512_mask_storeu_epi16(to, lanes, __m512i(Converted<T, In>::words(v)));
+}
+#else
+template <class T, class In>
+constexpr bool kStoresEveryOther = false;
+#endif
+
 // Writes sums [pixels][width] of `count` outputs to as many neighbouring results, `step` apart. `sums` is readable up
 // to a whole number of vectors of pixels.
 template <class T, class In>
@@ -163,6 +179,17 @@ void store_pixels(const T* sums, int64_t pixels, int64_t width, int64_t count, I
         transpose_block<T>(sums + p * width + k, width, L, smaller(L, count - k), out + k * output_stride + p,
                            output_stride, smaller(L, pixels - p));
     }
+  } else if (kStoresEveryOther<T, In> && step == 2) {
+    if constexpr (kStoresEveryOther<T, In>)
+      for (int64_t k = 0; k < count; k += L)
+        for (int64_t p = 0; p < pixels; p += L) {
+          typename Vec<T>::type v[L];
+#pragma GCC unroll 16
+          for (int64_t i = 0; i < L; ++i) v[i] = load(sums + (p + i) * width + k);
+          transpose_square<T>(v);
+          for (int64_t i = 0; i < smaller(L, count - k); ++i)
+            store_every_other<T>(out + (k + i) * output_stride + 2 * p, v[i], smaller(L, pixels - p));
+        }
   } else {
     for (int64_t k = 0; k < count; ++k)
       for (int64_t p = 0; p < pixels; ++p) out[k * output_stride + p * step] = In(sums[p * width + k]);

@@ -6,9 +6,10 @@
 // The same micro-kernel as forward's with other index maps: a step is a pixel, A is x, B is y packed for vectors
 // (weight_strips.h).
 //
-// Threads divide the results, never the pixels: there is no reduction between threads, no private copy of the gradient,
-// and each sum has one order. That order is fixed by the shape alone: pixels are cut into strips of a few hundred, each
-// strip is summed in short chains and then added, which keeps the rounding error of long sums near that of short ones.
+// Threads divide the results here, not the pixels (those are divided before, where weights are few: pixel_shares.cpp):
+// there is no reduction between threads, no private copy of the gradient, and each sum has one order. That order is
+// fixed by the shape alone: pixels are cut into strips of a few hundred, each strip is summed in short chains and then
+// added, which keeps the rounding error of long sums near that of short ones.
 //
 // Blocking: of as many strips as 1 MiB holds, all of an item's outputs of y are packed; then its channels of x pass in
 // blocks that stay in L2, and each meets every block of outputs. Sums leave L1 once for all these strips, mostly for

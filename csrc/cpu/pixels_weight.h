@@ -6,8 +6,9 @@
 // few taps share each load of y; their sums stay vectors to the end and are then added up lane by lane in one
 // fixed order.
 //
-// A thread owns whole groups, so there is no reduction between threads. Zeros of y between two rows must not meet
-// an infinity of x, nor zeros of x in the padding one of y: both are checked, and the reference takes over.
+// A thread owns whole groups, or outputs of them, so there is no reduction between threads. Zeros of y between two rows
+// must not meet an infinity of x, nor zeros of x in the padding one of y: both are checked, and the reference takes
+// over.
 //
 // Limit: a load across a cache line (two slots) for each FMA: half the FMA roof.
 #pragma once

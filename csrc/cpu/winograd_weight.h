@@ -8,7 +8,8 @@
 //   M[point][phase, channel][output] += sum over patches of V * Y, by outer products over registers (micro_kernel.h)
 // and at the end the 16 points of M become the 9 (or 4) taps of the gradient.
 //
-// Threads divide the results, never the patches, and strips are cut by the shape alone: so each sum has one order.
+// Threads divide the results, not the patches (but see pixel_shares.cpp), and strips are cut by the shape alone: so
+// each sum has one order.
 //
 // Estimate: 16 multiply-adds a channel, output and patch; V costs about 40 vector instructions a patch and channel in
 // each part of the outputs, Y about 60 a patch and output in each part of the channels.
