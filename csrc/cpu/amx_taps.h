@@ -90,15 +90,19 @@ template <class In>
 bool convolve_taps(const Convolution<float, In>& cv) {
   const AxisPlan& c = cv.columns;
   const int64_t depth = cv.inputs * c.taps, rows = cv.rows.taps, lowest = c.lowest();
-  // [group][output][tap, channel][row], taps as they follow one another in a row of the image
-  Scratch<In> weight(cv.G * cv.outputs * depth * rows);
-  for (int64_t k = 0; k < cv.G * cv.outputs; ++k)
-    for (int s = 0; s < c.taps; ++s)
-      for (int64_t i = 0; i < cv.inputs; ++i)
-        for (int64_t r = 0; r < rows; ++r)
-          weight[(k * depth + (c.offset[s] - lowest) * cv.inputs + i) * rows + r] =
-              cv.weight[k / cv.outputs * cv.weight_group + k % cv.outputs * cv.weight_output + i * cv.weight_input +
-                        cv.rows.index[r] * cv.weight_r + c.index[s] * cv.weight_s];
+  // [group][output][tap, channel][row], taps as they follow one another in a row of the image. Those of a single row of
+  // one channel are that already.
+  const bool in_place = rows == 1 && cv.inputs == 1 && cv.weight_s == 1 && cv.taps_in_order() && c.offset[0] == lowest;
+  Scratch<In> weight(in_place ? 0 : cv.G * cv.outputs * depth * rows);
+  parallel_for(in_place ? 0 : cv.G * cv.outputs, grain_for(double(depth * rows)), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k)
+      for (int s = 0; s < c.taps; ++s)
+        for (int64_t i = 0; i < cv.inputs; ++i)
+          for (int64_t r = 0; r < rows; ++r)
+            weight[(k * depth + (c.offset[s] - lowest) * cv.inputs + i) * rows + r] =
+                cv.weight[k / cv.outputs * cv.weight_group + k % cv.outputs * cv.weight_output + i * cv.weight_input +
+                          cv.rows.index[r] * cv.weight_r + c.index[s] * cv.weight_s];
+  });
   Convolution<float, In> deep;
   deep.N = cv.N, deep.G = cv.G, deep.inputs = depth, deep.outputs = cv.outputs;
   deep.rows = AxisPlan(rows), deep.columns = AxisPlan(1);
@@ -108,9 +112,10 @@ bool convolve_taps(const Convolution<float, In>& cv) {
   deep.columns.in = deep.columns.count = c.count;
   deep.columns.first_out = c.first_out, deep.columns.out_step = c.out_step;
   deep.columns.add_tap(0, 0);
-  deep.in = cv.in, deep.weight = weight.data(), deep.bias = cv.bias, deep.out = cv.out;
+  deep.in = cv.in, deep.weight = in_place ? cv.weight : weight.data(), deep.bias = cv.bias, deep.out = cv.out;
   deep.in_strides = cv.in_strides, deep.out_strides = cv.out_strides;
-  deep.weight_output = depth * rows, deep.weight_input = rows, deep.weight_group = cv.outputs * depth * rows;
+  deep.weight_output = in_place ? cv.weight_output : depth * rows, deep.weight_input = rows;
+  deep.weight_group = in_place ? cv.weight_group : cv.outputs * depth * rows;
   deep.weight_r = 1, deep.weight_s = 1, deep.filter_size = rows, deep.filter_is_line = true;
   deep.bias_stride = cv.bias_stride, deep.merged_h = cv.merged_h, deep.merged_w = cv.merged_w;
   return convolve_tiles(
