@@ -34,7 +34,8 @@ void join_images(WeightGradient<float, In>& wg) {
 //
 // They are made from forward's tile, lines of a pixel's channels, two of which are interleaved; or, where pixels of
 // bfloat16 are neighbours, by turning pairs of them over as 32-bit words: then the pairs of odd parity are the halves
-// of two even ones.
+// of two even ones. Of few channels of bfloat16 a line has those of all column taps, each a lane: 7x7 of three channels
+// is 21 lanes for each of 7 rows of taps, instead of 3 for each of 49 taps.
 template <class In>
 class PairTile {
  public:

@@ -1,5 +1,5 @@
-// The gradient of the weight is a sum over pixels, and kernels that divide its results among threads (all of them do)
-// have each thread pack the same pixels. Where weights are few that is most of the work. So pixels are divided here,
+// The gradient of the weight is a sum over pixels, and kernels that divide its results among threads (all but the
+// depthwise ones do) have each thread pack the same pixels. Where weights are few that is most of the work. So pixels are divided here,
 // into shares of whole images or of rows of results: each share is a problem of its own, whose gradient a thread sums
 // up alone, and the shares' gradients are added in order at the end.
 //
