@@ -58,9 +58,29 @@ STRIDE_2 = {
     "stride-2-32-channels": depthwise(1, 32, 9, 12, 3, (1, 1), 2),
     "stride-2-16-channels-5x5": depthwise(1, 16, 16, 17, 5, (2, 2), 2),
     "stride-2-even-padding": depthwise(1, 4, 16, 48, 3, (0, 0), 2),
+    "stride-2-4x4": depthwise(2, 3, 17, 32, 4, (1, 1), 2),
+    "stride-2-4x4-odd": depthwise(1, 5, 13, 15, 4, (1, 2), 2),
+    "stride-2-16-channels-4x4": depthwise(1, 16, 10, 11, 4, (1, 1), 2),
+}
+# Of a stride grad_input takes whole chunks only, padded by half the kernel: of columns, or of channels. Planes with a
+# row and a column that no tap reaches, with fewer rows than a tile and more, and with the last chunk's columns cut.
+TRANSPOSED = {
+    "chunks": depthwise(2, 3, 19, 32, 3, (1, 1), 2),
+    "chunks-4x4": depthwise(2, 3, 18, 48, 4, (1, 1), 2),
+    "chunks-5x5": depthwise(1, 3, 17, 40, 5, (2, 2), 2),
+    "chunks-one": depthwise(2, 2, 2, 8, 3, (1, 1), 2),
+    "chunks-one-4x4": depthwise(1, 2, 3, 8, 4, (1, 1), 2),
+    "chunks-unreached": depthwise(1, 2, 12, 16, 3, (1, 1), 2, P=5, Q=4),
+    "chunks-beyond": depthwise(1, 2, 9, 16, 5, (2, 2), 2, P=7, Q=12),
+    "8-channels": depthwise(2, 8, 9, 13, 3, (1, 1), 2),
+    "8-channels-even": depthwise(1, 8, 12, 10, 3, (1, 1), 2, P=6, Q=5),
+    "20-channels-4x4": depthwise(2, 20, 14, 7, 4, (1, 1), 2),
+    "4-channels-5x5": depthwise(1, 4, 11, 18, 5, (2, 2), 2),
+    "4-channels-one-pixel": depthwise(3, 4, 1, 1, 5, (2, 2), 2),
 }
 PROBLEMS = STRIDE_1 | STRIDE_2
 GATHERS = [("forward", n) for n in PROBLEMS] + [("grad_input", n) for n in STRIDE_1]
+TRANSPOSED_CASES = [(n, s) for n in TRANSPOSED for s in SAME if n.startswith("chunks") == (s == "contiguous")]
 CASES = GATHERS + [("grad_weight", n) for n in PROBLEMS]
 PRIMITIVES = ("forward", "grad_input", "grad_weight")
 
@@ -93,6 +113,69 @@ def test_special_values_go_where_they_belong(case, dtype, where, values, layout)
     primitive, name = case
     last = layout == "channels_last"
     check_special_values(primitive, NAME, PROBLEMS[name], dtype, where, values, layout, last)
+
+
+@pytest.mark.parametrize(
+    "case, dtype, layout_2, bias, order, max_blocks",
+    covering(TRANSPOSED_CASES, FLOATING, LAYOUTS, BIASES, emulator.ORDERS, (emulator.ALL_BLOCKS, 2)),
+    ids=str,
+)
+def test_exact_transposed(case, dtype, layout_2, bias, order, max_blocks):
+    name, layout = case
+    emulator.configure(order, max_blocks=max_blocks)
+    check_exact("grad_input", NAME, TRANSPOSED[name], dtype, (layout, layout_2), bias, layout == "channels_last")
+
+
+@pytest.mark.parametrize("case, dtype, where, values", covering(TRANSPOSED_CASES, FLOATING, (0, 1), SPECIAL), ids=str)
+def test_special_values_go_where_they_belong_transposed(case, dtype, where, values):
+    name, layout = case
+    last = layout == "channels_last"
+    check_special_values("grad_input", NAME, TRANSPOSED[name], dtype, where, values, layout, last)
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("size", (3, 4, 5))
+def test_same_bits_in_any_batch_layout_and_order_transposed(size, dtype):
+    problem = depthwise(3, 8, 38, 40, size, ((size - 1) // 2,) * 2, 2, P=19, Q=20)
+    (first, second, bias), _ = draw_reals("grad_input", problem, dtype, "cpu")
+    expected = emulator.call("grad_input", NAME, first, second, bias, problem)
+    for layout, multiprocessors, order in product(SAME, (1, 10**6), ("descending", "shuffled")):
+        emulator.pretend_device(multiprocessors=multiprocessors)
+        emulator.configure(order)
+        alone = LAYOUTS[layout](first[1:2])
+        last = layout == "channels_last"
+        actual = emulator.call("grad_input", NAME, alone, second, bias, replace(problem, N=1), last)
+        assert torch.equal(actual.contiguous(), expected[1:2].contiguous()), (layout, multiprocessors, order)
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
+def test_error_at_most_twice_torchs_transposed(dtype):
+    check_errors("grad_input", NAME, depthwise(1, 8, 16, 16, 5, (2, 2), 2, P=8, Q=8), dtype)
+
+
+def test_transposed_is_chosen():
+    for (name, layout), dtype in product(TRANSPOSED_CASES, FLOATING):
+        operands = draw_reals("grad_input", TRANSPOSED[name], dtype, "cpu")[0]
+        operands[0] = LAYOUTS[layout](operands[0])
+        emulator.launched(forget=True)
+        emulator.call("grad_input", "", *operands, TRANSPOSED[name], layout == "channels_last")
+        chosen = {row.symbol for row in emulator.launched(forget=True)}
+        assert all("small_transposed" in symbol for symbol in chosen), (name, layout, dtype, chosen)
+
+
+@pytest.mark.parametrize(
+    "problem, layout, why",
+    [
+        (depthwise(1, 4, 9, 16, 3, (0, 1), 2), "channels_last", "half the kernel"),
+        (depthwise(1, 3, 9, 16, 3, (1, 1), 2), "channels_last", "whole chunks"),
+        (depthwise(1, 4, 9, 15, 3, (1, 1), 2), "contiguous", "whole chunks"),
+    ],
+)
+def test_what_it_refuses_transposed(problem, layout, why):
+    operands, _ = draw_reals("grad_input", problem, torch.float32, "cpu")
+    operands[0] = LAYOUTS[layout](operands[0])
+    with pytest.raises(RuntimeError, match=why):
+        emulator.call("grad_input", NAME, *operands, problem, layout == "channels_last")
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d)[6:])
@@ -174,7 +257,7 @@ def test_addresses_beyond_32_bits(primitive):
 
 REFUSED = {
     "one input and one output channel": Problem(1, 2, 5, 5, 4, 3, 3, G=2),
-    "3x3, 5x5 and 7x7": Problem(1, 2, 5, 5, 2, 3, 5, G=2),
+    "3x3, 4x4, 5x5 and 7x7": Problem(1, 2, 5, 5, 2, 3, 5, G=2),
     "no dilation": Problem(1, 2, 9, 9, 2, 3, 3, dilation=(1, 2), G=2),
     "padding is zeros": Problem(1, 2, 5, 5, 2, 3, 3, padding=(1, 1), G=2, mode="reflect"),
     "strides are 1": Problem(1, 2, 9, 9, 2, 3, 3, (1, 2), G=2),

@@ -37,8 +37,8 @@ const AlgorithmList& algorithms(Primitive primitive) {
       {"reference", "the definition, a thread to an output", floating_only, always, reference::forward},
   };
   static const AlgorithmList grad_input = {
-      {"depthwise_small", "the same as a forward from y, where there is no stride", depthwise_small::grad_input_why_not,
-       depthwise_small::grad_input_preferred, depthwise_small::grad_input},
+      {"depthwise_small", "the same as a forward from y; of stride 2 by the taps that reach each row and column",
+       depthwise_small::grad_input_why_not, depthwise_small::grad_input_preferred, depthwise_small::grad_input},
       {"depthwise", "a window of the output slides in registers, stride phases in one launch",
        depthwise::grad_input_why_not, depthwise::preferred, depthwise::grad_input},
       {"patch_windows", "last layers on tensor cores, windows of y read from a patch in shared memory",

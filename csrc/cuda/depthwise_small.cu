@@ -1,4 +1,4 @@
-// The row `depthwise_small`: the launches of depthwise_small.cuh.
+// The row `depthwise_small`: the launches of depthwise_small.cuh (depthwise_small_transposed.cu has the others).
 #include "depthwise_small_plan.h"
 #include "rows.h"
 
@@ -9,22 +9,8 @@ namespace {
 
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 void launch_with(const SmallRoles& r, const ConvProblem& pb, const SmallTensors<T>& t, void* stream) {
-  using Tile = SmallTile<T, kSize, kStride, kLayout>;
-  SmallPlan plan{};
-  plan.source_rows = int(r.source.H), plan.source_columns = int(r.source.W);
-  plan.result_rows = int(r.result.H), plan.result_columns = int(r.result.W);
-  plan.pad_h = r.pad_h, plan.pad_w = r.pad_w;
-  const int across = int(pb.C) / Tile::kChannels, columns = divided_up(plan.result_columns, Tile::kColumns);
-  const int rows = divided_up(plan.result_rows, Tile::kRows);
-  // Several tiles to a thread, so that its kernels are read once for them, as long as there are threads for all.
-  const double threads = double(pb.N) * across * columns * rows, enough = 1.5 * 512 * current_device().multiprocessors;
-  plan.tiles = 1;
-  while (plan.tiles < 8 && plan.tiles < rows && threads / (2 * plan.tiles) >= enough) plan.tiles *= 2;
-  const int strips = divided_up(rows, plan.tiles);
-  plan.across = Divider(across), plan.tile_columns = Divider(columns), plan.tile_strips = Divider(strips);
-  plan.items = pb.N * across * columns * strips;
-  launch("small_depthwise", small_depthwise<T, kSize, kStride, kLayout>,
-         Grid{(plan.items + kSmallThreads - 1) / kSmallThreads, dim3(kSmallThreads)}, stream, plan, t);
+  launch_small("small_depthwise", small_depthwise<T, kSize, kStride, kLayout>,
+               small_plan<SmallTile<T, kSize, kStride, kLayout>>(r, pb), t, stream);
 }
 
 template <class T, int kSize, int kStride>
@@ -42,6 +28,7 @@ void run(Primitive primitive, const ConvProblem& pb, const Operands& o) {
     using T = decltype(type);
     const SmallTensors<T> t = small_tensors<T>(primitive, r, pb, o);
     const bool strides = pb.stride_h == 2;
+    if (pb.R == 4) return launch_for<T, 4, 2>(r, pb, t, o.stream);
     if (pb.R == 3) return strides ? launch_for<T, 3, 2>(r, pb, t, o.stream) : launch_for<T, 3, 1>(r, pb, t, o.stream);
     if (pb.R == 5) return strides ? launch_for<T, 5, 2>(r, pb, t, o.stream) : launch_for<T, 5, 1>(r, pb, t, o.stream);
     launch_for<T, 7, 1>(r, pb, t, o.stream);
@@ -61,7 +48,9 @@ bool grad_input_preferred(const ConvProblem& pb, const Operands& o) {
   return small_preferred(Primitive::grad_input, pb, o);
 }
 void forward(const ConvProblem& pb, const Operands& o) { run(Primitive::forward, pb, o); }
-void grad_input(const ConvProblem& pb, const Operands& o) { run(Primitive::grad_input, pb, o); }
+void grad_input(const ConvProblem& pb, const Operands& o) {
+  pb.stride_h > 1 ? grad_input_transposed(pb, o) : run(Primitive::grad_input, pb, o);
+}
 
 }  // namespace depthwise_small
 }  // namespace cuda

@@ -1,5 +1,5 @@
-// forward, and grad_input without strides, of depthwise problems with small kernels (3x3, 5x5 or 7x7; a result to each
-// channel of the source), all in registers.
+// forward, and grad_input without strides, of depthwise problems with small kernels (3x3, 5x5 or 7x7, and 4x4 at stride
+// 2; a result to each channel of the source), all in registers.
 //
 // A thread owns a tile of results, kRows x kColumns of some neighbouring channels, and its kernels. It goes down the
 // rows of the source that the tile reads: a row's elements come straight from global memory into registers, are
@@ -38,13 +38,19 @@ namespace cuda {
 // bytes with the padding of half a kernel, or nothing that is known of.
 enum class SmallLayout { channels, columns, any };
 
+// How many neighbouring channels a thread takes that finds them side by side.
+constexpr int small_channels(int size, int element_bytes, bool transposed = false) {
+  const int channels = size == 3 || (size == 4 && transposed) ? 4 : size == 7 ? 1 : 2;
+  return element_bytes == 8 && channels > 1 ? channels / 2 : channels;
+}
+
 // The tile of a thread. Seven rows, for networks halve 224: planes have 112, 56, 28, 14 or 7 rows; four where seven
 // would not fit. Of columns and channels, as many as there are registers for.
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 struct SmallTile {
   static constexpr bool kAcross = kLayout == SmallLayout::channels, kAlong = kLayout == SmallLayout::columns;
   static constexpr int kRows = kAlong && kSize == 7 ? 4 : 7;
-  static constexpr int kChannels = !kAcross || kSize == 7 ? 1 : (kSize == 3 ? 4 : 2) / (sizeof(T) == 8 ? 2 : 1);
+  static constexpr int kChannels = kAcross ? small_channels(kSize, sizeof(T)) : 1;
   static constexpr int columns() {
     if (kAcross && kSize < 7) return kSize == 3 ? 2 : 4;
     if (sizeof(T) == 8 && kAlong && kSize * kStride == 10) return 2;
@@ -65,6 +71,7 @@ struct SmallTensors {
   const char* bias;
   int64_t source_n, result_n, weight_c, bias_c;
   int source_c, source_h, source_w, result_c, result_h, result_w, weight_r, weight_s;
+  bool weights_in_words;  // see SmallWeights
 };
 
 // Made by depthwise_small.cu.
@@ -146,7 +153,7 @@ struct SmallRow {
 template <class T, int kSize, int kStride>
 struct SmallRow<T, kSize, kStride, SmallLayout::columns> {
   using Tile = SmallTile<T, kSize, kStride, SmallLayout::columns>;
-  static constexpr int kPad = kSize / 2, kChunk = Chunk<T>::count, kRest = Tile::kSourceColumns - kPad;
+  static constexpr int kPad = (kSize - 1) / 2, kChunk = Chunk<T>::count, kRest = Tile::kSourceColumns - kPad;
   static constexpr int kSide = kPad == 1 ? 1 : kPad == 2 || kChunk == 2 ? 2 : 4;
   static constexpr int kLefts = (kPad + kSide - 1) / kSide, kChunks = kRest / kChunk;
   static constexpr int kRights = (kRest - kChunks * kChunk + kSide - 1) / kSide;
@@ -237,6 +244,61 @@ __device__ inline void add_row(Acc (&sums)[Tile::kRows][Tile::kColumns][Tile::kC
   }
 }
 
+// How the kernels of a thread's V channels are loaded where they follow one another in memory: in words so large as
+// their size is a multiple of. One by one, neighbouring threads' would each be in another line of 128 bytes, as often
+// as a kernel has numbers.
+template <class T, int kSize, int V>
+struct SmallWeights {
+  static constexpr int kCount = V * kSize * kSize, kBytes = kCount * int(sizeof(T));
+  static constexpr int kWord = kBytes % 16 == 0 ? 16 : kBytes % 8 == 0 ? 8 : 4, kOfWord = kWord / int(sizeof(T));
+  static constexpr bool kInWords = V > 1 && kBytes % 4 == 0 && kOfWord > 1;
+};
+
+// A thread's kernels and biases, of V channels from `channel` on; whether the kernels are finite.
+template <int kSize, int V, class Acc, class T>
+__device__ inline bool load_small_weights(Acc (&weights)[kSize][kSize][V], Acc (&bias)[V], const SmallTensors<T>& t,
+                                          int channel) {
+  using Words = SmallWeights<T, kSize, V>;
+  if (Words::kInWords && t.weights_in_words) {
+    constexpr int kTaps = kSize * kSize, kOfWord = Words::kInWords ? Words::kOfWord : 1;
+    const bool turned = t.weight_s < 0;
+    const char* const from = t.weight + (channel * t.weight_c + (turned ? (kTaps - 1) * t.weight_s : 0));
+    Pack<T, kOfWord> words[Words::kCount / kOfWord];
+#pragma unroll
+    for (int i = 0; i < Words::kCount / kOfWord; ++i)
+      words[i] = *reinterpret_cast<const Pack<T, kOfWord>*>(from + i * Words::kWord);
+#pragma unroll
+    for (int i = 0; i < Words::kCount; ++i) {
+      const int v = i / kTaps, tap = i % kTaps, j = v * kTaps + kTaps - 1 - tap;
+      const T straight = words[i / kOfWord][i % kOfWord], around = words[j / kOfWord][j % kOfWord];
+      weights[tap / kSize][tap % kSize][v] = Acc(turned ? around : straight);
+    }
+  } else {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const char* weight = t.weight + (channel + v) * t.weight_c;
+#pragma unroll
+      for (int r = 0; r < kSize; ++r, weight += t.weight_r)
+#pragma unroll
+        for (int s = 0; s < kSize; ++s)
+          weights[r][s][v] = Acc(*reinterpret_cast<const T*>(weight + int64_t(t.weight_s) * s));
+    }
+  }
+  Acc special(0);  // NaN from the first infinity or NaN on
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+#pragma unroll
+    for (int r = 0; r < kSize; ++r) {
+      Acc of_row(0);
+#pragma unroll
+      for (int s = 0; s < kSize; ++s) of_row = multiply_add(weights[r][s][v], Acc(0), of_row);
+      special += of_row;
+    }
+    bias[v] = t.bias ? Acc(*reinterpret_cast<const T*>(t.bias + (channel + v) * t.bias_c)) : Acc(0);
+  }
+  return is_finite(special);
+}
+
 constexpr int kSmallThreads = 96;
 // How many blocks a multiprocessor has registers for: 136 of them a thread, 168, or 255.
 template <class T, int kSize, int kStride, SmallLayout kLayout>
@@ -264,29 +326,11 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<T, kSize, kStride,
     const char* const source = t.source + i * t.source_n + int64_t(channel) * t.source_c;
     char* const result = t.result + i * t.result_n + int64_t(channel) * t.result_c;
 
-    Acc weights[kSize][kSize][V], bias[V] = {}, special(0);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const char* weight = t.weight + (channel + v) * t.weight_c;
-#pragma unroll
-      for (int r = 0; r < kSize; ++r, weight += t.weight_r) {
-        Acc of_row(0);  // NaN from the first infinity or NaN on
-#pragma unroll
-        for (int s = 0; s < kSize; ++s) {
-          weights[r][s][v] = Acc(*reinterpret_cast<const T*>(weight + int64_t(t.weight_s) * s));
-          of_row = multiply_add(weights[r][s][v], Acc(0), of_row);
-        }
-        special += of_row;
-      }
-    }
-    if (t.bias) {
-#pragma unroll
-      for (int v = 0; v < V; ++v) bias[v] = Acc(*reinterpret_cast<const T*>(t.bias + (channel + v) * t.bias_c));
-    }
-
+    Acc weights[kSize][kSize][V], bias[V];
+    const bool finite = load_small_weights(weights, bias, t, channel);
     const int columns = plan.result_columns - q0, w0 = q0 * kStride - plan.pad_w;
     const int end_p = smaller(plan.result_rows, first_p + plan.tiles * Tile::kRows);
-    if (!is_finite(special)) {
+    if (!finite) {
       for (int p0 = first_p; p0 < end_p; p0 += Tile::kRows)
         sum_slowly<kSize, kStride, Tile>(plan, t, source, result, channel, p0, q0);
       continue;

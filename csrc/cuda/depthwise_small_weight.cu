@@ -81,6 +81,7 @@ void grad_weight(const ConvProblem& pb, const Operands& o) {
   with_floating_type(o.dtype, [&](auto type) {
     using T = decltype(type);
     const bool strides = pb.stride_h == 2;
+    if (pb.R == 4) return launch_for<T, 4, 2>(r, pb, o);
     if (pb.R == 3) return strides ? launch_for<T, 3, 2>(r, pb, o) : launch_for<T, 3, 1>(r, pb, o);
     if (pb.R == 5) return strides ? launch_for<T, 5, 2>(r, pb, o) : launch_for<T, 5, 1>(r, pb, o);
     launch_for<T, 7, 1>(r, pb, o);
