@@ -17,8 +17,12 @@ LITERAL = ("reference", "scatter")
 
 
 def instruction_sets(algorithm: str) -> list[str]:
-    """Those with the matrix unit for the row that is built on it (or its twin); the others use AVX-512 at most."""
-    return [isa for isa in INSTRUCTION_SETS if isa.startswith("amx") == (algorithm == "amx")]
+    """Those with the matrix unit for the row that is built on it (or its twin), and the one that multiplies pairs of
+    bfloat16 for the row that does; the others use AVX-512 at most."""
+    if algorithm == "bfloat16_pairs":
+        return [isa for isa in INSTRUCTION_SETS if isa == "avx512_bf16"]
+    of_amx = algorithm == "amx"
+    return [isa for isa in INSTRUCTION_SETS if isa.startswith("amx") == of_amx and isa != "avx512_bf16"]
 
 
 def choices(device: str, primitive: str) -> list[tuple[str, str | None]]:

@@ -80,10 +80,14 @@ class TileWeights {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t chunk = i % chunks, kb = i / chunks % kbs, g = i / chunks / kbs;
         const int64_t c0 = chunk * kDepth, c1 = smaller(cv.inputs, c0 + kDepth);
-        if (!pack_weights(plain.data(), cv, g, kb * kWide, kWide, c0 * taps, c1 * taps)) all_finite = false;
-        for (int64_t t = 0; t < taps; ++t)
-          pack_step(data_.data() + (g * kbs + kb) * block() + (chunk * taps + t) * kStep, plain.data() + t * kWide,
-                    taps * kWide, c1 - c0, halves(kb));
+        uint16_t* const to = data_.data() + (g * kbs + kb) * block() + chunk * taps * kStep;
+        if (is_words(cv)) {
+          pack_words(to, cv, g, kb * kWide, c0);
+        } else {
+          if (!pack_weights(plain.data(), cv, g, kb * kWide, kWide, c0 * taps, c1 * taps)) all_finite = false;
+          for (int64_t t = 0; t < taps; ++t)
+            pack_step(to + t * kStep, plain.data() + t * kWide, taps * kWide, c1 - c0, halves(kb));
+        }
         if (chunk == 0) pack_bias(bias_.data() + (g * kbs + kb) * kWide, cv, g, kb * kWide, kWide);
       }
     });
@@ -99,6 +103,26 @@ class TileWeights {
  private:
   int64_t halves(int64_t kb) const { return outputs_ - kb * kWide <= 16 ? 1 : 2; }
   int64_t block() const { return steps * kStep; }
+
+  // Whether an output's pairs of inputs are words in memory, which need only be turned over.
+  static bool is_words(const Convolution<float, In>& cv) {
+    return std::is_same_v<In, BFloat16> && cv.taps() == 1 && cv.weight_input == 1;
+  }
+
+  static void pack_words(uint16_t* to, const Convolution<float, In>& cv, int64_t g, int64_t first, int64_t c0) {
+    const auto* const from =
+        reinterpret_cast<const uint16_t*>(cv.weight + g * cv.weight_group + first * cv.weight_output + c0);
+    for (int64_t h = 0; h < (cv.outputs - first <= 16 ? 1 : 2); ++h) {
+      Floats pairs[16];
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < 16; ++k)
+        pairs[k] = h * 16 + k < cv.outputs - first
+                       ? Floats(load_some<uint16_t>(from + (h * 16 + k) * cv.weight_output,
+                                                    smaller(kDepth, cv.inputs - c0)))
+                       : Floats{};
+      store_transposed(pairs, to + h * kTileElements, kDepth);
+    }
+  }
 
   static void pack_step(uint16_t* to, const float* plain, int64_t pitch, int64_t channels, int64_t halves) {
     const auto channel = [&](int64_t c, int64_t h) {
@@ -119,6 +143,19 @@ class TileWeights {
   Scratch<float> bias_;
 };
 
+// How far a run's pixels are from those of the next row: the halo between rows is part of it, unless tiles end with them.
+inline int64_t pitch_of_run(const TileShape& shape, const Place& at) { return kEndsWithRows ? at.nj : shape.pitch; }
+
+// The rows of taps by which row i of the results reads what is not padding: [first, last).
+struct RowTaps {
+  int first = 0, last = 0;
+  RowTaps(const AxisPlan& r, int64_t i) {
+    const auto reads = [&](int t) { return r.source(i * r.stride + r.offset[t]) >= 0; };
+    while (first < r.taps && !reads(first)) ++first;
+    for (last = r.taps; last > first && !reads(last - 1);) --last;
+  }
+};
+
 // What becomes of a tile of sums: written to the results, but for those between two rows.
 template <class In>
 struct StoredSums {
@@ -129,11 +166,12 @@ struct StoredSums {
   // Sums [m0, m1) of the run of a block's pixels, for `count` outputs from `first` on.
   void put(const float* sums, const Place& at, int64_t m0, int64_t m1, int64_t width, int64_t first,
            int64_t count) const {
+    const int64_t pitch = pitch_of_run(shape, at);
     for (int64_t m = m0; m < m1;) {
-      const int64_t i = m / shape.pitch, j = m % shape.pitch, pixels = smaller(at.nj - j, m1 - m);
+      const int64_t i = m / pitch, j = m % pitch, pixels = smaller(at.nj - j, m1 - m);
       if (pixels > 0)
         store_results(cv, sums + (m - m0) * width, pixels, width, at.n, at.g, first, count, at.i0 + i, at.j0 + j);
-      m += pixels > 0 ? pixels : shape.pitch - j;
+      m += pixels > 0 ? pixels : pitch - j;
     }
   }
   void finish(const Place&) const {}  // a block
@@ -157,7 +195,8 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
       for (int s = 0; s < cv.columns.taps; ++s)
         a_k[k++] = int32_t(chunk * tile.chunk() + shape.tap(cv.rows, cv.columns, r, s) * kDepth);
 
-  const Places places(cv, b.rows, b.columns, thread_count(), kbs);
+  constexpr int64_t kOfThread = 8;  // items, for a like share to each
+  const Places places(cv, b.rows, b.columns, kOfThread * thread_count(), kbs);
   const double work = double(b.rows) * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
@@ -175,16 +214,29 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
         tile.pack(lines_of_tile.data(), planes.data(), cv.rows, cv.columns, at,
                   cv.in + cv.in_strides(at.n, at.g * inputs, 0, 0), cv.in_strides);
       packed = at.index;
-      const int64_t run = (at.ni - 1) * shape.pitch + at.nj;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
         const int64_t first = kb * kWide, width = weights.width_of(kb), count = smaller(width, cv.outputs - first);
-        for (int64_t m0 = 0; m0 < run; m0 += kWide) {
-          const int64_t m1 = smaller(m0 + kWide, run);
+        // Sums [m0, m1) of the block's run, whose first line is `line`.
+        const auto multiply = [&](int64_t m0, int64_t m1, int64_t line, const auto& steps) {
           tile_product_of<terms>(m1 - m0, width)(
-              {lines_of_tile.data() + m0 * kDepth, a_k.data(), kTileBytes, tile.term() * 2},
-              {weights.of(at.g, kb), b_k.data(), weights.kHalf, weights.kTerm}, weights.steps, sums.data(),
+              {lines_of_tile.data() + line * kDepth, a_k.data(), kTileBytes, tile.term() * 2},
+              {weights.of(at.g, kb), b_k.data(), weights.kHalf, weights.kTerm}, steps, sums.data(),
               weights.bias(at.g, kb));
           results.put(sums.data(), at, m0, m1, width, first, count);
+        };
+        if constexpr (kEndsWithRows) {
+          const int64_t pieces = ceil_div(at.nj, kWide), across = cv.columns.taps;
+          for (int64_t i = 0; i < at.ni; ++i) {
+            const RowTaps taps(cv.rows, at.i0 + i);
+            const Steps steps(chunks, cv.taps(), taps.first * across, taps.last * across);
+            for (int64_t p = 0; p < pieces; ++p) {
+              const int64_t j0 = at.nj * p / pieces, j1 = at.nj * (p + 1) / pieces;
+              multiply(i * at.nj + j0, i * at.nj + j1, i * shape.pitch + j0, steps);
+            }
+          }
+        } else {
+          const int64_t run = (at.ni - 1) * shape.pitch + at.nj;
+          for (int64_t m0 = 0; m0 < run; m0 += kWide) multiply(m0, smaller(m0 + kWide, run), m0, weights.steps);
         }
       }
       results.finish(at);

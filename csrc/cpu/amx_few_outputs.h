@@ -58,7 +58,7 @@ class FoldedSums {
         In* const out =
             cv_.out + cv_.out_strides(at.n, channel, cv_.rows.first_out + (at.i0 + i) * cv_.rows.out_step, c.first_out);
         const int64_t step = c.out_step * cv_.out_strides.w;
-        const float* const row = z_.data() + k * c.taps * line_ + i * shape_.pitch;
+        const float* const row = z_.data() + k * c.taps * line_ + i * pitch_of_run(shape_, at);
         for (int64_t j = 0; j < c.count; j += 16) {
           Floats sum = bias;
           for (int s = 0; s < c.taps; ++s) sum += load(row + s * line_ + j + c.offset[s] - c.lowest());

@@ -16,15 +16,9 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// An operand: a tile is 16 lines, neighbours in memory. Where step k's first tile is, in elements; and how far from it,
-// in bytes, the second tile (of 32 results, or 32 outputs) and those of the next term are.
-struct Tiles {
-  const uint16_t* data;
-  const int32_t* step;
-  int64_t half, term;
+using TileProduct = void (*)(const Tiles&, const Tiles&, int64_t, float*, const float*);
 
-  const char* at(int64_t k) const { return reinterpret_cast<const char*>(data + step[k]); }
-};
+constexpr bool kEndsWithRows = false;  // tiles go on over the halo between rows
 
 template <int terms, int MH, int NH, int i = 0>
 inline void multiply_terms(const char* a, int64_t a_half, int64_t a_term, const char* b, int64_t b_half,
@@ -80,8 +74,6 @@ void tile_product(const Tiles& a, const Tiles& b, int64_t steps, float* sums, co
         CONVX_ISA::store(sums + e, CONVX_ISA::load(sums + e) + CONVX_ISA::load(part + e));
   }
 }
-
-using TileProduct = void (*)(const Tiles&, const Tiles&, int64_t, float*, const float*);
 
 template <int terms>
 TileProduct tile_product_of(int64_t m, int64_t n) {

@@ -5,7 +5,11 @@
 // channels_last inputs are split as they are read. Planes are first gathered as tile.h does, unless the tile would be a
 // copy of them, and turned over in registers, 16 pairs of channels at a time.
 #pragma once
+#ifdef CONVX_BF16_PAIRS
+#include "pairs_product.h"
+#else
 #include "amx_product.h"
+#endif
 #include "convolution.h"
 #include "pack_tile.h"
 

@@ -10,7 +10,8 @@
 // given as zero. The sums of the even and of the odd elements start from zero and are added to c at the end.
 //
 // The same unit is also written out in C++ (CONVX_AMX_TWIN), slow and bit for bit as the manual has it, so that what is
-// built on it is tested on machines without AMX: CONVX_CPU_ISA=amx_twin.
+// built on it is tested on machines without AMX: CONVX_CPU_ISA=amx_twin. And where vectors multiply pairs of bfloat16 there
+// is no unit at all (CONVX_BF16_PAIRS): pairs_product.h has the inner loop then, and all around it is the same.
 #pragma once
 #include "vec.h"
 
@@ -24,7 +25,29 @@ constexpr int64_t kDepth = 32;              // bfloat16 elements of a line: prod
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
 constexpr int64_t kTileBytes = 16 * kLine;
 
-#ifdef CONVX_AMX_TWIN
+// An operand: a tile is 16 lines, neighbours in memory. Where step k's first tile is, in elements; and how far from it,
+// in bytes, the second tile (of 32 results, or 32 outputs) and those of the next term are.
+struct Tiles {
+  const uint16_t* data;
+  const int32_t* step;
+  int64_t half, term;
+
+  const char* at(int64_t k) const { return reinterpret_cast<const char*>(data + step[k]); }
+};
+
+// Steps [first, last) of each of `rounds` rounds of `of_round`, where some may be left out (pairs_product.h).
+struct Steps {
+  int64_t rounds, of_round, first, last;
+  Steps(int64_t all) : rounds(1), of_round(all), first(0), last(all) {}
+  Steps(int64_t rounds, int64_t of_round, int64_t first, int64_t last)
+      : rounds(rounds), of_round(of_round), first(first), last(last) {}
+};
+
+#if defined(CONVX_BF16_PAIRS)
+
+class MatrixUnit {};
+
+#elif defined(CONVX_AMX_TWIN)
 
 class MatrixUnit {
  public:

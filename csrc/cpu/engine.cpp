@@ -10,6 +10,7 @@ const Engine& current_engine() {
 #if defined(__x86_64__)
   switch (current_isa()) {
     case Isa::amx:
+    case Isa::avx512_bf16:
     case Isa::avx512: return avx512::engine;
     case Isa::amx_twin: return is_available(Isa::avx512) ? avx512::engine : avx512_twin::engine;
     case Isa::avx512_twin: return avx512_twin::engine;
@@ -28,18 +29,34 @@ const MatrixEngine* current_matrix_engine() {
   return nullptr;
 }
 
-void forward_amx(const ConvProblem& pb, const Operands& o) {
-  current_matrix_engine()->forward(pb, o, forward_by<&Engine::outer_product>);
+const MatrixEngine* current_pairs_engine() {
+#if defined(__x86_64__)
+  if (current_isa() == Isa::avx512_bf16) return &avx512_bf16::engine;
+#endif
+  return nullptr;
 }
 
-void grad_input_amx(const ConvProblem& pb, const Operands& o) {
-  current_matrix_engine()->grad_input(pb, o, grad_input_by<&Engine::outer_product>);
+namespace {
+
+void forward_on(const MatrixEngine& engine, const ConvProblem& pb, const Operands& o) {
+  engine.forward(pb, o, forward_by<&Engine::outer_product>);
+}
+void grad_input_on(const MatrixEngine& engine, const ConvProblem& pb, const Operands& o) {
+  engine.grad_input(pb, o, grad_input_by<&Engine::outer_product>);
+}
+void grad_weight_on(const MatrixEngine& engine, const ConvProblem& pb, const Operands& o) {
+  if (!grad_weight_in_shares(engine.grad_weight, pb, o)) grad_weight_by_shares<&Engine::outer_product>(pb, o);
 }
 
-void grad_weight_amx(const ConvProblem& pb, const Operands& o) {
-  if (!grad_weight_in_shares(current_matrix_engine()->grad_weight, pb, o))
-    grad_weight_by_shares<&Engine::outer_product>(pb, o);
-}
+}  // namespace
+
+void forward_amx(const ConvProblem& pb, const Operands& o) { forward_on(*current_matrix_engine(), pb, o); }
+void grad_input_amx(const ConvProblem& pb, const Operands& o) { grad_input_on(*current_matrix_engine(), pb, o); }
+void grad_weight_amx(const ConvProblem& pb, const Operands& o) { grad_weight_on(*current_matrix_engine(), pb, o); }
+
+void forward_pairs(const ConvProblem& pb, const Operands& o) { forward_on(*current_pairs_engine(), pb, o); }
+void grad_input_pairs(const ConvProblem& pb, const Operands& o) { grad_input_on(*current_pairs_engine(), pb, o); }
+void grad_weight_pairs(const ConvProblem& pb, const Operands& o) { grad_weight_on(*current_pairs_engine(), pb, o); }
 
 }  // namespace cpu
 }  // namespace convx

@@ -17,8 +17,8 @@ struct Engine {
       pixel_rows;  // the last two: null without masks
 };
 
-// The kernels on a matrix unit. What is not for it (infinities, tiny numbers: amx_terms.h) is run `elsewhere`, where it
-// may be single images; grad_weight returns false.
+// The kernels on a matrix unit, or on vectors that multiply pairs of bfloat16 as it does. What is not for them
+// (infinities, tiny numbers: amx_terms.h) is run `elsewhere`, where it may be single images; grad_weight returns false.
 using Elsewhere = void (*)(const ConvProblem&, const Operands&);
 struct MatrixEngine {
   using Run = void (*)(const ConvProblem&, const Operands&, Elsewhere);
@@ -45,9 +45,13 @@ extern const MatrixEngine engine;
 namespace amx_twin {
 extern const MatrixEngine engine;
 }
+namespace avx512_bf16 {
+extern const MatrixEngine engine;
+}
 
 const Engine& current_engine();
 const MatrixEngine* current_matrix_engine();  // null where there is no matrix unit
+const MatrixEngine* current_pairs_engine();   // null where vectors don't multiply pairs, or a matrix unit does
 
 }  // namespace cpu
 }  // namespace convx

@@ -195,6 +195,11 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
+// Vectors that multiply pairs of bfloat16: to be measured.
+bool suits_pairs_forward(const ConvProblem& pb, const Operands& o) { return suits_amx_forward(pb, o); }
+bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) { return suits_amx_grad_input(pb, o); }
+bool suits_pairs_grad_weight(const ConvProblem& pb, const Operands& o) { return suits_amx_grad_weight(pb, o); }
+
 namespace {
 
 // What pixel_panels.h takes, and is worth it for: results whose planes are lines in memory.

@@ -38,29 +38,73 @@ const char* why_not_winograd_grad_weight(const ConvProblem& pb, const Operands& 
   return why_not_winograd_forward(pb, o);
 }
 
-// What a piece of one row of results reads must fit the packed tile; for grad_weight, of 32 channels.
-const char* why_not_amx(const ConvProblem& pb, const Operands& o, const Axis& r, const Axis& c, double bytes) {
-  if (!current_matrix_engine()) return "it needs AMX";
-  if (o.dtype == DType::float64 || o.dtype == DType::int64) return "it is for float32 and the 16-bit types";
+namespace {
+
+// What a piece of one row of results reads must fit the packed tile of the matrix unit's lines, so many bytes a pixel:
+// 64 a term for 32 channels, and three terms at most.
+const char* why_not_lines_of(double bytes, const Axis& r, const Axis& c) {
   const double rows = double(r.kernel - 1) * r.dilation + 1, columns = double(c.kernel - 1) * c.dilation + 1;
   constexpr double kMostBytes = 4 << 20;
   return rows * (columns + 32 * c.stride) * bytes > kMostBytes ? "what a row of results reads doesn't fit its tile"
                                                                : nullptr;
 }
 
-// 64 bytes a term for 32 channels; three terms at most.
+const char* why_not_lines_forward(const ConvProblem& pb) {
+  return why_not_lines_of(6.0 * (pb.channels_per_group() + 31), pb.rows(), pb.columns());
+}
+
+const char* why_not_lines_grad_input(const ConvProblem& pb) {
+  return why_not_lines_of(6.0 * (pb.outputs_per_group() + 31), pb.rows(), pb.columns());
+}
+
+// Of 32 channels, and whole rows of results.
+const char* why_not_lines_grad_weight(const ConvProblem& pb) {
+  Axis columns = pb.columns();
+  columns.stride = (columns.stride * columns.out + 31) / 32;
+  return why_not_lines_of(6.0 * 32, pb.rows(), columns);
+}
+
+const char* why_not_amx(const Operands& o) {
+  if (!current_matrix_engine()) return "it needs AMX";
+  return o.dtype == DType::float64 || o.dtype == DType::int64 ? "it is for float32 and the 16-bit types" : nullptr;
+}
+
+const char* why_not_pairs(const Operands& o) {
+  if (!current_pairs_engine()) return "it needs AVX-512 with products of bfloat16 (VDPBF16PS), and no AMX";
+  return o.dtype == DType::bfloat16 ? nullptr : "it is for bfloat16";
+}
+
+}  // namespace
+
 const char* why_not_amx_forward(const ConvProblem& pb, const Operands& o) {
-  return why_not_amx(pb, o, pb.rows(), pb.columns(), 6.0 * (pb.channels_per_group() + 31));
+  const char* const why = why_not_amx(o);
+  return why ? why : why_not_lines_forward(pb);
 }
 
 const char* why_not_amx_grad_input(const ConvProblem& pb, const Operands& o) {
-  return why_not_amx(pb, o, pb.rows(), pb.columns(), 6.0 * (pb.outputs_per_group() + 31));
+  const char* const why = why_not_amx(o);
+  return why ? why : why_not_lines_grad_input(pb);
 }
 
 const char* why_not_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
-  Axis columns = pb.columns();
-  columns.stride = (columns.stride * columns.out + 31) / 32;  // whole rows of results
-  return why_not_amx(pb, o, pb.rows(), columns, 6.0 * 32);
+  const char* const why = why_not_amx(o);
+  return why ? why : why_not_lines_grad_weight(pb);
+}
+
+const char* why_not_pairs_forward(const ConvProblem& pb, const Operands& o) {
+  const char* const why = why_not_pairs(o);
+  return why ? why : why_not_lines_forward(pb);
+}
+
+const char* why_not_pairs_grad_input(const ConvProblem& pb, const Operands& o) {
+  if (!pb.is_zero_padded()) return "what other padding modes fold is float32";
+  const char* const why = why_not_pairs(o);
+  return why ? why : why_not_lines_grad_input(pb);
+}
+
+const char* why_not_pairs_grad_weight(const ConvProblem& pb, const Operands& o) {
+  const char* const why = why_not_pairs(o);
+  return why ? why : why_not_lines_grad_weight(pb);
 }
 
 // What one row of results reads must fit the tile of a vector of groups.

@@ -1,4 +1,5 @@
-// The body of engine_amx.cpp and engine_amx_twin.cpp: the three primitives on the matrix unit, and what is not for it.
+// The body of engine_amx.cpp, engine_amx_twin.cpp and engine_avx512_bf16.cpp: the three primitives on the matrix unit,
+// or on vectors that multiply as it does, and what is not for them.
 #pragma once
 #include "amx_few_outputs.h"
 #include "amx_taps.h"
@@ -10,13 +11,24 @@ namespace cpu {
 namespace CONVX_ISA {
 namespace {
 
+#ifdef CONVX_BF16_PAIRS  // terms would be no faster than float32's multiply-adds
+template <class In>
+constexpr bool kMultiplies = std::is_same_v<In, BFloat16>;
+#else
+template <class In>
+constexpr bool kMultiplies = true;
+#endif
+
 struct AcrossTiles {
   static constexpr bool merges_phases = true;
   template <class In>
   static bool convolve(Convolution<float, In>& cv) {
-    join_images(cv);
-    if (suits_lines_of_taps(cv)) return convolve_taps(cv);
-    return suits_lanes_of_outputs(cv) ? convolve_lanes_of_outputs(cv) : convolve_tiles(cv);
+    if constexpr (kMultiplies<In>) {
+      join_images(cv);
+      if (suits_lines_of_taps(cv)) return convolve_taps(cv);
+      return suits_lanes_of_outputs(cv) ? convolve_lanes_of_outputs(cv) : convolve_tiles(cv);
+    }
+    return false;
   }
   template <class In>
   static bool weight_gradient(WeightGradient<float, In>& wg) {
@@ -26,13 +38,16 @@ struct AcrossTiles {
   }
 };
 
-// Calls f with a value of the storage type.
+// Calls f with a value of the storage type, if it is one that is multiplied here.
 template <class F>
 void with_storage_type(DType dtype, F&& f) {
+  const auto with = [&](auto in) {
+    if constexpr (kMultiplies<decltype(in)>) f(in);
+  };
   switch (dtype) {
-    case DType::float32: return f(float{});
-    case DType::float16: return f(Half{});
-    case DType::bfloat16: return f(BFloat16{});
+    case DType::float32: return with(float{});
+    case DType::float16: return with(Half{});
+    case DType::bfloat16: return with(BFloat16{});
     default: return;
   }
 }

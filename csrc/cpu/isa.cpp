@@ -22,6 +22,7 @@ const char* name(Isa isa) {
     case Isa::baseline: return "baseline";
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
+    case Isa::avx512_bf16: return "avx512_bf16";
     case Isa::amx: return "amx";
     case Isa::avx512_twin: return "avx512_twin";
     case Isa::amx_twin: return "amx_twin";
@@ -62,6 +63,7 @@ std::vector<Isa> available_isas() {
   found.push_back(Isa::amx_twin);
   found.push_back(Isa::avx2);
   if (avx512) found.push_back(Isa::avx512);
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back(Isa::avx512_bf16);
   if (avx512 && has_amx()) found.push_back(Isa::amx);
 #endif
   return found;
