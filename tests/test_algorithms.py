@@ -65,14 +65,15 @@ def test_each_algorithm_can_do_something(device, primitive):
     for problem in UGLY.values():
         if 0 in (problem.N, problem.C):
             continue
-        first, second, bias, _ = draw_integers(primitive, problem, torch.float32, device)
         for algorithm, isa in choices(device, primitive):
+            dtype = torch.bfloat16 if algorithm == "bfloat16_pairs" else torch.float32
+            first, second, bias, _ = draw_integers(primitive, problem, dtype, device)
             try:
                 with forced(primitive, algorithm, isa):
                     call(primitive, first, second, bias, problem)
                 done.add(algorithm)
             except RuntimeError as error:
-                assert f"algorithm '{algorithm}' was forced but can't do {primitive} of float32" in str(error)
+                assert f"algorithm '{algorithm}' was forced but can't do {primitive} of {str(dtype)[6:]}" in str(error)
                 reasons[algorithm].append(str(error).rpartition(": ")[2])
     for algorithm in reasons.keys() - done:
         missing = {"avx2", "avx512"} - set(INSTRUCTION_SETS)

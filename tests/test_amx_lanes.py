@@ -51,16 +51,16 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("isa", instruction_sets("amx"))
+@pytest.mark.parametrize("name, isa", [(n, i) for n in ("amx", "bfloat16_pairs") for i in instruction_sets(n)])
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: "-".join(r[:2]))
-def test_exact(row, layout, isa):
+def test_exact(row, layout, name, isa):
     primitive, _, problem = row
     first, second, bias, expected = draw_integers(
         primitive, problem, torch.bfloat16, "cpu", (layout, layout), "contiguous"
     )
     for threads in (1, 3):
         torch.set_num_threads(threads)  # conftest.py sets it back
-        with forced(primitive, "amx", isa):
+        with forced(primitive, name, isa):
             actual = call(primitive, first, second, bias, problem, layout == "channels_last")
         assert_exact(actual, expected, f"{threads} threads on {isa}: {problem}")

@@ -31,7 +31,8 @@ CASES = {
         1, 6, 40, 400, 20, 3, 3, padding=(1, 1)
     ),  # strips are parts of several rows, the last ones narrower
 }
-ROWS = [(name, isa) for name in ("winograd", "amx", "pixels", "outer_product") for isa in instruction_sets(name)]
+NAMES = ("winograd", "amx", "bfloat16_pairs", "pixels", "outer_product")
+ROWS = [(name, isa) for name in NAMES for isa in instruction_sets(name)]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

@@ -110,8 +110,9 @@ class TileWeights {
   }
 
   static void pack_words(uint16_t* to, const Convolution<float, In>& cv, int64_t g, int64_t first, int64_t c0) {
+    const int64_t tap = cv.rows.index[0] * cv.weight_r + cv.columns.index[0] * cv.weight_s;
     const auto* const from =
-        reinterpret_cast<const uint16_t*>(cv.weight + g * cv.weight_group + first * cv.weight_output + c0);
+        reinterpret_cast<const uint16_t*>(cv.weight + g * cv.weight_group + first * cv.weight_output + c0 + tap);
     for (int64_t h = 0; h < (cv.outputs - first <= 16 ? 1 : 2); ++h) {
       Floats pairs[16];
 #pragma GCC unroll 16

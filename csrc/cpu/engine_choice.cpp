@@ -195,10 +195,43 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
                    (pb.S - 1) * pb.dilation_w / pb.stride_w, pb.R * pb.S == 1, pb.multiply_adds());
 }
 
-// Vectors that multiply pairs of bfloat16: to be measured.
-bool suits_pairs_forward(const ConvProblem& pb, const Operands& o) { return suits_amx_forward(pb, o); }
-bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) { return suits_amx_grad_input(pb, o); }
-bool suits_pairs_grad_weight(const ConvProblem& pb, const Operands& o) { return suits_amx_grad_weight(pb, o); }
+namespace {
+
+// Vectors that multiply pairs of bfloat16 (pairs_product.h), measured on Zen 4 over all of benchmarks/shapes: 0.5 to
+// 0.75 of outer_product's time, and of winograd's 0.85 to 1.05 in forward and grad_input. With less than 32 inputs half
+// of a line is empty (1.1 to 1.6 times as long), with 9 and 16 outputs half of the vectors (1.15 to 1.5 times). Few
+// inputs fill lines with a row of taps if it is long: 0.9 to 0.97 of `pixels`' time with 7x7 of three channels, 1.2 to
+// 1.9 times with 3x3 or one channel. And rows shorter than 4 leave registers empty.
+bool suits_pairs(int64_t inputs, int64_t outputs, int64_t columns, double multiply_adds) {
+  return inputs >= 32 && outputs >= 32 && columns >= 4 && multiply_adds >= kWorthItsTiles;
+}
+bool suits_pairs_of_taps(const ConvProblem& pb, int64_t inputs, int64_t outputs) {
+  return pb.S >= 7 && pb.dilation_w == 1 && inputs >= 3 && inputs <= 8 && outputs >= 64;
+}
+
+}  // namespace
+
+bool suits_pairs_forward(const ConvProblem& pb, const Operands&) {
+  const int64_t inputs = pb.channels_per_group(), outputs = pb.outputs_per_group();
+  return suits_pairs(inputs, outputs, pb.Q, of_one_image(pb)) || suits_pairs_of_taps(pb, inputs, outputs);
+}
+
+// Phases of less than 7 x 7 results: 1.3 to 1.45 times winograd's time.
+bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) {
+  constexpr int64_t kFewest = 49;
+  const int64_t inputs = pb.outputs_per_group(), outputs = pb.channels_per_group();
+  if (phases_suit_pixels(pb, o)) return false;
+  if (pb.phases_read_the_same()) return suits_pairs(inputs, outputs * pb.R * pb.S, pb.Q, of_one_image(pb));
+  const int64_t rows = ceil_div(pb.H, pb.stride_h), columns = ceil_div(pb.W, pb.stride_w);
+  return (suits_pairs(inputs, outputs, columns, of_one_image(pb)) && rows * columns >= kFewest) ||
+         (pb.is_unit_stride() && suits_pairs_of_taps(pb, inputs, outputs));
+}
+
+// Both operands are laid out anew here, so of 3x3 filters winograd took 0.8 to 0.97 of its time; of larger ones 1.05 to
+// 1.2 times that on planes of 14 x 14 and more, 0.6 to 0.8 on 7 x 7.
+bool suits_pairs_grad_weight(const ConvProblem& pb, const Operands&) {
+  return suits_pairs(pb.channels_per_group(), pb.outputs_per_group(), pb.Q, pb.multiply_adds());
+}
 
 namespace {
 

@@ -51,6 +51,9 @@ bool few_runs(const ConvProblem& pb) { return pb.R <= 6 * pb.stride_h && pb.S <=
 // Each remainder of a dilation transforms the weights again.
 bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
 
+// Pairs of bfloat16 on vectors.
+bool better_by_pairs(const char* why_not, bool suits) { return !why_not && suits; }
+
 // float32's six products on the unit take 1.2 times as long as winograd (1.6 where others use the unit too), unless
 // that has to transform larger filters run by run. 16-bit types have four products or one.
 bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not, bool suits) {
@@ -60,8 +63,8 @@ bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not
 }  // namespace
 
 bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
-  if (better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) || !few_remainders(pb) ||
-      !few_runs(pb))
+  if (better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) ||
+      better_by_pairs(why_not_pairs_forward(pb, o), suits_pairs_forward(pb, o)) || !few_remainders(pb) || !few_runs(pb))
     return false;
   const Axis r = pb.rows(), c = pb.columns();
   const int64_t rows = ceil_div(pb.P, pb.dilation_h), columns = ceil_div(pb.Q, pb.dilation_w);
@@ -79,7 +82,8 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
 }
 
 bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
-  if (better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) || phases_suit_pixels(pb, o) ||
+  if (better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) ||
+      better_by_pairs(why_not_pairs_grad_input(pb, o), suits_pairs_grad_input(pb, o)) || phases_suit_pixels(pb, o) ||
       !few_remainders(pb) || !few_runs(pb) || pb.P * pb.Q < kFewest)
     return false;
   const int64_t rows = ceil_div(pb.H, pb.stride_h * pb.dilation_h),
@@ -100,8 +104,11 @@ bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
 // 1.3 times outer_product's time, with 49 0.75 of it. And both operands are transformed to meet the other's channels:
 // 16 with 16 took 1.1 times as long, with 32 0.8; so do 3x3 filters at stride 2, which save a third of the products.
 bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kPixels = 160, kPairs = 512;
-  if (better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) || !few_runs(pb) ||
+  constexpr int64_t kPixels = 160, kPairs = 512, kPlane = 150;
+  if (better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) ||
+      (pb.R * pb.S > 9 && pb.is_unit_stride() && pb.P * pb.Q >= kPlane &&
+       better_by_pairs(why_not_pairs_grad_weight(pb, o), suits_pairs_grad_weight(pb, o))) ||
+      !few_runs(pb) ||
       pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 || pb.N * pb.P * pb.Q < kPixels ||
       pb.channels_per_group() * pb.outputs_per_group() < kPairs)
     return false;
