@@ -1,4 +1,4 @@
-"""bfloat16 on vectors that multiply pairs (csrc/cpu/pairs_product.h): what they cut otherwise than the matrix unit does.
+"""bfloat16 on vectors that multiply pairs (csrc/cpu/pairs_product.h): what they cut otherwise than the unit does.
 
 Blocks of pixels that end with rows, rows of taps in the padding that are left out, weights whose pairs are words in
 memory, and numbers that such vectors take for zero. The exact, accuracy, propagation and determinism tests run this row

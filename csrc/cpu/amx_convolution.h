@@ -117,10 +117,10 @@ class TileWeights {
       Floats pairs[16];
 #pragma GCC unroll 16
       for (int64_t k = 0; k < 16; ++k)
-        pairs[k] = h * 16 + k < cv.outputs - first
-                       ? Floats(load_some<uint16_t>(from + (h * 16 + k) * cv.weight_output,
-                                                    smaller(kDepth, cv.inputs - c0)))
-                       : Floats{};
+        pairs[k] =
+            h * 16 + k < cv.outputs - first
+                ? Floats(load_some<uint16_t>(from + (h * 16 + k) * cv.weight_output, smaller(kDepth, cv.inputs - c0)))
+                : Floats{};
       store_transposed(pairs, to + h * kTileElements, kDepth);
     }
   }
@@ -144,7 +144,8 @@ class TileWeights {
   Scratch<float> bias_;
 };
 
-// How far a run's pixels are from those of the next row: the halo between rows is part of it, unless tiles end with them.
+// How far a run's pixels are from those of the next row: the halo between rows is part of it, unless tiles end with
+// them.
 inline int64_t pitch_of_run(const TileShape& shape, const Place& at) { return kEndsWithRows ? at.nj : shape.pitch; }
 
 // The rows of taps by which row i of the results reads what is not padding: [first, last).

@@ -10,8 +10,8 @@
 // given as zero. The sums of the even and of the odd elements start from zero and are added to c at the end.
 //
 // The same unit is also written out in C++ (CONVX_AMX_TWIN), slow and bit for bit as the manual has it, so that what is
-// built on it is tested on machines without AMX: CONVX_CPU_ISA=amx_twin. And where vectors multiply pairs of bfloat16 there
-// is no unit at all (CONVX_BF16_PAIRS): pairs_product.h has the inner loop then, and all around it is the same.
+// built on it is tested on machines without AMX: CONVX_CPU_ISA=amx_twin. And where vectors multiply pairs of bfloat16
+// there is no unit at all (CONVX_BF16_PAIRS): pairs_product.h has the inner loop then, and all around it is the same.
 #pragma once
 #include "vec.h"
 

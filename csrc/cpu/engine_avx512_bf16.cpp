@@ -1,5 +1,5 @@
-// The kernels for the matrix unit of AMX with AVX-512's products of pairs of bfloat16 in its place (pairs_product.h), for
-// machines without AMX; see engine_avx512.cpp for the order of the includes.
+// The kernels for the matrix unit of AMX with AVX-512's products of pairs of bfloat16 in its place (pairs_product.h),
+// for machines without AMX; see engine_avx512.cpp for the order of the includes.
 #include <atomic>
 #include <cmath>
 #include <cstdint>

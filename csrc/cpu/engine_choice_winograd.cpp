@@ -108,8 +108,7 @@ bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
   if (better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) ||
       (pb.R * pb.S > 9 && pb.is_unit_stride() && pb.P * pb.Q >= kPlane &&
        better_by_pairs(why_not_pairs_grad_weight(pb, o), suits_pairs_grad_weight(pb, o))) ||
-      !few_runs(pb) ||
-      pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 || pb.N * pb.P * pb.Q < kPixels ||
+      !few_runs(pb) || pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 || pb.N * pb.P * pb.Q < kPixels ||
       pb.channels_per_group() * pb.outputs_per_group() < kPairs)
     return false;
   const auto of_both = [&](int64_t most) {
