@@ -32,10 +32,17 @@ PROBLEMS = {
     "padding-circular": Problem(1, 32, 8, 9, 32, 3, 3, padding=(1, 1), mode="circular"),
     # Weights of one tap, of many and of few inputs, and phases that have one tap of several.
     "pointwise": Problem(2, 70, 6, 6, 45, 1, 1),
+    "pointwise-across-images": Problem(5, 33, 7, 7, 20, 1, 1),
+    "pointwise-one-image": Problem(1, 2, 3, 3, 1, 1, 1),
+    "pointwise-groups": Problem(2, 64, 8, 9, 96, 1, 1, G=2),
     "pointwise-strided": Problem(1, 48, 9, 9, 100, 1, 1, (2, 2)),
     "phases-of-one-tap": Problem(1, 40, 12, 12, 36, 2, 3, (2, 2), (0, 1)),
     "groups": Problem(2, 96, 7, 9, 72, 3, 3, padding=(1, 1), G=3),
     "taps-as-channels": Problem(1, 3, 20, 22, 64, 7, 7, (2, 2), (3, 3)),
+    # Lines that are not full: of one pair, of the last channels of several lines, of a row of taps.
+    "few-channels": Problem(1, 2, 9, 12, 20, 3, 3, padding=(1, 1)),
+    "channels-of-a-line-and-more": Problem(1, 49, 6, 12, 20, 3, 3, padding=(1, 1)),
+    "taps-of-a-line-and-more": Problem(1, 3, 24, 25, 40, 11, 11, (2, 2)),
 }
 
 
@@ -82,7 +89,6 @@ def test_numbers_that_vectors_of_pairs_take_for_zero(primitive, where):
         (Problem(1, 64, 28, 28, 64, 3, 3, padding=(1, 1)), (NAME, NAME, "winograd")),
         (Problem(1, 512, 28, 28, 64, 1, 1), (NAME, NAME, NAME)),
         (Problem(1, 64, 28, 28, 64, 5, 5, padding=(2, 2)), (NAME, NAME, NAME)),
-        (Problem(1, 16, 28, 28, 64, 3, 3, padding=(1, 1)), ("winograd", "winograd", "winograd")),
         (Problem(9, 256, 3, 3, 256, 3, 3, padding=(1, 1)), ("outer_product", "outer_product", "outer_product")),
     ],
     ids=str,

@@ -228,9 +228,10 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
         };
         if constexpr (kEndsWithRows) {
           const int64_t pieces = ceil_div(at.nj, kWide), across = cv.columns.taps;
+          const int64_t pairs = ceil_div(cv.inputs - (chunks - 1) * kDepth, 2);
           for (int64_t i = 0; i < at.ni; ++i) {
             const RowTaps taps(cv.rows, at.i0 + i);
-            const Steps steps(chunks, cv.taps(), taps.first * across, taps.last * across);
+            const Steps steps(chunks, cv.taps(), taps.first * across, taps.last * across, pairs);
             for (int64_t p = 0; p < pieces; ++p) {
               const int64_t j0 = at.nj * p / pieces, j1 = at.nj * (p + 1) / pieces;
               multiply(i * at.nj + j0, i * at.nj + j1, i * shape.pitch + j0, steps);

@@ -35,12 +35,13 @@ struct Tiles {
   const char* at(int64_t k) const { return reinterpret_cast<const char*>(data + step[k]); }
 };
 
-// Steps [first, last) of each of `rounds` rounds of `of_round`, where some may be left out (pairs_product.h).
+// Steps [first, last) of each of `rounds` rounds of `of_round`, where some may be left out (pairs_product.h); and how
+// many pairs of a line those of the last round have.
 struct Steps {
-  int64_t rounds, of_round, first, last;
+  int64_t rounds, of_round, first, last, pairs = kDepth / 2;
   Steps(int64_t all) : rounds(1), of_round(all), first(0), last(all) {}
-  Steps(int64_t rounds, int64_t of_round, int64_t first, int64_t last)
-      : rounds(rounds), of_round(of_round), first(first), last(last) {}
+  Steps(int64_t rounds, int64_t of_round, int64_t first, int64_t last, int64_t pairs)
+      : rounds(rounds), of_round(of_round), first(first), last(last), pairs(pairs) {}
 };
 
 #if defined(CONVX_BF16_PAIRS)

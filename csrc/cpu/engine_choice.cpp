@@ -198,33 +198,48 @@ bool suits_amx_grad_weight(const ConvProblem& pb, const Operands& o) {
 namespace {
 
 // Vectors that multiply pairs of bfloat16 (pairs_product.h), measured on Zen 4 over all of benchmarks/shapes: 0.5 to
-// 0.75 of outer_product's time, and of winograd's 0.85 to 1.05 in forward and grad_input. With less than 32 inputs half
-// of a line is empty (1.1 to 1.6 times as long), with 9 and 16 outputs half of the vectors (1.15 to 1.5 times). Few
-// inputs fill lines with a row of taps if it is long: 0.9 to 0.97 of `pixels`' time with 7x7 of three channels, 1.2 to
-// 1.9 times with 3x3 or one channel. And rows shorter than 4 leave registers empty.
+// 0.75 of outer_product's time, and of winograd's 0.8 to 1.1 in forward and grad_input. Half a vector of outputs or
+// half a line of inputs will do. Rows shorter than 4 leave registers empty.
 bool suits_pairs(int64_t inputs, int64_t outputs, int64_t columns, double multiply_adds) {
-  return inputs >= 32 && outputs >= 32 && columns >= 4 && multiply_adds >= kWorthItsTiles;
+  return inputs >= 16 && outputs >= 16 && columns >= 4 && multiply_adds >= kWorthItsTiles;
 }
+
+// Few inputs fill lines with a row of taps (amx_taps.h): with nine and 48 outputs or more 0.7 to 1.04 of the best other
+// time, with 32 1.4 times, with twenty mostly 0.3 to 0.9.
 bool suits_pairs_of_taps(const ConvProblem& pb, int64_t inputs, int64_t outputs) {
-  return pb.S >= 7 && pb.dilation_w == 1 && inputs >= 3 && inputs <= 8 && outputs >= 64;
+  const int64_t line = inputs * pb.S;
+  return inputs < 16 && pb.S > 1 && ((line >= 9 && outputs >= 48) || (line >= 20 && outputs >= 8)) &&
+         of_one_image(pb) >= kWorthItsTiles;
+}
+
+// Few outputs have column taps beside them (amx_few_outputs.h): 0.8 of `pixels`' time with 3136 products, 1.15 with
+// 1152.
+bool suits_pairs_of_few(const ConvProblem& pb, int64_t inputs, int64_t outputs) {
+  constexpr int64_t kProducts = 2000;
+  return inputs >= 32 && outputs < 16 && inputs * pb.R * pb.S >= kProducts && of_one_image(pb) >= kWorthItsTiles;
 }
 
 }  // namespace
 
 bool suits_pairs_forward(const ConvProblem& pb, const Operands&) {
   const int64_t inputs = pb.channels_per_group(), outputs = pb.outputs_per_group();
-  return suits_pairs(inputs, outputs, pb.Q, of_one_image(pb)) || suits_pairs_of_taps(pb, inputs, outputs);
+  return suits_pairs(inputs, outputs, pb.Q, of_one_image(pb)) || suits_pairs_of_taps(pb, inputs, outputs) ||
+         suits_pairs_of_few(pb, inputs, outputs);
 }
 
-// Phases of less than 7 x 7 results: 1.3 to 1.45 times winograd's time.
+// Phases of less than 7 x 7 results took 1.3 to 1.45 times winograd's time, of less than 32 channels on a side 1.5
+// times `pixels`'; so did 16 inputs on a large plane, 1.35 times winograd's.
 bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kFewest = 49;
+  constexpr int64_t kFewest = 49, kMany = 10000;  // results
   const int64_t inputs = pb.outputs_per_group(), outputs = pb.channels_per_group();
   if (phases_suit_pixels(pb, o)) return false;
-  if (pb.phases_read_the_same()) return suits_pairs(inputs, outputs * pb.R * pb.S, pb.Q, of_one_image(pb));
+  const double work = of_one_image(pb);
+  if (pb.phases_read_the_same()) return inputs >= 32 && suits_pairs(inputs, outputs * pb.R * pb.S, pb.Q, work);
   const int64_t rows = ceil_div(pb.H, pb.stride_h), columns = ceil_div(pb.W, pb.stride_w);
-  return (suits_pairs(inputs, outputs, columns, of_one_image(pb)) && rows * columns >= kFewest) ||
-         (pb.is_unit_stride() && suits_pairs_of_taps(pb, inputs, outputs));
+  if (rows * columns < kFewest) return false;
+  if (!pb.is_unit_stride()) return inputs >= 32 && outputs >= 32 && suits_pairs(inputs, outputs, columns, work);
+  return (suits_pairs(inputs, outputs, columns, work) && (inputs >= 32 || rows * columns < kMany)) ||
+         suits_pairs_of_taps(pb, inputs, outputs);
 }
 
 // Both operands are laid out anew here, so of 3x3 filters winograd took 0.8 to 0.97 of its time; of larger ones 1.05 to

@@ -4,6 +4,9 @@
 #include "amx_few_outputs.h"
 #include "amx_taps.h"
 #include "amx_weight.h"
+#ifdef CONVX_BF16_PAIRS
+#include "pairs_panels.h"
+#endif
 #include "plans.h"
 
 namespace convx {
@@ -24,6 +27,9 @@ struct AcrossTiles {
   template <class In>
   static bool convolve(Convolution<float, In>& cv) {
     if constexpr (kMultiplies<In>) {
+#ifdef CONVX_BF16_PAIRS
+      if (suits_pair_panels(cv)) return convolve_pair_panels(cv);
+#endif
       join_images(cv);
       if (suits_lines_of_taps(cv)) return convolve_taps(cv);
       return suits_lanes_of_outputs(cv) ? convolve_lanes_of_outputs(cv) : convolve_tiles(cv);

@@ -5,7 +5,8 @@
 // A line of A is a pixel's 32 channels, of which a pair is broadcast; a line of B, a pair for each of 16 outputs. Up to
 // eight pixels times 32 outputs are 16 registers of sums, which stay where they are for all steps. Unlike a tile's 16
 // lines, they are as many as there are: blocks end with rows, so that no sums of the halo between them are made, and
-// steps whose row of taps lies in the padding are left out for the rows of results that it concerns.
+// steps whose row of taps lies in the padding are left out for the rows of results that it concerns. Nor need a line be
+// full: of the last channels, or of a row of taps of few (amx_taps.h), only the pairs that there are are multiplied.
 //
 // Limit: a multiply of 32 pairs a cycle on AMD's Zen 4, twice the multiply-adds of float32: measured, 223 to 233
 // GFLOP/s of a core whose float32 multiply-adds reach 113, from 8 steps on. (Intel's, whose vectors issue one a cycle
@@ -34,11 +35,12 @@ void add_lines(const Tiles& a, int64_t line, const Tiles& b, const Steps& steps,
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
     for (int n = 0; n < NH; ++n) sum[m][n] = load((start ? start : sums + m * NH * 16) + n * 16);
-  for (int64_t round = 0; round < steps.rounds; ++round)
+  for (int64_t round = 0; round < steps.rounds; ++round) {
+    const int64_t pairs = round + 1 < steps.rounds ? kDepth / 2 : steps.pairs;
     for (int64_t k = round * steps.of_round + steps.first; k < round * steps.of_round + steps.last; ++k) {
       const char *const lines = a.at(k) + line * kLine, *const columns = b.at(k);
 #pragma GCC unroll 2
-      for (int64_t p = 0; p < 16; ++p) {
+      for (int64_t p = 0; p < pairs; ++p) {
         Words right[NH];
 #pragma GCC unroll 2
         for (int n = 0; n < NH; ++n) std::memcpy(&right[n], columns + n * b.half + p * kLine, kLine);
@@ -52,6 +54,7 @@ void add_lines(const Tiles& a, int64_t line, const Tiles& b, const Steps& steps,
         }
       }
     }
+  }
 #pragma GCC unroll 8
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2

@@ -53,7 +53,7 @@ struct SmallTile {
   static constexpr int kChannels = kAcross ? small_channels(kSize, sizeof(T)) : 1;
   static constexpr int columns() {
     if (kAcross && kSize < 7) return kSize == 3 ? 2 : 4;
-    if (sizeof(T) == 8 && kAlong && kSize * kStride == 10) return 2;
+    if (sizeof(T) == 8 && kAlong && kSize * kStride >= 8) return 2;
     if (sizeof(T) == 8 || (sizeof(T) == 4 && kAlong && kSize * kStride > 5)) return 4;
     return kAlong ? 8 : 7;
   }

@@ -140,6 +140,7 @@ __device__ Acc tile_sum_slowly(const SmallPlan& plan, const SmallTensors<T>& t, 
 template <class T, int kSize, int kStride, SmallLayout kLayout>
 constexpr int small_weight_blocks() {
   if (sizeof(T) == 8) return kSize == 3 ? 3 : 2;
+  if (kSize == 4 && kLayout == SmallLayout::columns) return 2;
   if (sizeof(T) == 4 && kSize == 7 && kLayout == SmallLayout::columns) return 2;
   return kSize == 3 && kLayout != SmallLayout::channels && (kStride == 1 || sizeof(T) == 2) ? 4 : 3;
 }
