@@ -18,6 +18,14 @@ namespace CONVX_ISA {
 
 constexpr int64_t kPanel = 32;  // pixels
 
+// The first 16 elements of two vectors in turns, and the last.
+inline Halfwords in_turns(Halfwords a, Halfwords b, bool last) {
+  using Index = Interleave<uint16_t>::Index;
+  constexpr Index kFirst = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                            8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  return last ? shuffle<uint16_t>(a, b, kFirst + 16) : shuffle<uint16_t>(a, b, kFirst);
+}
+
 // Of some pixels of all images' planes, one after the other; zeros beyond the last.
 class PairPanels {
  public:
@@ -56,15 +64,12 @@ class PairPanels {
   }
 
   void interleave(int64_t pair, const uint16_t* even, const uint16_t* odd) {
-    using Index = Interleave<uint16_t>::Index;
-    constexpr Index kLow = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                            8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     uint16_t* to = data_.data() + pair * 2 * kPanel;
     for (int64_t x = 0; x < pixels_; x += kPanel, to += pairs_ * 2 * kPanel) {
       const Halfwords a = load_some<uint16_t>(even + x, pixels_ - x);
       const Halfwords b = odd ? load_some<uint16_t>(odd + x, pixels_ - x) : Halfwords{};
-      CONVX_ISA::store(to, shuffle<uint16_t>(a, b, kLow));
-      CONVX_ISA::store(to + kPanel, shuffle<uint16_t>(a, b, kLow + 16));
+      CONVX_ISA::store(to, in_turns(a, b, false));
+      CONVX_ISA::store(to + kPanel, in_turns(a, b, true));
     }
   }
 
@@ -129,14 +134,34 @@ struct PairLines {
         const int64_t g = i / blocks, o0 = i % blocks * kRows, o1 = smaller(cv.outputs, o0 + kRows);
         const uint16_t* const first = from + g * cv.weight_group + o0 * cv.weight_output;
         uint16_t* const to = packed.data() + g * group + o0 * pitch;
-        for (int64_t c = 0; c < pitch; ++c)
-          for (int64_t o = 0; o < o1 - o0; ++o)
+        if (cv.weight_output == 1) {
+          turn_over(to, first, cv.weight_input, cv.inputs, o1 - o0);
+          continue;
+        }
+        for (int64_t o = 0; o < o1 - o0; ++o)
+          for (int64_t c = 0; c < pitch; ++c)
             to[o * pitch + c] = c < cv.inputs ? first[o * cv.weight_output + c * cv.weight_input] : uint16_t(0);
       }
     });
   }
 
  private:
+  // Lines of inputs from lines of neighbouring outputs, `from_pitch` apart: 16 pairs of them at a time.
+  void turn_over(uint16_t* to, const uint16_t* from, int64_t from_pitch, int64_t inputs, int64_t outputs) const {
+    for (int64_t o = 0; o < outputs; o += 16)
+      for (int64_t c = 0; c < pitch; c += kDepth) {
+        const auto line = [&](int64_t i) {
+          return i < inputs ? load_some<uint16_t>(from + i * from_pitch + o, smaller(16, outputs - o)) : Halfwords{};
+        };
+        Floats pairs[16];
+#pragma GCC unroll 16
+        for (int64_t p = 0; p < 16; ++p) pairs[p] = Floats(in_turns(line(c + 2 * p), line(c + 2 * p + 1), false));
+        transpose_square<float>(pairs);
+        for (int64_t k = 0; k < smaller(16, outputs - o); ++k)
+          std::memcpy(to + (o + k) * pitch + c, &pairs[k], smaller(kDepth, pitch - c) * sizeof *to);
+      }
+  }
+
   static bool is_in_place(const Convolution<float, BFloat16>& cv) {
     return cv.weight_input == 1 && cv.inputs % 2 == 0 && cv.rows.index[0] == 0 && cv.columns.index[0] == 0;
   }
