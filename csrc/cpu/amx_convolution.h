@@ -197,7 +197,9 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
       for (int s = 0; s < cv.columns.taps; ++s)
         a_k[k++] = int32_t(chunk * tile.chunk() + shape.tap(cv.rows, cv.columns, r, s) * kDepth);
 
-  constexpr int64_t kOfThread = 8;  // items, for a like share to each
+  // Several items to a thread, for a like share to each. (Not measured on the unit, where packing a tile twice counts
+  // for more.)
+  constexpr int64_t kOfThread = kEndsWithRows ? 8 : 1;
   const Places places(cv, b.rows, b.columns, kOfThread * thread_count(), kbs);
   const double work = double(b.rows) * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {

@@ -1,7 +1,7 @@
 // Pointwise layers in bfloat16 whose planes are lines in memory, on vectors that multiply pairs: pairs_product.h with
 // its sides exchanged, as pixel_panels.h is outer_product.h. A pair of an output's weights is broadcast, vectors hold
 // the same pair of channels of 16 pixels. So two channels are interleaved where a tile's lines are turned over, and
-// results leave as they are: together they took a third of the time with 128 channels.
+// results leave as they are: together they took a fourth of the time with 128 channels.
 //
 //   panels [32 pixels][pair of channels][32 words]   a block of the input
 //
