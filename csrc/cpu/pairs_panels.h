@@ -9,6 +9,8 @@
 //
 // Estimate: inputs * outputs / 32 cycles a pixel for the products, inputs / 16 for the panels, outputs / 4 for the
 // results.
+//
+// Run alone: with convx.algorithm("bfloat16_pairs"): ..., of a contiguous 1x1 layer.
 #pragma once
 #include "amx_convolution.h"
 

@@ -11,7 +11,9 @@
 // Limit: a multiply of 32 pairs a cycle on AMD's Zen 4, twice the multiply-adds of float32: measured, 223 to 233
 // GFLOP/s of a core whose float32 multiply-adds reach 113, from 8 steps on. (Intel's, whose vectors issue one a cycle
 // where they issue two of float32's, have the matrix unit.) A pair's two products are added one after the other;
-// numbers below 2^-126 are taken and given as zero, as by the unit.
+// numbers below 2^-126 are taken and given as zero, as by the unit. (The loop by itself, on made-up lines.)
+//
+// Run alone: with convx.algorithm("bfloat16_pairs"): ...
 #pragma once
 #include "amx_terms.h"
 #include "amx_unit.h"
