@@ -19,6 +19,8 @@ namespace CONVX_ISA {
 using TileProduct = void (*)(const Tiles&, const Tiles&, int64_t, float*, const float*);
 
 constexpr bool kEndsWithRows = false;  // tiles go on over the halo between rows
+template <class In>
+constexpr bool kMultiplies = true;  // float32 and float16 in terms
 
 template <int terms, int MH, int NH, int i = 0>
 inline void multiply_terms(const char* a, int64_t a_half, int64_t a_term, const char* b, int64_t b_half,

@@ -14,14 +14,6 @@ namespace cpu {
 namespace CONVX_ISA {
 namespace {
 
-#ifdef CONVX_BF16_PAIRS  // terms would be no faster than float32's multiply-adds
-template <class In>
-constexpr bool kMultiplies = std::is_same_v<In, BFloat16>;
-#else
-template <class In>
-constexpr bool kMultiplies = true;
-#endif
-
 struct AcrossTiles {
   static constexpr bool merges_phases = true;
   template <class In>

@@ -23,6 +23,8 @@ namespace cpu {
 namespace CONVX_ISA {
 
 constexpr bool kEndsWithRows = true;
+template <class In>  // terms would be no faster than float32's multiply-adds
+constexpr bool kMultiplies = std::is_same_v<In, BFloat16>;
 constexpr int64_t kPairRows = 8;  // at most, of pixels
 
 inline Floats add_pairs(Floats sums, Words a, Words b) {
