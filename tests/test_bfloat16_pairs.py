@@ -1,8 +1,8 @@
 """bfloat16 on vectors that multiply pairs (csrc/cpu/pairs_product.h): what they cut otherwise than the unit does.
 
-Blocks of pixels that end with rows, rows of taps in the padding that are left out, weights whose pairs are words in
-memory, and numbers that such vectors take for zero. The exact, accuracy, propagation and determinism tests run this row
-like all others.
+Blocks of pixels that end with rows or are of several images, rows and columns of taps in the padding that are left out,
+weights whose pairs are words in memory, and numbers that such vectors take for zero. The exact, accuracy, propagation
+and determinism tests run this row like all others.
 """
 
 import pytest
@@ -30,6 +30,13 @@ PROBLEMS = {
     "padding-strided": Problem(1, 32, 9, 8, 32, 4, 3, (3, 2), (3, 1)),
     "padding-dilated": Problem(1, 32, 8, 8, 32, 3, 3, padding=(4, 4), dilation=(4, 4)),
     "padding-circular": Problem(1, 32, 8, 9, 32, 3, 3, padding=(1, 1), mode="circular"),
+    # Of small planes, several images to a block, the last of them fewer; or to an item only.
+    "across-4-images": Problem(4, 32, 4, 4, 40, 3, 3, padding=(1, 1)),
+    "across-13-images": Problem(13, 40, 4, 5, 20, 3, 3, padding=(1, 1)),
+    "across-images-strided": Problem(9, 33, 9, 7, 40, 5, 5, (2, 2), (2, 2)),
+    "across-images-circular": Problem(8, 32, 4, 4, 32, 3, 3, padding=(1, 1), mode="circular"),
+    "across-images-groups": Problem(6, 96, 3, 6, 72, 5, 3, padding=(2, 1), G=3),
+    "images-to-an-item": Problem(3, 32, 6, 7, 40, 3, 3, padding=(1, 0)),
     # Weights of one tap, of many and of few inputs, and phases that have one tap of several.
     "pointwise": Problem(2, 70, 6, 6, 45, 1, 1),
     "pointwise-across-images": Problem(5, 33, 7, 7, 20, 1, 1),
@@ -87,6 +94,9 @@ def test_numbers_that_vectors_of_pairs_take_for_zero(primitive, where):
     "problem, chosen",
     [
         (Problem(1, 64, 28, 28, 64, 3, 3, padding=(1, 1)), (NAME, NAME, "winograd")),
+        (Problem(1, 128, 28, 28, 128, 3, 3, padding=(1, 1)), ("winograd", "winograd", "winograd")),
+        (Problem(1, 32, 40, 40, 32, 3, 3, padding=(1, 1)), ("winograd", "winograd", "winograd")),
+        (Problem(1, 16, 40, 40, 32, 3, 3, padding=(1, 1)), (NAME, "winograd", "winograd")),
         (Problem(1, 512, 28, 28, 64, 1, 1), (NAME, NAME, NAME)),
         (Problem(1, 64, 28, 28, 64, 5, 5, padding=(2, 2)), (NAME, NAME, NAME)),
         (Problem(9, 256, 3, 3, 256, 3, 3, padding=(1, 1)), ("outer_product", "outer_product", "outer_product")),

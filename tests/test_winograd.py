@@ -1,6 +1,6 @@
 """Winograd's kernels: patches of every size of plane and block exactly, and what must not go through patches.
 
-A patch of 2 x 2 results mixes 4 x 4 inputs. So an infinity, or a number so large that a transformed one overflows,
+A patch of 4 x 4 results mixes 6 x 6 inputs. So an infinity, or a number so large that a transformed one overflows,
 would reach results that don't read it: such an image is computed by another kernel, and only that image.
 """
 
@@ -297,7 +297,8 @@ def test_is_the_default_for_3x3_and_can_be_left_out(primitive, isa):
         ("grad_input", Problem(2, 32, 16, 16, 32, 5, 5, stride=(2, 2), padding=(2, 2)), True),
         ("grad_input", Problem(2, 32, 16, 16, 32, 3, 3, stride=(2, 2), padding=(1, 1)), False),  # pixels
         ("grad_weight", Problem(1, 16, 16, 16, 32, 3, 3, padding=(1, 1)), True),
-        ("grad_weight", Problem(1, 16, 16, 16, 16, 3, 3, padding=(1, 1)), False),
+        ("grad_weight", Problem(1, 16, 16, 16, 16, 3, 3, padding=(1, 1)), True),
+        ("grad_weight", Problem(1, 15, 16, 16, 64, 3, 3, padding=(1, 1)), False),
         ("grad_weight", Problem(1, 32, 13, 13, 32, 3, 3, padding=(1, 1)), True),
         ("grad_weight", Problem(3, 32, 7, 7, 32, 3, 3, padding=(1, 1)), False),
         ("grad_weight", Problem(4, 32, 7, 7, 32, 3, 3, padding=(1, 1)), True),

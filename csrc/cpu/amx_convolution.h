@@ -148,13 +148,13 @@ class TileWeights {
 // them.
 inline int64_t pitch_of_run(const TileShape& shape, const Place& at) { return kEndsWithRows ? at.nj : shape.pitch; }
 
-// The rows of taps by which row i of the results reads what is not padding: [first, last).
-struct RowTaps {
+// The taps of an axis by which its result i reads what is not padding: [first, last).
+struct TapsInside {
   int first = 0, last = 0;
-  RowTaps(const AxisPlan& r, int64_t i) {
-    const auto reads = [&](int t) { return r.source(i * r.stride + r.offset[t]) >= 0; };
-    while (first < r.taps && !reads(first)) ++first;
-    for (last = r.taps; last > first && !reads(last - 1);) --last;
+  TapsInside(const AxisPlan& a, int64_t i) {
+    const auto reads = [&](int t) { return a.source(i * a.stride + a.offset[t]) >= 0; };
+    while (first < a.taps && !reads(first)) ++first;
+    for (last = a.taps; last > first && !reads(last - 1);) --last;
   }
 };
 
@@ -179,6 +179,128 @@ struct StoredSums {
   void finish(const Place&) const {}  // a block
 };
 
+// A block of results whose lines are packed, of one image or of several.
+template <class In>
+struct PackedBlock {
+  const Convolution<float, In>& cv;
+  const TileShape& shape;
+  const TileWeights<In>& weights;
+  const int32_t *a_k, *b_k;  // where the lines, and the weights, of each step are
+  const uint16_t* lines;
+  int64_t term, tile;  // elements from term to term, and from image to image
+  Place at;            // in the first image
+  int64_t images;
+
+  // Lines from `line` of an image on, and block kb of the weights.
+  Tiles left(int64_t image, int64_t line) const {
+    return {lines + image * tile + line * kDepth, a_k, kTileBytes, term * 2};
+  }
+  Tiles right(int64_t kb) const { return {weights.of(at.g, kb), b_k, TileWeights<In>::kHalf, TileWeights<In>::kTerm}; }
+  // Those of rows of taps, and of columns, that are inside.
+  Steps steps(const TapsInside& down, const TapsInside& across) const {
+    const int64_t chunks = weights.steps / cv.taps(), row = cv.columns.taps;
+    return {chunks, cv.taps(),    down.first * row, down.last * row,
+            row,    across.first, across.last,      ceil_div(cv.inputs - (chunks - 1) * kDepth, 2)};
+  }
+  Steps steps(const TapsInside& down) const {
+    const int64_t chunks = weights.steps / cv.taps(), row = cv.columns.taps;
+    const int64_t all = (down.last - down.first) * row;
+    return {chunks,
+            cv.taps(),
+            down.first * row,
+            down.last * row,
+            larger(1, all),
+            0,
+            all,
+            ceil_div(cv.inputs - (chunks - 1) * kDepth, 2)};
+  }
+  Place in_image(int64_t image) const {
+    Place place = at;
+    place.n += image;
+    return place;
+  }
+};
+
+// Its results for block kb of the outputs: as one run of pixels, the halo between rows too.
+template <class In, class Results>
+void sum_run(const PackedBlock<In>& block, int64_t kb, float* sums, Results& results) {
+  const int64_t first = kb * kWide, width = block.weights.width_of(kb),
+                count = smaller(width, block.cv.outputs - first);
+  const int64_t run = (block.at.ni - 1) * block.shape.pitch + block.at.nj;
+  for (int64_t m0 = 0; m0 < run; m0 += kWide) {
+    const int64_t m1 = smaller(m0 + kWide, run);
+    tile_product_of<kTerms<In>>(m1 - m0, width)(block.left(0, m0), block.right(kb), block.weights.steps, sums,
+                                                block.weights.bias(block.at.g, kb));
+    results.put(sums, block.at, m0, m1, width, first, count);
+  }
+}
+
+// Or row by row of each image, where blocks end with them.
+template <class In, class Results>
+void sum_rows(const PackedBlock<In>& block, int64_t kb, float* sums, Results& results) {
+  const Convolution<float, In>& cv = block.cv;
+  const Place& at = block.at;
+  const int64_t first = kb * kWide, width = block.weights.width_of(kb), count = smaller(width, cv.outputs - first);
+  const int64_t pieces = ceil_div(at.nj, kWide);
+  for (int64_t image = 0; image < block.images; ++image)
+    for (int64_t i = 0; i < at.ni; ++i) {
+      const Steps steps = block.steps(TapsInside(cv.rows, at.i0 + i));
+      for (int64_t p = 0; p < pieces; ++p) {
+        const int64_t j0 = at.nj * p / pieces, j1 = at.nj * (p + 1) / pieces;
+        tile_product_of<kTerms<In>>(j1 - j0, width)(block.left(image, i * block.shape.pitch + j0), block.right(kb),
+                                                    steps, sums, block.weights.bias(at.g, kb));
+        results.put(sums, block.in_image(image), i * at.nj + j0, i * at.nj + j1, width, first, count);
+      }
+    }
+}
+
+// Or pixel by pixel, of all images at once: what one reads of the padding the others do, so it is left out, columns of
+// taps too. The sums of a row are [image][pixel].
+template <class In, class Results>
+void sum_across_images(const PackedBlock<In>& block, int64_t kb, float* sums, Results& results) {
+  const Convolution<float, In>& cv = block.cv;
+  const Place& at = block.at;
+  const int64_t first = kb * kWide, width = block.weights.width_of(kb), count = smaller(width, cv.outputs - first);
+  for (int64_t i = 0; i < at.ni; ++i) {
+    const TapsInside down(cv.rows, at.i0 + i);
+    for (int64_t j = 0; j < at.nj; ++j)
+      product_across_images(block.left(0, i * block.shape.pitch + j), block.tile * 2, block.right(kb),
+                            block.steps(down, TapsInside(cv.columns, at.j0 + j)), sums + j * width, at.nj * width,
+                            block.weights.bias(at.g, kb), block.images, width);
+    for (int64_t image = 0; image < block.images; ++image)
+      results.put(sums + image * at.nj * width, block.in_image(image), i * at.nj, (i + 1) * at.nj, width, first, count);
+  }
+}
+
+// How the images of a layer of small planes are dealt out to items where blocks end with rows: several to an item, so
+// that their weights are read once for them, and whether blocks go across them.
+struct Images {
+  int64_t together = 1;
+  bool across = false;
+
+  template <class In>
+  Images(const Convolution<float, In>& cv, const TileBlocks& b, int64_t bytes) {
+    if (!kEndsWithRows || b.rows < cv.rows.count || b.columns < cv.columns.count) return;
+    // Weights read once for 100 pixels: 5 to 10 % with planes of 4 x 4 and 7 x 7. Across images another 7 to 12 %; with
+    // planes of 17 x 17, whose tiles fill L2, 1.1 times as long.
+    constexpr int64_t kPixels = 100, kMostAcross = 64, kFewestAcross = 4;
+    const int64_t most = smaller(cv.N, larger(1, TileBlocks::kBytes / bytes));
+    together = smaller(most, ceil_div(kPixels, larger(1, b.rows * b.columns)));
+    // The time of either way: a block's steps, but for those left out, and what they take besides multiplying.
+    const auto of_block = [](int64_t count) { return 1 + 0.5 / double(count) * double(ceil_div(count, kPairRows)); };
+    const int64_t images = ceil_div(most, ceil_div(most, kPairRows));
+    int64_t inside = 0;
+    for (int64_t j = 0; j < cv.columns.count; ++j) {
+      const TapsInside taps(cv.columns, j);
+      inside += taps.last - taps.first;
+    }
+    across =
+        b.rows * b.columns <= kMostAcross && images >= kFewestAcross &&
+        double(inside) / double(cv.columns.taps * cv.columns.count) * of_block(images) < 0.97 * of_block(b.columns);
+    if (across) together = images;
+  }
+};
+
 // tile_of makes the tile of a block, sums_of what a thread does with its sums; a group has `inputs` channels in memory.
 template <class In, class TileOf, class SumsOf>
 bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t inputs, SumsOf&& sums_of) {
@@ -200,48 +322,45 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
   // Several items to a thread, for a like share to each. (Not measured on the unit, where packing a tile twice counts
   // for more.)
   constexpr int64_t kOfThread = kEndsWithRows ? 8 : 1;
-  const Places places(cv, b.rows, b.columns, kOfThread * thread_count(), kbs);
-  const double work = double(b.rows) * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
+  const int64_t pitch =
+      (ceil_div(tile.size(), kDepth) | 1) * kDepth;  // an odd number of lines: other sets of the cache
+  Images images(cv, b, pitch * 2);
+  if (whole_rows) images.together = 1, images.across = false;
+  Convolution<float, In> blocks;  // for their places
+  blocks.N = ceil_div(cv.N, images.together), blocks.G = cv.G;
+  blocks.rows.count = cv.rows.count, blocks.columns.count = cv.columns.count;
+  const Places places(blocks, b.rows, b.columns, kOfThread * thread_count(), kbs);
+  const double work =
+      double(images.together) * b.rows * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
-    Scratch<uint16_t> lines_of_tile(tile.size());
+    Scratch<uint16_t> lines_of_tile(images.together * pitch);
     Scratch<Plain<In>> planes(tile.size_of_planes(cv.in_strides));
-    Scratch<float> sums((kWide + 16) * kWide);  // store_results reads whole vectors of pixels
-    std::memset(sums.data(), 0, (kWide + 16) * kWide * sizeof(float));
+    const int64_t size_of_sums = (larger(kWide, images.across ? images.together * b.columns : 0) + 16) * kWide;
+    Scratch<float> sums(size_of_sums);  // store_results reads whole vectors of pixels
+    std::memset(sums.data(), 0, size_of_sums * sizeof(float));
     // stale memory could be subnormal numbers, which are slow
     std::memset(planes.data(), 0, tile.size_of_planes(cv.in_strides) * sizeof(Plain<In>));
     auto results = sums_of(shape);
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const Place at = places[item];
-      if (packed != at.index)
-        tile.pack(lines_of_tile.data(), planes.data(), cv.rows, cv.columns, at,
-                  cv.in + cv.in_strides(at.n, at.g * inputs, 0, 0), cv.in_strides);
+      Place at = places[item];
+      at.n *= images.together;
+      const PackedBlock<In> block{cv,          shape,
+                                  weights,     a_k.data(),
+                                  b_k.data(),  lines_of_tile.data(),
+                                  tile.term(), tile.size(),
+                                  at,          smaller(images.together, cv.N - at.n)};
+      for (int64_t image = 0; image < block.images && packed != at.index; ++image)
+        tile.pack(lines_of_tile.data() + image * pitch, planes.data(), cv.rows, cv.columns, at,
+                  cv.in + cv.in_strides(at.n + image, at.g * inputs, 0, 0), cv.in_strides);
       packed = at.index;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
-        const int64_t first = kb * kWide, width = weights.width_of(kb), count = smaller(width, cv.outputs - first);
-        // Sums [m0, m1) of the block's run, whose first line is `line`.
-        const auto multiply = [&](int64_t m0, int64_t m1, int64_t line, const auto& steps) {
-          tile_product_of<terms>(m1 - m0, width)(
-              {lines_of_tile.data() + line * kDepth, a_k.data(), kTileBytes, tile.term() * 2},
-              {weights.of(at.g, kb), b_k.data(), weights.kHalf, weights.kTerm}, steps, sums.data(),
-              weights.bias(at.g, kb));
-          results.put(sums.data(), at, m0, m1, width, first, count);
-        };
         if constexpr (kEndsWithRows) {
-          const int64_t pieces = ceil_div(at.nj, kWide), across = cv.columns.taps;
-          const int64_t pairs = ceil_div(cv.inputs - (chunks - 1) * kDepth, 2);
-          for (int64_t i = 0; i < at.ni; ++i) {
-            const RowTaps taps(cv.rows, at.i0 + i);
-            const Steps steps(chunks, cv.taps(), taps.first * across, taps.last * across, pairs);
-            for (int64_t p = 0; p < pieces; ++p) {
-              const int64_t j0 = at.nj * p / pieces, j1 = at.nj * (p + 1) / pieces;
-              multiply(i * at.nj + j0, i * at.nj + j1, i * shape.pitch + j0, steps);
-            }
-          }
+          images.across ? sum_across_images(block, kb, sums.data(), results)
+                        : sum_rows(block, kb, sums.data(), results);
         } else {
-          const int64_t run = (at.ni - 1) * shape.pitch + at.nj;
-          for (int64_t m0 = 0; m0 < run; m0 += kWide) multiply(m0, smaller(m0 + kWide, run), m0, weights.steps);
+          sum_run(block, kb, sums.data(), results);
         }
       }
       results.finish(at);

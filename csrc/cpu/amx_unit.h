@@ -35,13 +35,24 @@ struct Tiles {
   const char* at(int64_t k) const { return reinterpret_cast<const char*>(data + step[k]); }
 };
 
-// Steps [first, last) of each of `rounds` rounds of `of_round`, where some may be left out (pairs_product.h); and how
-// many pairs of a line those of the last round have.
+constexpr int64_t kPairRows = 8;  // pixels of a block where there is no unit, at most
+
+// Of each of `rounds` rounds of `of_round` steps, where some may be left out (pairs_product.h): those from `first` to
+// `last`, and of every `row` of them those from `left` to `right`. And how many pairs of a line those of the last round
+// have.
 struct Steps {
-  int64_t rounds, of_round, first, last, pairs = kDepth / 2;
-  Steps(int64_t all) : rounds(1), of_round(all), first(0), last(all) {}
-  Steps(int64_t rounds, int64_t of_round, int64_t first, int64_t last, int64_t pairs)
-      : rounds(rounds), of_round(of_round), first(first), last(last), pairs(pairs) {}
+  int64_t rounds, of_round, first, last, row, left, right, pairs = kDepth / 2;
+  Steps(int64_t all) : rounds(1), of_round(all), first(0), last(all), row(all > 0 ? all : 1), left(0), right(all) {}
+  Steps(int64_t rounds, int64_t of_round, int64_t first, int64_t last, int64_t row, int64_t left, int64_t right,
+        int64_t pairs)
+      : rounds(rounds),
+        of_round(of_round),
+        first(first),
+        last(last),
+        row(row),
+        left(left),
+        right(right),
+        pairs(pairs) {}
 };
 
 #if defined(CONVX_BF16_PAIRS)

@@ -16,8 +16,20 @@ double products_of_runs(int64_t taps, int64_t count, int64_t most) {
   return double(3 * runs + (whole > 0 ? whole : 0)) * double(ceil_div(count, 5 - most));
 }
 
+// 3x3 filters at stride 1 are F(4x4, 3x3).
+bool is_f43(const ConvProblem& pb) {
+  return pb.R == 3 && pb.S == 3 && pb.is_unit_stride() && pb.dilation_h == 1 && pb.dilation_w == 1;
+}
+
+// Three taps by patches of four results, and one of two at the edge.
+double products_of_three(int64_t count) {
+  const int64_t rest = count % 4;
+  return double(count / 4 * 7 + (rest == 0 ? 0 : rest <= 2 ? 4 : 7));
+}
+
 // The input's remainders modulo the stride have taps of their own, and share the results' patches.
 double products(const Axis& a, int64_t count, int64_t most) {
+  if (a.kernel == 3 && a.stride == 1 && most == 3) return products_of_three(count);
   double sum = 0;
   for (int64_t r = 0; r < a.stride && r < a.kernel; ++r)
     sum += products_of_runs(ceil_div(a.kernel - r, a.stride), count, most);
@@ -29,7 +41,8 @@ double products_of_remainders(const Axis& a, int64_t count) {
   double sum = 0;
   for (int64_t r = 0; r < a.stride && r < a.kernel; ++r) {
     const int64_t taps = ceil_div(a.kernel - r, a.stride);
-    const double two = products_of_runs(taps, count, 2), three = products_of_runs(taps, count, 3);
+    const double two = products_of_runs(taps, count, 2),
+                 three = taps == 3 ? products_of_three(count) : products_of_runs(taps, count, 3);
     sum += taps == 1 ? double(count) : two < three ? two : three;
   }
   return sum;
@@ -51,8 +64,16 @@ bool few_runs(const ConvProblem& pb) { return pb.R <= 6 * pb.stride_h && pb.S <=
 // Each remainder of a dilation transforms the weights again.
 bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
 
-// Pairs of bfloat16 on vectors: twice the products of float32, against 2.25 times fewer and transforms.
-bool better_by_pairs(const char* why_not, bool suits) { return !why_not && suits; }
+// Pairs of bfloat16 on vectors: twice the products of float32, against 2.9 times fewer and transforms, of 3x3 filters
+// at stride 1. Those gained 1.05 to 1.25 on planes of 1000 results and more with 32 channels and more, a tenth down to
+// 27 x 27 if transformed weights met enough channels, and took 1.05 to 1.35 times as long on 14 x 14.
+bool better_by_pairs(const ConvProblem& pb, const char* why_not, bool suits, int64_t inputs, int64_t results) {
+  constexpr int64_t kLarge = 1000, kMedium = 700, kInputs = 32, kWeights = 128 * 128;
+  const bool transforms_pay = results >= kLarge    ? inputs >= kInputs
+                              : results >= kMedium ? pb.channels_per_group() * pb.outputs_per_group() >= kWeights
+                                                   : false;
+  return !why_not && suits && !(is_f43(pb) && transforms_pay);
+}
 
 // float32's six products on the unit take 1.2 times as long as winograd (1.6 where others use the unit too), unless
 // that has to transform larger filters run by run. 16-bit types have four products or one.
@@ -64,7 +85,9 @@ bool better_on_amx(const ConvProblem& pb, const Operands& o, const char* why_not
 
 bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
   if (better_on_amx(pb, o, why_not_amx_forward(pb, o), suits_amx_forward(pb, o)) ||
-      better_by_pairs(why_not_pairs_forward(pb, o), suits_pairs_forward(pb, o)) || !few_remainders(pb) || !few_runs(pb))
+      better_by_pairs(pb, why_not_pairs_forward(pb, o), suits_pairs_forward(pb, o), pb.channels_per_group(),
+                      pb.P * pb.Q) ||
+      !few_remainders(pb) || !few_runs(pb))
     return false;
   const Axis r = pb.rows(), c = pb.columns();
   const int64_t rows = ceil_div(pb.P, pb.dilation_h), columns = ceil_div(pb.Q, pb.dilation_w);
@@ -83,8 +106,9 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
 
 bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
   if (better_on_amx(pb, o, why_not_amx_grad_input(pb, o), suits_amx_grad_input(pb, o)) ||
-      better_by_pairs(why_not_pairs_grad_input(pb, o), suits_pairs_grad_input(pb, o)) || phases_suit_pixels(pb, o) ||
-      !few_remainders(pb) || !few_runs(pb) || pb.P * pb.Q < kFewest)
+      better_by_pairs(pb, why_not_pairs_grad_input(pb, o), suits_pairs_grad_input(pb, o), pb.outputs_per_group(),
+                      pb.H * pb.W) ||
+      phases_suit_pixels(pb, o) || !few_remainders(pb) || !few_runs(pb) || pb.P * pb.Q < kFewest)
     return false;
   const int64_t rows = ceil_div(pb.H, pb.stride_h * pb.dilation_h),
                 columns = ceil_div(pb.W, pb.stride_w * pb.dilation_w);
@@ -102,12 +126,13 @@ bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
 
 // The gradient is transformed back, which the products of enough pixels must pay for: with 32 patches of 2 x 2 it took
 // 1.3 times outer_product's time, with 49 0.75 of it. And both operands are transformed to meet the other's channels:
-// 16 with 16 took 1.1 times as long, with 32 0.8; so do 3x3 filters at stride 2, which save a third of the products.
+// 16 with 16 took 0.65 of its time. 3x3 filters at stride 2, which save a third of the products, took 1.1 times as
+// long.
 bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kPixels = 160, kPairs = 512, kPlane = 150;
+  constexpr int64_t kPixels = 160, kPairs = 256, kPlane = 150;
   if (better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) ||
-      (pb.R * pb.S > 9 && pb.is_unit_stride() && pb.P * pb.Q >= kPlane &&
-       better_by_pairs(why_not_pairs_grad_weight(pb, o), suits_pairs_grad_weight(pb, o))) ||
+      (pb.R * pb.S > 9 && pb.is_unit_stride() && pb.P * pb.Q >= kPlane && !why_not_pairs_grad_weight(pb, o) &&
+       suits_pairs_grad_weight(pb, o)) ||
       !few_runs(pb) || pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 || pb.N * pb.P * pb.Q < kPixels ||
       pb.channels_per_group() * pb.outputs_per_group() < kPairs)
     return false;

@@ -1,12 +1,13 @@
-// forward and grad_input of 3x3 filters by Winograd's F(2x2, 3x3): 16 products for four results instead of 36, so past
-// the FMA roof of a convolution by its definition. 2x2 filters are F(3x3, 2x2), for nine results. Such are the four
-// phases of the results of a transposed 4x4 filter at stride 2, which all read the same patches. Larger filters, and
-// those with a stride, are made of runs of two or three taps, which are so many more channels (winograd_tile.h). The
-// transforms and their source: winograd_transforms.h; the steps of one block: winograd_blocks.h.
+// forward and grad_input of 3x3 filters by Winograd's F(4x4, 3x3): 49 products for sixteen results instead of 144, so
+// past the FMA roof of a convolution by its definition. 2x2 filters are F(3x3, 2x2), 16 products for nine results. Such
+// are the four phases of the results of a transposed 4x4 filter at stride 2, which all read the same patches. Larger
+// filters, and those with a stride, are made of runs of two or three taps, which are so many more channels
+// (winograd_tile.h), the latter by F(2x2, 3x3), 16 products for four results. The transforms and their source:
+// winograd_transforms.h; the steps of one block: winograd_blocks.h.
 //
 // A block of results (some rows of patches of one image, or several images) goes through three steps:
 //   V[point][channel][patch]   the input's patches, transformed: vectors across channels, [vector][patch][lanes]
-//   M[point][patch][output]    = sum over channels of V * U, for each of the 16 points an outer product over registers
+//   M[point][patch][output]    = sum over channels of V * U, for each of the points an outer product over registers
 //                              (micro_kernel.h); U[point][channel][output] are the weights, transformed
 //   results                    M transformed back: vectors across outputs, then turned over and stored
 // V and M stay in a thread's cache and the weights, transformed once, pass by; or, for few patches, the weights of some
@@ -15,12 +16,12 @@
 // The patches are read from a tile of one vector of channels (vector_tile.h), which has all paddings and layouts in it.
 // Of a dilated filter, each remainder of the dilation is a convolution of its own.
 //
-// Estimate: 2.25 times fewer multiply-adds, against 32 additions and 32 loads and stores a channel and patch for V and
-// about as many an output and patch for M. With 64 channels and outputs these are about a fourth of what is left. Runs
+// Estimate: 2.9 times fewer multiply-adds, against 117 additions and 85 loads and stores a channel and patch for V and
+// about as many an output and patch for M. With 64 channels and outputs these are a third of what is left. Runs
 // multiply the weights, too: of 7x7 filters, 100 for 49, which come from afar for each block of patches.
 //
-// Rounding: a result is a sum of 9 sums of C products each, of numbers that are up to 4 and 9/4 times as large. For
-// random operands that is 0.6 times the error of a chain of 9 C products, however long; but a result's error is
+// Rounding: a result is a sum of up to 25 sums of C products each, of numbers that are up to 16 and 9/4 times as large.
+// For random operands that is 0.75 times the error of a chain of 9 C products, however long; but a result's error is
 // relative to the largest of its patch, not to the inputs that it reads alone. An infinity or a NaN would reach
 // neighbours that don't read it, so the input is looked through on its way and such an image is computed by
 // outer_product.h, as is one so large that a transformed number might overflow.
@@ -34,9 +35,9 @@ namespace CONVX_ISA {
 // Block by block of the patches: their V stays in cache while the weights, transformed before, pass by. Of many
 // channels V is made in parts, and M of all outputs waits for them. Of many weights as many outputs are taken at a time
 // as fit into kBytes.
-template <int R, int S, class T, class In>
+template <class R, class S, class T, class In>
 void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponents, int* w_exponents) {
-  constexpr int64_t kBytes = 8 << 20, kFewest = 64, kMostPlanes = 512;
+  constexpr int64_t kBytes = 8 << 20, kFewest = 64, kMostPlanes = 512, kPoints = R::kPoints * S::kPoints;
   const Convolution<T, In>& cv = blocks.cv;
   const int64_t kbs = blocks.kbs, width = blocks.width, planes = cv.inputs * blocks.inputs.count;
   const int64_t u_pitch = odd_lines<T>(planes * width), u_size = blocks.count * kPoints * u_pitch;
@@ -92,8 +93,9 @@ void convolve_by_patches(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
 }
 
 // Block by block of the outputs: their weights are transformed in cache, and all patches, transformed before, pass by.
-template <int R, int S, class T, class In>
+template <class R, class S, class T, class In>
 void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponents, int* w_exponents) {
+  constexpr int64_t kPoints = R::kPoints * S::kPoints;
   const Convolution<T, In>& cv = blocks.cv;
   // Channels whose weights are in cache at a time.
   const int64_t together = blocks.whole_chains(128 / (blocks.count * blocks.inputs.count));
@@ -143,7 +145,7 @@ void convolve_by_outputs(const PatchBlocks<R, S, T, In>& blocks, int* x_exponent
 
 // Image by image, what is too large or not finite goes to outer_product.h: an image's result must not depend on the
 // others. False, with the result unfinished, if a weight is not finite.
-template <int R, int S, class T, class In>
+template <class R, class S, class T, class In>
 bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
   const PatchBlocks<R, S, T, In> blocks(phases, count);
   const int64_t N = phases->N, in_image = blocks.in_image(), parts = phases->G * blocks.kbs;
@@ -154,8 +156,8 @@ bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
     convolve_by_patches(blocks, x_exponents.data(), w_exponents.data());
   const int weight = greatest_of(w_exponents.data(), parts);
   for (int64_t n = 0; n < N; ++n) {
-    if (!stays_finite<T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight,
-                         phases->inputs * blocks.inputs.count)) {
+    if (!stays_finite<R, T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight,
+                            phases->inputs * blocks.inputs.count)) {
       for (int64_t j = 0; j < count; ++j) phases[j].N = 1;
       if (!convolve_all(phases, count)) return false;
     }
@@ -169,9 +171,10 @@ bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
 template <class T, class In>
 bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
   const bool three = patch_taps(phases->columns) == 3;
+  if (has_three_taps(phases->rows) && has_three_taps(phases->columns)) return convolve_patches<F43, F43>(phases, count);
   if (patch_taps(phases->rows) == 3)
-    return three ? convolve_patches<3, 3>(phases, count) : convolve_patches<3, 2>(phases, count);
-  return three ? convolve_patches<2, 3>(phases, count) : convolve_patches<2, 2>(phases, count);
+    return three ? convolve_patches<F23, F23>(phases, count) : convolve_patches<F23, F32>(phases, count);
+  return three ? convolve_patches<F32, F23>(phases, count) : convolve_patches<F32, F32>(phases, count);
 }
 
 // Every `step`-th result of an axis.

@@ -2,7 +2,7 @@
 // the results, see there), and the weights that it meets.
 #pragma once
 #include "outer_product.h"
-#include "winograd_tile.h"
+#include "winograd_patches.h"
 
 namespace convx {
 namespace cpu {
@@ -11,10 +11,10 @@ namespace CONVX_ISA {
 // The weights of `count` phases of the results, channels [c0, c1) and `wide` outputs from `first` on, transformed:
 // [phase of the results][point][phase of the input][channel][wide], `pitch` elements from point to point. Returns the
 // exponent of the largest.
-template <int R, int S, class T, class In>
+template <class R, class S, class T, class In>
 int transform_weights(const Convolution<T, In>* phases, int64_t count, const InputPhases<R, S>& inputs, int64_t g,
                       int64_t first, int64_t wide, int64_t c0, int64_t c1, T* to, int64_t pitch) {
-  constexpr int64_t L = Vec<T>::lanes;
+  constexpr int64_t L = Vec<T>::lanes, kPoints = R::kPoints * S::kPoints;
   const Convolution<T, In>& cv = phases[0];
   // Of several phases, each has every stride-th tap of a filter, so whole filters are turned over for all.
   const bool together = count > 1 && cv.filters_are_lines();
@@ -36,23 +36,23 @@ int transform_weights(const Convolution<T, In>* phases, int64_t count, const Inp
       };
       for (int64_t i = 0; i < inputs.count; ++i) {
         T* const at = to + j * kPoints * pitch + (i * (c1 - c0) + c - c0) * wide;
-        const T* from[R * S];
-        for (int t = 0; t < R * S; ++t) {
-          const int64_t r = t / S, s = t % S;
+        const T* from[R::kTaps * S::kTaps];
+        for (int t = 0; t < R::kTaps * S::kTaps; ++t) {
+          const int64_t r = t / S::kTaps, s = t % S::kTaps;
           if (count == 1) {
             const int tap = inputs.phase[i].tap[r][s];
             from[t] = tap < 0 ? kZeros<T> : of_tap(tap / columns.taps, tap % columns.taps);
           } else {  // of another phase than the one that `inputs` were made of
-            from[(rows.offset[r] - rows.lowest()) * S + columns.offset[s] - columns.lowest()] = of_tap(r, s);
+            from[(rows.offset[r] - rows.lowest()) * S::kTaps + columns.offset[s] - columns.lowest()] = of_tap(r, s);
           }
         }
         for (int64_t o = 0; o < wide; o += L) {
-          typename Vec<T>::type filter[R][S], u[kPatch][kPatch];
+          typename Vec<T>::type filter[R::kTaps][S::kTaps], u[R::kPoints][S::kPoints];
 #pragma GCC unroll 9
-          for (int t = 0; t < R * S; ++t) filter[t / S][t % S] = load(from[t] + o);
-          spread(filter, u);
-#pragma GCC unroll 16
-          for (int p = 0; p < kPoints; ++p) store(at + p * pitch + o, u[p / kPatch][p % kPatch]);
+          for (int t = 0; t < R::kTaps * S::kTaps; ++t) filter[t / S::kTaps][t % S::kTaps] = load(from[t] + o);
+          spread<PatchAxisForm<R, false>, PatchAxisForm<S, false>>(filter, u);
+#pragma GCC unroll 49
+          for (int p = 0; p < kPoints; ++p) store(at + p * pitch + o, u[p / S::kPoints][p % S::kPoints]);
         }
       }
     }
@@ -63,19 +63,22 @@ int transform_weights(const Convolution<T, In>* phases, int64_t count, const Inp
 // [first, end). The phases of a stride have their results between one another, `together` of them.
 struct PatchAxis {
   int64_t begin, step, together, first, end, patches;
+  bool ends_short;  // with a short patch
 
-  // Of `count` plans, one of which begins first, for `results` of each in a patch.
-  template <class Plans>
-  PatchAxis(int64_t count, int64_t lowest, int results, Plans&& plans) {
+  // Of `count` plans, one of which begins first.
+  template <class F, class Plans>
+  PatchAxis(F, int64_t count, int64_t lowest, Plans&& plans) {
     const AxisPlan& any = plans(0);
     together = count > 1 ? any.out_step : 1, step = any.out_step / together;
-    begin = first = any.first_out, end = 0, patches = 0;
+    begin = first = any.first_out, end = 0;
+    int64_t results = 0;
     for (int64_t j = 0; j < count; ++j) {
       const AxisPlan& a = plans(j);
       begin = smaller(begin, a.first_out - a.out_step * shift(a, lowest));
       first = smaller(first, a.first_out), end = larger(end, a.first_out + (a.count - 1) * a.out_step + 1);
-      patches = larger(patches, ceil_div(a.count + shift(a, lowest), results));
+      results = larger(results, a.count + shift(a, lowest));
     }
+    patches = ceil_div(results, F::kResults), ends_short = is_short<F>(results);
   }
   // How many results of a plan would come before its first one in the patches that begin first.
   static int64_t shift(const AxisPlan& a, int64_t lowest) { return a.lowest() - lowest; }
@@ -90,10 +93,11 @@ struct PatchAxis {
 
 // How the patches of a convolution are cut into blocks, and its outputs into vectors. Phases of a stride are
 // convolutions of the same patches.
-template <int R, int S, class T, class In>
+template <class R, class S, class T, class In>
 class PatchBlocks {
  public:
-  static constexpr int kRows = results_of(R), kColumns = results_of(S);  // of a patch's results
+  static constexpr int kRows = R::kResults, kColumns = S::kResults;  // of a patch's results
+  static constexpr int kPoints = R::kPoints * S::kPoints;
   static constexpr int64_t L = Vec<T>::lanes;
   const Convolution<T, In>* const phases;
   const int64_t count;
@@ -108,13 +112,14 @@ class PatchBlocks {
       : phases(phases),
         count(count),
         cv(first_of(phases, count)),
-        down(count, cv.rows.lowest(), kRows, [&](int64_t j) -> const AxisPlan& { return phases[j].rows; }),
-        across(count, cv.columns.lowest(), kColumns, [&](int64_t j) -> const AxisPlan& { return phases[j].columns; }),
+        down(R(), count, cv.rows.lowest(), [&](int64_t j) -> const AxisPlan& { return phases[j].rows; }),
+        across(S(), count, cv.columns.lowest(), [&](int64_t j) -> const AxisPlan& { return phases[j].columns; }),
         width(cv.outputs <= L ? L : 2 * L),
         kbs(ceil_div(cv.outputs, width)),
         inputs(cv.rows, cv.columns),
         columns(ceil_div(across.patches, ceil_div(across.patches, most()))),
-        rows(ceil_div(down.patches, ceil_div(down.patches, larger(1, smaller(down.patches, most() / columns))))),
+        rows(ceil_div(down.patches,
+                      ceil_div(down.patches, larger(1, smaller(down.patches, (most() + columns / 2) / columns))))),
         images(rows < down.patches || columns < across.patches ? 1
                                                                : smaller(cv.N, larger(1, most() / (rows * columns)))),
         a_k_(cv.inputs) {
@@ -126,7 +131,10 @@ class PatchBlocks {
   Places places(int64_t wanted) const { return {patches_, rows, columns, wanted, kbs}; }
   int64_t patches() const { return images * rows * columns; }  // of a block, at most
   int64_t images_of(const Place& at) const { return smaller(images, cv.N - at.n * images); }
-  int64_t patches_of(const Place& at) const { return images_of(at) * at.ni * at.nj; }
+  PatchOrder order_of(const Place& at) const {
+    return {images_of(at), at.ni, at.nj, down.ends_short && at.i0 + at.ni == down.patches,
+            across.ends_short && at.j0 + at.nj == across.patches};
+  }
   int64_t width_of(int64_t kb) const { return cv.outputs - kb * width <= L ? L : width; }
   // From point to point in V of some channels, and in M.
   int64_t v_pitch(int64_t channels) const { return odd_lines<T>(place(ceil_div(channels, L) * L)); }
@@ -143,23 +151,25 @@ class PatchBlocks {
   }
 
   // Few patches in all: their transformed weights would go to memory and come back only once or twice, if they were
-  // all transformed first. (Measured on AVX2: either way takes as long where patches are half as many as outputs, or a
-  // bit more.) V of all patches may take what transformed weights don't.
+  // all transformed first. (Measured: either way takes as long where patches are as many as outputs or a bit more; of
+  // 4 x 4 inputs half as many.) V of all patches may take what transformed weights don't.
   bool suits_by_outputs() const {
     const int64_t all = cv.N * down.patches * across.patches, weights = cv.outputs * count * cv.taps();
     constexpr int64_t kMost = (8 << 20) / sizeof(T);
-    return 2 * all <= count * cv.outputs + 64 && cv.G * cv.inputs * (inputs.count * all * kPoints - weights) <= kMost;
+    return cv.G * kbs >= thread_count() && (kPoints == 49 ? 1 : 2) * all <= count * cv.outputs + 64 &&
+           cv.G * cv.inputs * (inputs.count * all * kPoints - weights) <= kMost;
   }
 
   // V of one block and channels [c0, c1), and the exponent of each image's largest input in channels [0, c1).
   void transform(const Place& at, int64_t c0, int64_t c1, T* v, VectorTile<T>& tile, int* exponents) const {
+    const PatchOrder order = order_of(at);
     tile.set(cv.rows, inputs.rows.of(at.i0, at.ni), cv.columns, inputs.columns.of(at.j0, at.nj), cv.in_strides);
-    for (int64_t b = 0; b < images_of(at); ++b, v += at.ni * at.nj * L) {
+    for (int64_t b = 0; b < order.images; ++b) {
       Greatest<T> greatest;
       for (int64_t c = c0; c < c1; c += L) {
         tile.fill(cv.in + cv.in_strides(at.n * images + b, at.g * cv.inputs + c, 0, 0), smaller(L, c1 - c));
         tile.each_row([&](const T* row, int64_t count) { greatest.add(row, count); });
-        transform_patches(tile, inputs, at.ni, at.nj, v + place(c - c0), v_pitch(c1 - c0), L, patches() * L);
+        transform_patches(tile, inputs, order, b, v + place(c - c0), v_pitch(c1 - c0), L, patches() * L);
       }
       if (c0 == 0 || greatest.exponent() > exponents[b]) exponents[b] = greatest.exponent();
     }
@@ -177,24 +187,26 @@ class PatchBlocks {
   // and are fetched a chain ahead.
   void multiply(const Place& at, const T* v, int64_t pitch, int64_t first, int64_t channels, const T* u,
                 int64_t u_pitch, int64_t u_phase, int64_t wide, bool begins, bool v_from_afar, T* m) const {
-    const int64_t patches = patches_of(at);
-    for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(patches), u += u_pitch) {
+    const PatchOrder order = order_of(at);
+    for (int64_t point = 0; point < count * kPoints; ++point, m += m_pitch(order.count()), u += u_pitch) {
+      const int64_t t0 = order.template begin<R, S>(point % kPoints),
+                    met = order.template end<R, S>(point % kPoints) - t0;
       const T* const from = v + point % kPoints * pitch;
       bool empty = begins;
       for (int64_t c = 0; c < channels; c += kShortChain<T>) {
-        const int64_t steps = smaller(kShortChain<T>, channels - c), v_size = steps * this->patches();
+        const int64_t steps = smaller(kShortChain<T>, channels - c), v_size = steps * patches();
         // the planes of the next channels of this point, or those of the next point
         const T* const v_ahead = c + steps < channels ? from + a_k_[first + c + steps] : from + pitch + a_k_[first];
         for (int64_t p = 0; p < inputs.count; ++p)
           if (inputs.phase[p].meets(point % kPoints)) {
             const T* const weights = u + p * u_phase + c * wide;
-            multiply_chain(patches, from + p * this->patches() * L, a_k_.data() + first + c, weights, steps, wide,
-                           empty, m, v_from_afar ? v_ahead + p * v_size : weights + steps * wide,
+            multiply_chain(met, from + (p * patches() + t0) * L, a_k_.data() + first + c, weights, steps, wide, empty,
+                           m + t0 * wide, v_from_afar ? v_ahead + p * v_size : weights + steps * wide,
                            v_from_afar ? v_size : steps * wide);
             empty = false;
           }
       }
-      if (empty) std::memset(m, 0, patches * wide * sizeof(T));
+      if (empty) std::memset(m + t0 * wide, 0, met * wide * sizeof(T));
     }
   }
 
@@ -204,11 +216,12 @@ class PatchBlocks {
     const int64_t lines = kRows * down.together, in_line = kColumns * across.together * at.nj;
     const int64_t q0 = at.j0 * kColumns * across.together, x0 = across.first_inside(q0),
                   x1 = across.last_inside(q0, in_line);
-    const int64_t pitch = m_pitch(patches_of(at));
-    for (int64_t b = 0; b < images_of(at); ++b)
-      for (int64_t i = 0; i < at.ni; ++i, m += at.nj * wide) {
+    const PatchOrder order = order_of(at);
+    const int64_t pitch = m_pitch(order.count());
+    for (int64_t b = 0; b < order.images; ++b)
+      for (int64_t i = 0; i < at.ni; ++i) {
         for (int64_t j = 0; j < count; ++j)
-          gather_line(phases[j], at.nj, wide, m + j * kPoints * pitch, pitch, bias, results, in_line * wide);
+          gather_line(phases[j], order, b, i, wide, m + j * kPoints * pitch, pitch, bias, results, in_line * wide);
         for (int64_t line = 0; line < lines; ++line) {
           const int64_t row = down.begin + ((at.i0 + i) * lines + line) * down.step;
           if (row < down.first || row >= down.end || x0 >= x1) continue;
@@ -246,31 +259,38 @@ class PatchBlocks {
     return *first;
   }
   int64_t most() const {
-    constexpr int64_t kBytes = 320 << 10, kFewest = 40;  // of V; weights that meet fewer patches are read too often
+    // of V; weights that meet fewer patches are read too often
+    constexpr int64_t kBytes = (kPoints == 16 ? 320 : 640) << 10, kFewest = 40;
     return larger(kFewest, kBytes / larger(1, kPoints * cv.inputs * inputs.count * int64_t(sizeof(T))));
   }
 
-  // One phase's results of a row of patches, at their places between those of the others.
-  void gather_line(const Convolution<T, In>& phase, int64_t patches, int64_t wide, const T* m, int64_t pitch,
-                   const T* bias, T* results, int64_t line) const {
-    T* to[kRows];
-    for (int r = 0; r < kRows; ++r)
-      to[r] = results + (r * down.together + down.place(phase.rows, cv.rows.lowest())) * line +
-              across.place(phase.columns, cv.columns.lowest()) * wide;
-    const int64_t step = across.together * wide;
-    for (int64_t t = 0; t < patches; ++t, m += wide) {
-      for (int64_t o = 0; o < wide; o += L) {
-        typename Vec<T>::type sums[kPatch][kPatch], y[kRows][kColumns];
-#pragma GCC unroll 16
-        for (int p = 0; p < kPoints; ++p) sums[p / kPatch][p % kPatch] = load(m + p * pitch + o);
-        gather(sums, y);
-#pragma GCC unroll 3
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 3
-          for (int s = 0; s < kColumns; ++s) store(to[r] + s * step + o, y[r][s] * T(0.25) + load(bias + o));
-      }
-      for (int r = 0; r < kRows; ++r) to[r] += kColumns * step;
-    }
+  // One phase's results of a row of patches of an image, at their places between those of the others.
+  void gather_line(const Convolution<T, In>& phase, const PatchOrder& order, int64_t image, int64_t row, int64_t wide,
+                   const T* m, int64_t pitch, const T* bias, T* results, int64_t line) const {
+    T* const begin = results + down.place(phase.rows, cv.rows.lowest()) * line +
+                     across.place(phase.columns, cv.columns.lowest()) * wide;
+    const int64_t step = across.together * wide, next = down.together * line;
+    each_run<R, S>(order, image, row, [&](auto rows, auto columns, int64_t first, int64_t j, int64_t patches) {
+      using Rows = decltype(rows);
+      using Columns = decltype(columns);
+      constexpr T kScale = T(1) / (R::kFactor * S::kFactor);
+      const T* from = m + first * wide;
+      T* to = begin + j * kColumns * step;
+      for (int64_t t = 0; t < patches; ++t, from += wide, to += kColumns * step)
+        for (int64_t o = 0; o < wide; o += L) {
+          typename Vec<T>::type sums[Rows::kPoints][Columns::kPoints], y[Rows::kResults][Columns::kResults];
+#pragma GCC unroll 8
+          for (int p = 0; p < Rows::kPoints; ++p)
+#pragma GCC unroll 8
+            for (int q = 0; q < Columns::kPoints; ++q) sums[p][q] = load(from + (p * S::kPoints + q) * pitch + o);
+          gather<Rows, Columns>(sums, y);
+#pragma GCC unroll 4
+          for (int r = 0; r < Rows::kResults; ++r)
+#pragma GCC unroll 4
+            for (int s = 0; s < Columns::kResults; ++s)
+              store(to + r * next + s * step + o, y[r][s] * kScale + load(bias + o));
+        }
+    });
   }
 
   Scratch<int32_t> a_k_;        // where each plane of V is

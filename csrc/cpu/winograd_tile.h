@@ -1,6 +1,5 @@
-// What winograd.h and winograd_weight.h share: which axes are theirs, and patches of the input, transformed. Vectors go
-// across channels, so neither the width of a plane nor strides leave lanes empty; all paddings and layouts end in the
-// tile that patches are read from (vector_tile.h).
+// What winograd.h and winograd_weight.h share: which taps of an axis go into which patches, and what must not go
+// through patches at all. The patches themselves: winograd_patches.h.
 #pragma once
 #include "convolution.h"
 #include "vector_tile.h"
@@ -10,17 +9,23 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
+// Whether the last patch of so many results is short.
+template <class F>
+constexpr bool is_short(int64_t results) {
+  return F::kShort > 0 && (results - 1) % F::kResults < F::kShort;
+}
+
 // How an axis' taps are dealt out to patches. The lines of the input are taken by their remainder modulo the stride:
-// taps that read the same ones are neighbours there, and each run of at most TAPS of them is a phase, which has patches
-// of its own. A shorter run is filled up with zeros, and then has no product at the last point: the transforms of (a0,
-// 0) and of (b0, b1, 0) are zero there. So a 5x5 filter takes 49 products for four results instead of 100, and a 3x3
-// filter at stride 2 49 for nine instead of 81.
-template <int TAPS>
+// taps that read the same ones are neighbours there, and each run of at most F::kTaps of them is a phase, which has
+// patches of its own. A shorter run is filled up with zeros, and then has no product at infinity: the transforms of
+// (a0, 0) and of (b0, b1, 0) are zero there. So a 5x5 filter takes 49 products for four results instead of 100, and a
+// 3x3 filter at stride 2 49 for nine instead of 81.
+template <class F>
 struct PatchPhases {
   struct Phase {
     int64_t line;  // of the tile, that the first tap of the first result reads
-    int count, tap[TAPS];
-    bool whole() const { return count == TAPS; }
+    int count, tap[F::kTaps];
+    bool whole() const { return count == F::kTaps; }
   };
   const AxisPlan& axis;
   const int64_t step, spacing;  // of the tile's lines in the input, and of a patch's in the tile
@@ -30,8 +35,8 @@ struct PatchPhases {
   explicit PatchPhases(const AxisPlan& a)
       : axis(a), step(reads_every_line(a) ? 1 : a.stride), spacing(a.stride / step), phase(larger(1, a.taps)) {
     for (const bool whole : {true, false})
-      each_run(a, step, TAPS, [&](int64_t remainder, int64_t first, int64_t length) {
-        if ((length == TAPS) == whole) add(remainder + first * spacing, int(length));
+      each_run(a, step, [&](int64_t remainder, int64_t first, int64_t length) {
+        if ((length == F::kTaps) == whole) add(remainder + first * spacing, int(length));
       });
   }
 
@@ -39,17 +44,19 @@ struct PatchPhases {
   int64_t lines(int64_t patches) const {
     int64_t last = 0;
     for (int64_t p = 0; p < count; ++p) last = larger(last, phase[p].line);
-    return last + ((patches - 1) * results_of(TAPS) + kPatch - 1) * spacing + 1;
+    return last + ((patches - 1) * F::kResults + F::kInputs - 1) * spacing + 1;
   }
   Lines of(int64_t first, int64_t patches) const {
-    return {first * results_of(TAPS) * axis.stride + axis.lowest(), lines(patches), step};
+    return {first * F::kResults * axis.stride + axis.lowest(), lines(patches), step};
   }
   // Products along the axis, for all results.
   static int64_t products(const AxisPlan& a) {
-    int64_t points = 0;
-    each_run(a, reads_every_line(a) ? 1 : a.stride, TAPS,
-             [&](int64_t, int64_t, int64_t length) { points += length == TAPS ? kPatch : kPatch - 1; });
-    return points * ceil_div(a.count, results_of(TAPS));
+    int64_t sum = 0;
+    each_run(a, reads_every_line(a) ? 1 : a.stride, [&](int64_t, int64_t, int64_t length) {
+      const int64_t last = is_short<F>(a.count), skipped = length < F::kTaps;
+      sum += (ceil_div(a.count, F::kResults) - last) * (F::kPoints - skipped) + last * (F::kRealPoints - skipped);
+    });
+    return sum;
   }
 
  private:
@@ -59,8 +66,8 @@ struct PatchPhases {
     return false;
   }
   // The runs of taps, as equal as can be: of each remainder, from which neighbour on and how many.
-  template <class F>
-  static void each_run(const AxisPlan& a, int64_t step, int64_t most, F&& f) {
+  template <class Run>
+  static void each_run(const AxisPlan& a, int64_t step, Run&& f) {
     const int64_t spacing = a.stride / step;
     for (int64_t remainder = 0; remainder < spacing; ++remainder) {
       int64_t first = INT64_MAX, last = -1;
@@ -68,14 +75,14 @@ struct PatchPhases {
         const int64_t line = (a.offset[t] - a.lowest()) / step;
         if (line % spacing == remainder) first = smaller(first, line / spacing), last = larger(last, line / spacing);
       }
-      const int64_t all = last < 0 ? 0 : last - first + 1, runs = ceil_div(all, most);
+      const int64_t all = last < 0 ? 0 : last - first + 1, runs = ceil_div(all, F::kTaps);
       for (int64_t i = 0; i < runs; ++i) f(remainder, first + all * i / runs, all * (i + 1) / runs - all * i / runs);
     }
   }
   void add(int64_t line, int length) {
     Phase& p = phase[count++];
     p.line = line, p.count = length;
-    for (int i = 0; i < TAPS; ++i) {
+    for (int i = 0; i < F::kTaps; ++i) {
       p.tap[i] = -1;
       for (int t = 0; t < axis.taps; ++t)
         if (i < length && axis.offset[t] - axis.lowest() == (line + i * spacing) * step) p.tap[i] = t;
@@ -87,19 +94,23 @@ struct PatchPhases {
 inline int patch_taps(const AxisPlan& a) {
   if (a.taps < 2) return 0;
   if (a.taps <= 3 && a.highest() - a.lowest() == (a.taps - 1) * a.stride) return a.taps;
-  return PatchPhases<2>::products(a) < PatchPhases<3>::products(a) ? 2 : 3;
+  return PatchPhases<F32>::products(a) < PatchPhases<F23>::products(a) ? 2 : 3;
 }
+// F(4, 3) is for these alone: of larger filters the transformed weights, 49 for each run of 3 x 3 taps, would come from
+// afar for each block of patches. (5x5 filters took up to 1.3 times as long with it.)
+inline bool has_three_taps(const AxisPlan& a) { return a.taps == 3 && a.highest() - a.lowest() == 2 * a.stride; }
 
 // The phases of both axes.
-template <int R, int S>
+template <class R, class S>
 struct InputPhases {
   struct Phase {
     int64_t row, column;  // of the tile
     bool whole_rows, whole_columns;
-    int tap[R][S];  // -1: none
+    int tap[R::kTaps][S::kTaps];  // -1: none
     // Whether there are products at a point.
     bool meets(int64_t point) const {
-      return (whole_rows || point / kPatch < kPatch - 1) && (whole_columns || point % kPatch < kPatch - 1);
+      return (whole_rows || point / S::kPoints != R::kInfinity) &&
+             (whole_columns || point % S::kPoints != S::kInfinity);
     }
   };
   PatchPhases<R> rows;
@@ -113,9 +124,9 @@ struct InputPhases {
       const auto &down = rows.phase[p / columns.count], &across = columns.phase[p % columns.count];
       phase[p].row = down.line, phase[p].column = across.line;
       phase[p].whole_rows = down.whole(), phase[p].whole_columns = across.whole();
-      for (int t = 0; t < R * S; ++t) {
-        const int i = down.tap[t / S], j = across.tap[t % S];
-        phase[p].tap[t / S][t % S] = i < 0 || j < 0 ? -1 : i * c.taps + j;
+      for (int t = 0; t < R::kTaps * S::kTaps; ++t) {
+        const int i = down.tap[t / S::kTaps], j = across.tap[t % S::kTaps];
+        phase[p].tap[t / S::kTaps][t % S::kTaps] = i < 0 || j < 0 ? -1 : i * c.taps + j;
       }
     }
   }
@@ -158,51 +169,24 @@ inline int greatest_of(const int* p, int64_t count) {
   return most;
 }
 
-// Whether no intermediate result overflows: transformed, an input is at most 4 times as large, a weight 9 times, and
-// a result is a sum of 9 C products.
-template <class T>
+// Whether no intermediate result overflows, by the exponents of the largest operands.
+template <class F, class T>
 bool stays_finite(int input, int weight, int64_t channels) {
   int log = 0;
   while (int64_t(1) << log < channels) ++log;
   constexpr int most = Greatest<T>::kBias;
-  return input + 3 < most && weight + 5 < most && input + weight + 2 + log + 9 < most;
+  return input + F::kInputBits < most && weight + F::kWeightBits < most && input + weight + log + F::kSumBits < most;
 }
 
 // Products that are summed from zero: a result adds up nine of these sums, or more.
 template <class T>
 constexpr int64_t kShortChain = sizeof(T) == 4 ? 32 : 16;
 
-// An odd number of cache lines from point to point: their 16 streams fall into different sets.
+// An odd number of cache lines from point to point: their 16 or 49 streams fall into different sets.
 template <class T>
 int64_t odd_lines(int64_t count) {
   constexpr int64_t line = 64 / sizeof(T);
   return (ceil_div(count, line) | 1) * line;
-}
-
-// The patches of a block, rows x columns of them, for the channels in the tile: phase p of patch t at
-// to + p * phase_pitch + t * patch_pitch, a vector for each point.
-template <class T, int R, int S>
-void transform_patches(const VectorTile<T>& tile, const InputPhases<R, S>& phases, int64_t rows, int64_t columns, T* to,
-                       int64_t point_pitch, int64_t patch_pitch, int64_t phase_pitch) {
-  constexpr int64_t L = Vec<T>::lanes;
-  using V = typename Vec<T>::type;
-  const int64_t down = phases.rows.spacing * tile.pitch(), across = phases.columns.spacing * L;
-  for (int64_t p = 0; p < phases.count; ++p, to += phase_pitch) {
-    const auto& phase = phases.phase[p];
-    T* out = to;
-    for (int64_t i = 0; i < rows; ++i) {
-      const T* from = tile.data() + phase.row * tile.pitch() + results_of(R) * i * down + phase.column * L;
-      for (int64_t j = 0; j < columns; ++j, from += results_of(S) * across, out += patch_pitch) {
-        V d[kPatch][kPatch], v[kPatch][kPatch];
-#pragma GCC unroll 16
-        for (int e = 0; e < kPoints; ++e)
-          d[e / kPatch][e % kPatch] = load(from + e / kPatch * down + e % kPatch * across);
-        spread<V, kPatch, kPatch>(d, v);
-#pragma GCC unroll 16
-        for (int e = 0; e < kPoints; ++e) store(out + e * point_pitch, v[e / kPatch][e % kPatch]);
-      }
-    }
-  }
 }
 
 }  // namespace CONVX_ISA
