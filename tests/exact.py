@@ -55,7 +55,7 @@ def mostly_positive(shape, largest: int, generator: torch.Generator) -> torch.Te
 
 
 @lru_cache(maxsize=64)
-def _integers(primitive: str, problem: Problem, dtype: torch.dtype, kept_1: str, kept_2: str, seed: int):
+def _integers(primitive: str, problem: Problem, dtype: torch.dtype, kept_1: str, kept_2: str, seed: int, largest: int):
     """(first, second, bias, result without bias) on the CPU, the operands with the values that two layouts keep.
 
     A test that expects mostly zeros, which a kernel that does nothing gives as well, is refused; those that the
@@ -64,7 +64,6 @@ def _integers(primitive: str, problem: Problem, dtype: torch.dtype, kept_1: str,
     generator = torch.Generator().manual_seed(seed)
     shape_1, shape_2, shape_out = problem.shapes(primitive)
     reached = terms(primitive, problem) > 0
-    largest = _LARGEST[dtype]
 
     def draw(shape):
         return mostly_positive(shape, largest, generator).to(dtype)
@@ -92,10 +91,14 @@ def draw_integers(
     layouts: tuple[str, str] = ("contiguous", "contiguous"),
     bias: str = "none",
     seed: int = 0,
+    largest: int | None = None,
 ):
-    """(first, second, bias or None) with integers that need no rounding on the way, and the exact result."""
+    """(first, second, bias or None) with integers that need no rounding on the way, and the exact result.
+
+    `largest`: of the operands, for an algorithm whose sums are larger than the result.
+    """
     kept = (name if name in FEWER_VALUES else "contiguous" for name in layouts)
-    first, second, b, expected = _integers(primitive, problem, dtype, *kept, seed)
+    first, second, b, expected = _integers(primitive, problem, dtype, *kept, seed, largest or _LARGEST[dtype])
     first, second = (LAYOUTS[n](t.to(device)) for n, t in zip(layouts, (first, second), strict=True))
     if primitive == "grad_weight" or BIASES[bias] is None:
         return first, second, None, expected

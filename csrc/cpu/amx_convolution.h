@@ -198,12 +198,12 @@ struct PackedBlock {
   Tiles right(int64_t kb) const { return {weights.of(at.g, kb), b_k, TileWeights<In>::kHalf, TileWeights<In>::kTerm}; }
   // Those of rows of taps, and of columns, that are inside.
   Steps steps(const TapsInside& down, const TapsInside& across) const {
-    const int64_t chunks = weights.steps / cv.taps(), row = cv.columns.taps;
+    const int64_t chunks = ceil_div(cv.inputs, kDepth), row = cv.columns.taps;
     return {chunks, cv.taps(),    down.first * row, down.last * row,
             row,    across.first, across.last,      ceil_div(cv.inputs - (chunks - 1) * kDepth, 2)};
   }
   Steps steps(const TapsInside& down) const {
-    const int64_t chunks = weights.steps / cv.taps(), row = cv.columns.taps;
+    const int64_t chunks = ceil_div(cv.inputs, kDepth), row = cv.columns.taps;
     const int64_t all = (down.last - down.first) * row;
     return {chunks,
             cv.taps(),
@@ -349,7 +349,7 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
       const PackedBlock<In> block{cv,          shape,
                                   weights,     a_k.data(),
                                   b_k.data(),  lines_of_tile.data(),
-                                  tile.term(), tile.size(),
+                                  tile.term(), pitch,
                                   at,          smaller(images.together, cv.N - at.n)};
       for (int64_t image = 0; image < block.images && packed != at.index; ++image)
         tile.pack(lines_of_tile.data() + image * pitch, planes.data(), cv.rows, cv.columns, at,

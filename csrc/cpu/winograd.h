@@ -21,7 +21,8 @@
 // multiply the weights, too: of 7x7 filters, 100 for 49, which come from afar for each block of patches.
 //
 // Rounding: a result is a sum of up to 25 sums of C products each, of numbers that are up to 16 and 9/4 times as large.
-// For random operands that is 0.75 times the error of a chain of 9 C products, however long; but a result's error is
+// For random operands that is 0.75 times the error of a chain of 9 C products, however long; integers are exact while
+// those sums are, 16 times the result, so up to 2^20 in float32. But a result's error is
 // relative to the largest of its patch, not to the inputs that it reads alone. An infinity or a NaN would reach
 // neighbours that don't read it, so the input is looked through on its way and such an image is computed by
 // outer_product.h, as is one so large that a transformed number might overflow.
@@ -171,7 +172,9 @@ bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
 template <class T, class In>
 bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
   const bool three = patch_taps(phases->columns) == 3;
-  if (has_three_taps(phases->rows) && has_three_taps(phases->columns)) return convolve_patches<F43, F43>(phases, count);
+  constexpr int64_t kFewInputs = 16;  // whose sums are short in torch too: the error would be 2 to 2.2 times torch's
+  if (has_three_taps(phases->rows) && has_three_taps(phases->columns) && phases->inputs >= kFewInputs)
+    return convolve_patches<F43, F43>(phases, count);
   if (patch_taps(phases->rows) == 3)
     return three ? convolve_patches<F23, F23>(phases, count) : convolve_patches<F23, F32>(phases, count);
   return three ? convolve_patches<F32, F23>(phases, count) : convolve_patches<F32, F32>(phases, count);
