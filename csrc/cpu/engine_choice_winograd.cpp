@@ -16,10 +16,9 @@ double products_of_runs(int64_t taps, int64_t count, int64_t most) {
   return double(3 * runs + (whole > 0 ? whole : 0)) * double(ceil_div(count, 5 - most));
 }
 
-// 3x3 filters at stride 1 are F(4x4, 3x3).
-bool is_f43(const ConvProblem& pb) {
-  return pb.R == 3 && pb.S == 3 && pb.is_unit_stride() && pb.dilation_h == 1 && pb.dilation_w == 1;
-}
+// 3x3 filters at stride 1, not dilated, are F(4x4, 3x3).
+bool is_three(const Axis& a) { return a.kernel == 3 && a.stride == 1 && a.dilation == 1; }
+bool is_f43(const ConvProblem& pb) { return is_three(pb.rows()) && is_three(pb.columns()); }
 
 // Three taps by patches of four results, and one of two at the edge.
 double products_of_three(int64_t count) {
@@ -29,7 +28,7 @@ double products_of_three(int64_t count) {
 
 // The input's remainders modulo the stride have taps of their own, and share the results' patches.
 double products(const Axis& a, int64_t count, int64_t most) {
-  if (a.kernel == 3 && a.stride == 1 && most == 3) return products_of_three(count);
+  if (is_three(a) && most == 3) return products_of_three(count);
   double sum = 0;
   for (int64_t r = 0; r < a.stride && r < a.kernel; ++r)
     sum += products_of_runs(ceil_div(a.kernel - r, a.stride), count, most);
@@ -38,11 +37,11 @@ double products(const Axis& a, int64_t count, int64_t most) {
 
 // The results' remainders modulo the stride, each a convolution of its own; one of a single tap is not Winograd's.
 double products_of_remainders(const Axis& a, int64_t count) {
+  if (is_three(a)) return products_of_three(count);
   double sum = 0;
   for (int64_t r = 0; r < a.stride && r < a.kernel; ++r) {
     const int64_t taps = ceil_div(a.kernel - r, a.stride);
-    const double two = products_of_runs(taps, count, 2),
-                 three = taps == 3 ? products_of_three(count) : products_of_runs(taps, count, 3);
+    const double two = products_of_runs(taps, count, 2), three = products_of_runs(taps, count, 3);
     sum += taps == 1 ? double(count) : two < three ? two : three;
   }
   return sum;
