@@ -16,7 +16,7 @@
 // They are the values of the polynomials a and b at 0, 1, -1 and infinity, from which their product is interpolated. A
 // fifth point, say 2, would bring thirds: integers would not stay integers, and rounding errors grow. But so few are
 // the rational points only; the next are i and -i (Barabasz & Gregg, "Winograd Convolution for DNNs: Beyond Linear
-// Polynomials", AI*IA 2019, arXiv:1905.05233): at both the values are complex, one product of complex numbers that
+// Polynomials", AI*IA 2019, pages 307-320): at both the values are complex, one product of complex numbers that
 // takes three. So a of four and b of three elements, six inputs, F(4, 3): seven products for twelve, with
 //
 //   A a = (a0, a0 + a1 + a2 + a3, a0 - a1 + a2 - a3, a3,   u, v, u + v)   u = a0 - a2, v = a1 - a3
