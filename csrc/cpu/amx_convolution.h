@@ -151,6 +151,7 @@ inline int64_t pitch_of_run(const TileShape& shape, const Place& at) { return kE
 // The taps of an axis by which its result i reads what is not padding: [first, last).
 struct TapsInside {
   int first = 0, last = 0;
+  explicit TapsInside(const AxisPlan& all) : last(all.taps) {}
   TapsInside(const AxisPlan& a, int64_t i) {
     const auto reads = [&](int t) { return a.source(i * a.stride + a.offset[t]) >= 0; };
     while (first < a.taps && !reads(first)) ++first;
@@ -196,23 +197,11 @@ struct PackedBlock {
     return {lines + image * tile + line * kDepth, a_k, kTileBytes, term * 2};
   }
   Tiles right(int64_t kb) const { return {weights.of(at.g, kb), b_k, TileWeights<In>::kHalf, TileWeights<In>::kTerm}; }
-  // Those of rows of taps, and of columns, that are inside.
+  // Those of rows of taps, and of columns, that are read.
   Steps steps(const TapsInside& down, const TapsInside& across) const {
     const int64_t chunks = ceil_div(cv.inputs, kDepth), row = cv.columns.taps;
     return {chunks, cv.taps(),    down.first * row, down.last * row,
             row,    across.first, across.last,      ceil_div(cv.inputs - (chunks - 1) * kDepth, 2)};
-  }
-  Steps steps(const TapsInside& down) const {
-    const int64_t chunks = ceil_div(cv.inputs, kDepth), row = cv.columns.taps;
-    const int64_t all = (down.last - down.first) * row;
-    return {chunks,
-            cv.taps(),
-            down.first * row,
-            down.last * row,
-            larger(1, all),
-            0,
-            all,
-            ceil_div(cv.inputs - (chunks - 1) * kDepth, 2)};
   }
   Place in_image(int64_t image) const {
     Place place = at;
@@ -244,7 +233,7 @@ void sum_rows(const PackedBlock<In>& block, int64_t kb, float* sums, Results& re
   const int64_t pieces = ceil_div(at.nj, kWide);
   for (int64_t image = 0; image < block.images; ++image)
     for (int64_t i = 0; i < at.ni; ++i) {
-      const Steps steps = block.steps(TapsInside(cv.rows, at.i0 + i));
+      const Steps steps = block.steps(TapsInside(cv.rows, at.i0 + i), TapsInside(cv.columns));
       for (int64_t p = 0; p < pieces; ++p) {
         const int64_t j0 = at.nj * p / pieces, j1 = at.nj * (p + 1) / pieces;
         tile_product_of<kTerms<In>>(j1 - j0, width)(block.left(image, i * block.shape.pitch + j0), block.right(kb),
@@ -279,10 +268,10 @@ struct Images {
   bool across = false;
 
   template <class In>
-  Images(const Convolution<float, In>& cv, const TileBlocks& b, int64_t bytes) {
-    if (!kEndsWithRows || b.rows < cv.rows.count || b.columns < cv.columns.count) return;
-    // Weights read once for 100 pixels: 5 to 10 % with planes of 4 x 4 and 7 x 7. Across images another 7 to 12 %; with
-    // planes of 17 x 17, whose tiles fill L2, 1.1 times as long.
+  Images(const Convolution<float, In>& cv, const TileBlocks& b, int64_t bytes, bool whole_rows) {
+    if (!kEndsWithRows || whole_rows || b.rows < cv.rows.count || b.columns < cv.columns.count) return;
+    // Weights read once for 100 pixels: 5 to 10 % with planes of 4 x 4 and 7 x 7. Across images another 10 % with 4 x
+    // 4, 1 to 3 % with 7 x 7; with planes of 17 x 17, whose tiles fill L2, 1.1 times as long.
     constexpr int64_t kPixels = 100, kMostAcross = 64, kFewestAcross = 4;
     const int64_t most = smaller(cv.N, larger(1, TileBlocks::kBytes / bytes));
     together = smaller(most, ceil_div(kPixels, larger(1, b.rows * b.columns)));
@@ -324,8 +313,7 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
   constexpr int64_t kOfThread = kEndsWithRows ? 8 : 1;
   const int64_t pitch =
       (ceil_div(tile.size(), kDepth) | 1) * kDepth;  // an odd number of lines: other sets of the cache
-  Images images(cv, b, pitch * 2);
-  if (whole_rows) images.together = 1, images.across = false;
+  const Images images(cv, b, pitch * 2, whole_rows);
   Convolution<float, In> blocks;  // for their places
   blocks.N = ceil_div(cv.N, images.together), blocks.G = cv.G;
   blocks.rows.count = cv.rows.count, blocks.columns.count = cv.columns.count;

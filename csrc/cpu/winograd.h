@@ -2,7 +2,8 @@
 // past the FMA roof of a convolution by its definition. 2x2 filters are F(3x3, 2x2), 16 products for nine results. Such
 // are the four phases of the results of a transposed 4x4 filter at stride 2, which all read the same patches. Larger
 // filters, and those with a stride, are made of runs of two or three taps, which are so many more channels
-// (winograd_tile.h), the latter by F(2x2, 3x3), 16 products for four results. The transforms and their source:
+// (winograd_tile.h); so are dilated ones. Their runs of three are F(2x2, 3x3), 16 products for four results. The
+// transforms and their source:
 // winograd_transforms.h; the steps of one block: winograd_blocks.h.
 //
 // A block of results (some rows of patches of one image, or several images) goes through three steps:
@@ -17,15 +18,15 @@
 // Of a dilated filter, each remainder of the dilation is a convolution of its own.
 //
 // Estimate: 2.9 times fewer multiply-adds, against 117 additions and 85 loads and stores a channel and patch for V and
-// about as many an output and patch for M. With 64 channels and outputs these are a third of what is left. Runs
+// about as many an output and patch for M. With 64 channels and outputs these are two fifths of what is left. Runs
 // multiply the weights, too: of 7x7 filters, 100 for 49, which come from afar for each block of patches.
 //
 // Rounding: a result is a sum of up to 25 sums of C products each, of numbers that are up to 16 and 9/4 times as large.
-// For random operands that is 0.75 times the error of a chain of 9 C products, however long; integers are exact while
-// those sums are, 16 times the result, so up to 2^20 in float32. But a result's error is
-// relative to the largest of its patch, not to the inputs that it reads alone. An infinity or a NaN would reach
-// neighbours that don't read it, so the input is looked through on its way and such an image is computed by
-// outer_product.h, as is one so large that a transformed number might overflow.
+// For random operands that is 1 (16 channels) to 0.6 (256) times the error of a chain of 9 C products; integers are
+// exact while those sums are, 16 times the result, so up to 2^20 in float32. But a result's error is relative to the
+// largest of its patch, not to the inputs that it reads alone. An infinity or a NaN would reach neighbours that don't
+// read it, so the input is looked through on its way and such an image is computed by outer_product.h, as is one so
+// large that a transformed number might overflow.
 #pragma once
 #include "winograd_blocks.h"
 
