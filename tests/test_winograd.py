@@ -99,7 +99,27 @@ RUNS = {
     "7x7-stride-3": Problem(1, 5, 22, 25, 6, 7, 7, (3, 3), (2, 2)),
     "3x3-stride-2-of-columns": Problem(2, 9, 9, 13, 7, 3, 3, (1, 2), (1, 1)),
 }
+# A single row or column of taps.
+LINES = {
+    "1x3": Problem(2, 17, 11, 14, 19, 1, 3, padding=(0, 1)),
+    "3x1": Problem(3, 9, 10, 9, 35, 3, 1, padding=(1, 0)),
+    "1x4": Problem(1, 5, 7, 12, 9, 1, 4, padding=(0, 2)),
+    "1x5-groups": Problem(3, 12, 9, 13, 54, 1, 5, padding=(0, 2), G=3),
+    "6x1": Problem(2, 6, 13, 8, 9, 6, 1, padding=(2, 0)),
+    "1x7": Problem(2, 33, 17, 17, 40, 1, 7, padding=(0, 3)),
+    "7x1": Problem(2, 16, 17, 17, 33, 7, 1, padding=(3, 0)),
+    "7x1-wide": Problem(1, 5, 8, 702, 18, 7, 1, padding=(3, 0)),
+    "1x7-many-images": Problem(19, 7, 5, 10, 6, 1, 7, padding=(0, 3)),
+    "1x7-many-channels": Problem(1, 300, 9, 8, 40, 1, 7, padding=(0, 3)),
+    "1x8-unpadded": Problem(2, 5, 6, 17, 9, 1, 8),
+    "7x1-reflect": Problem(2, 5, 9, 8, 6, 7, 1, padding=(3, 0), mode="reflect"),
+    "1x3-circular": Problem(2, 5, 9, 8, 6, 1, 3, padding=(1, 2), mode="circular"),
+    "1x3-of-every-other-row": Problem(2, 5, 9, 8, 6, 1, 3, (2, 1), (0, 1)),
+    "1x3-stride-2": Problem(2, 7, 6, 15, 9, 1, 3, (1, 2), (0, 1)),
+    "7x1-stride-2": Problem(2, 7, 21, 6, 9, 7, 1, (2, 1), (3, 0)),
+}
 DILATED_RUNS = {
+    "1x5-dilated": Problem(2, 7, 9, 23, 9, 1, 5, padding=(0, 6), dilation=(1, 3)),
     "5x5-dilated": Problem(1, 7, 18, 15, 9, 5, 5, padding=(4, 3), dilation=(2, 2)),
     "3x5-dilated-one-axis": Problem(2, 5, 9, 23, 9, 3, 5, padding=(1, 4), dilation=(1, 3)),
 }
@@ -118,7 +138,7 @@ SETS = instruction_sets("winograd")
         for p in ("forward", "grad_input")
         for name, q in {**DILATED, **DILATED_RUNS}.items()
     ]
-    + [pytest.param(p, q, id=f"{p}-{name}") for p in PRIMITIVES for name, q in {**TAPS, **RUNS}.items()]
+    + [pytest.param(p, q, id=f"{p}-{name}") for p in PRIMITIVES for name, q in {**TAPS, **RUNS, **LINES}.items()]
     + [pytest.param(p, q, id=f"{p}-{name}") for p in ("forward", "grad_weight") for name, q in INPUT_PHASES.items()]
     + [pytest.param("grad_input", q, id=f"grad_input-{name}") for name, q in STRIDES.items()],
 )
@@ -144,6 +164,7 @@ def test_every_plane(primitive, problem, dtype, layout, isa):
         ("forward", Problem(40, 65, 16, 16, 20, 3, 3, padding=(2, 2), dilation=(2, 2))),
         ("forward", Problem(40, 300, 8, 8, 20, 5, 5, padding=(2, 2))),  # V in parts, runs of three and two
         ("forward", Problem(40, 150, 17, 17, 20, 3, 3, (2, 2), (1, 1))),
+        ("forward", Problem(40, 150, 8, 8, 20, 1, 7, padding=(0, 3))),
         ("grad_input", Problem(40, 40, 14, 14, 75, 4, 4, (2, 2), (1, 1))),
     ),
     ids=str,

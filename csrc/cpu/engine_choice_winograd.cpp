@@ -10,10 +10,10 @@ namespace {
 constexpr int64_t kFewest = 16;  // pixels of both planes: few taps reach smaller ones, and patches are mostly edge
 
 // Products along an axis for `count` results of so many neighbouring taps, in runs of at most `most`, each for a patch
-// of 4 inputs (PatchPhases in winograd_tile.h).
-double products_of_runs(int64_t taps, int64_t count, int64_t most) {
+// of so many inputs, 4 or 6 (PatchPhases in winograd_tile.h).
+double products_of_runs(int64_t taps, int64_t count, int64_t most, int64_t inputs = 4) {
   const int64_t runs = ceil_div(taps, most), whole = taps - runs * (most - 1);
-  return double(3 * runs + (whole > 0 ? whole : 0)) * double(ceil_div(count, 5 - most));
+  return double((inputs == 4 ? 3 : 6) * runs + (whole > 0 ? whole : 0)) * double(ceil_div(count, inputs + 1 - most));
 }
 
 // 3x3 filters at stride 1, not dilated, are F(4x4, 3x3).
@@ -57,9 +57,32 @@ bool suits_winograd(const ConvProblem& pb, int64_t rows, int64_t columns, double
          double(pb.R * pb.S) * double(rows * columns) >= fewer * products;
 }
 
+// A filter of a single row, or column: F(4, 3) or F(3, 4), of 6 inputs.
+bool is_line(const ConvProblem& pb) { return (pb.R == 1) != (pb.S == 1); }
+double products_of_line(const Axis& a, int64_t count) {
+  const bool ends_short = (count - 1) % 4 < 2;
+  const double three = products_of_runs(a.kernel, count, 3, 6) - (ends_short ? 3 * double(ceil_div(a.kernel, 3)) : 0),
+               four = products_of_runs(a.kernel, count, 4, 6);
+  return three < four ? three : four;
+}
+
+// Measured with 3, 5 and 7 taps on planes of 8 x 8, 17 x 17 and 35 x 35. From 64 x 64 channels on, forward and
+// grad_input of 5 and 7 took 0.75 to 0.95 of the time, with 16 or 32 about as long. Of 3 vectors along pixels
+// (pixel_panels.h), which transform nothing, are as fast, but for many channels: from 256 x 256 on 0.8 to 0.95. Weight
+// gradients took 0.7 to 0.95 from 32 x 32 on. The matrix unit was not measured beside it; pairs of bfloat16 are faster.
+bool line_suits_winograd(const ConvProblem& pb, bool others_suit, int64_t rows, int64_t columns, int64_t fewest_pairs) {
+  const Axis r = pb.rows(), c = pb.columns();
+  return !others_suit && pb.is_unit_stride() && pb.channels_per_group() * pb.outputs_per_group() >= fewest_pairs &&
+         suits_winograd(
+             pb, rows, columns,
+             pb.R == 1 ? double(rows) * products_of_line(c, columns) : double(columns) * products_of_line(r, rows));
+}
+
+int64_t fewest_pairs_of_line(const ConvProblem& pb) { return pb.R * pb.S == 3 ? 256 * 256 : 64 * 64; }
+
 // Transformed, filters of three runs along an axis are more than a cache holds too often: 7x7 took 0.85 to 1.2 times
 // outer_product's time.
-bool few_runs(const ConvProblem& pb) { return pb.R <= 6 * pb.stride_h && pb.S <= 6 * pb.stride_w; }
+bool few_runs(const ConvProblem& pb) { return is_line(pb) || (pb.R <= 6 * pb.stride_h && pb.S <= 6 * pb.stride_w); }
 
 // Each remainder of a dilation transforms the weights again.
 bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dilation_w <= 2; }
@@ -91,6 +114,9 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
     return false;
   const Axis r = pb.rows(), c = pb.columns();
   const int64_t rows = ceil_div(pb.P, pb.dilation_h), columns = ceil_div(pb.Q, pb.dilation_w);
+  if (is_line(pb))
+    return line_suits_winograd(pb, !why_not_amx_forward(pb, o) && suits_amx_forward(pb, o), rows, columns,
+                               fewest_pairs_of_line(pb));
   const auto fewest = [](const Axis& a, int64_t count) {
     const double two = products(a, count, 2), three = products(a, count, 3);
     return two < three ? two : three;
@@ -112,6 +138,9 @@ bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
     return false;
   const int64_t rows = ceil_div(pb.H, pb.stride_h * pb.dilation_h),
                 columns = ceil_div(pb.W, pb.stride_w * pb.dilation_w);
+  if (is_line(pb))
+    return line_suits_winograd(pb, !why_not_amx_grad_input(pb, o) && suits_amx_grad_input(pb, o), rows, columns,
+                               fewest_pairs_of_line(pb));
   // Remainders of different numbers of taps don't share patches, nor the packing of their weights. If some have one tap
   // only, the products hardly become fewer.
   constexpr int64_t kManyResults = 600, kFewPixels = 64;
@@ -136,6 +165,11 @@ bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
       !few_runs(pb) || pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 || pb.N * pb.P * pb.Q < kPixels ||
       pb.channels_per_group() * pb.outputs_per_group() < kPairs)
     return false;
+  if (is_line(pb))
+    return line_suits_winograd(pb,
+                               (!why_not_amx_grad_weight(pb, o) && suits_amx_grad_weight(pb, o)) ||
+                                   (!why_not_pairs_grad_weight(pb, o) && suits_pairs_grad_weight(pb, o)),
+                               pb.P, pb.Q, 32 * 32);
   const auto of_both = [&](int64_t most) {
     return products(pb.rows(), pb.P, most) * products(pb.columns(), pb.Q, most);
   };

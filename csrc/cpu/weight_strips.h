@@ -111,8 +111,8 @@ struct Reaches {
   template <class T, class In>
   explicit Reaches(const WeightGradient<T, In>& wg)
       : down(reach_of(wg.rows)), across(reach_of(wg.columns)), inputs(wg.inputs), outputs(wg.outputs) {}
-  Reaches(const Reach& both, int64_t inputs, int64_t outputs)
-      : down(both), across(both), inputs(inputs), outputs(outputs) {}
+  Reaches(const Reach& down, const Reach& across, int64_t inputs, int64_t outputs)
+      : down(down), across(across), inputs(inputs), outputs(outputs) {}
 
  private:
   static Reach reach_of(const AxisPlan& a) {  // along an axis with a single tap only what it reads

@@ -158,8 +158,8 @@ bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
     convolve_by_patches(blocks, x_exponents.data(), w_exponents.data());
   const int weight = greatest_of(w_exponents.data(), parts);
   for (int64_t n = 0; n < N; ++n) {
-    if (!stays_finite<R, T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight,
-                            phases->inputs * blocks.inputs.count)) {
+    if (!stays_finite<R, S, T>(greatest_of(x_exponents.data() + n * in_image, in_image), weight,
+                               phases->inputs * blocks.inputs.count)) {
       for (int64_t j = 0; j < count; ++j) phases[j].N = 1;
       if (!convolve_all(phases, count)) return false;
     }
@@ -172,6 +172,10 @@ bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
 // By the taps along each axis.
 template <class T, class In>
 bool convolve_patches(Convolution<T, In>* phases, int64_t count) {
+  if (is_line(phases->rows, phases->columns))
+    return with_forms_of_line(phases->rows, phases->columns, [&](auto down, auto across) {
+      return convolve_patches<decltype(down), decltype(across)>(phases, count);
+    });
   const bool three = patch_taps(phases->columns) == 3;
   constexpr int64_t kFewInputs = 16;  // whose sums are short in torch too: the error would be 2 to 2.2 times torch's
   if (has_three_taps(phases->rows) && has_three_taps(phases->columns) && phases->inputs >= kFewInputs)
@@ -190,18 +194,17 @@ inline AxisPlan every(const AxisPlan& a, int64_t first, int64_t step) {
   return plan;
 }
 
-// By this step, taps are neighbours: the dilation, at stride 1. 0: patches have nothing to gain.
+// By this step, taps are neighbours: the dilation, at stride 1.
 inline int64_t step_of_patches(const AxisPlan& a) {
-  if (a.taps < 2) return 0;
-  return a.stride == 1 ? (a.highest() - a.lowest()) / (a.taps - 1) : 1;
+  return a.taps > 1 && a.stride == 1 ? (a.highest() - a.lowest()) / (a.taps - 1) : 1;
 }
 
 // A convolution that may be dilated: each remainder of the dilation is a convolution of its own.
 template <class T, class In>
 bool convolve_dilated(Convolution<T, In>& cv) {
   if (cv.rows.count * cv.columns.count == 0) return true;
+  if (smaller(cv.rows.taps, cv.columns.taps) < 2 && !is_line(cv.rows, cv.columns)) return convolve_all(&cv, 1);
   const int64_t down = step_of_patches(cv.rows), across = step_of_patches(cv.columns);
-  if (down == 0 || across == 0) return convolve_all(&cv, 1);
   const AxisPlan rows = std::move(cv.rows), columns = std::move(cv.columns);
   const int64_t N = cv.N;
   const In* const in = cv.in;

@@ -260,7 +260,7 @@ class PatchBlocks {
   }
   int64_t most() const {
     // of V; weights that meet fewer patches are read too often
-    constexpr int64_t kBytes = (kPoints == 16 ? 320 : 640) << 10, kFewest = 40;
+    constexpr int64_t kBytes = (kPoints == 49 ? 640 : 320) << 10, kFewest = 40;
     return larger(kFewest, kBytes / larger(1, kPoints * cv.inputs * inputs.count * int64_t(sizeof(T))));
   }
 

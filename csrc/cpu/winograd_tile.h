@@ -103,6 +103,20 @@ inline bool has_three_taps(const AxisPlan& a) {
   return a.taps == 3 && a.highest() - a.lowest() == 2 * a.stride && a.out_step == 1;
 }
 
+// A line: a filter of one row, or of one column.
+inline bool is_line(const AxisPlan& r, const AxisPlan& c) {
+  return smaller(r.taps, c.taps) == 1 && larger(r.taps, c.taps) >= 3;
+}
+
+// Calls f(form down, form across) for a line: along it F(4, 3), or F(3, 4) if that takes fewer products.
+template <class Run>
+auto with_forms_of_line(const AxisPlan& r, const AxisPlan& c, Run&& f) {
+  const AxisPlan& a = r.taps == 1 ? c : r;
+  if (PatchPhases<F34>::products(a) < PatchPhases<F43>::products(a))
+    return r.taps == 1 ? f(F11(), F34()) : f(F34(), F11());
+  return r.taps == 1 ? f(F11(), F43()) : f(F43(), F11());
+}
+
 // The phases of both axes.
 template <class R, class S>
 struct InputPhases {
@@ -173,12 +187,13 @@ inline int greatest_of(const int* p, int64_t count) {
 }
 
 // Whether no intermediate result overflows, by the exponents of the largest operands.
-template <class F, class T>
+template <class R, class S, class T>
 bool stays_finite(int input, int weight, int64_t channels) {
   int log = 0;
   while (int64_t(1) << log < channels) ++log;
-  constexpr int most = Greatest<T>::kBias;
-  return input + F::kInputBits < most && weight + F::kWeightBits < most && input + weight + log + F::kSumBits < most;
+  constexpr int most = Greatest<T>::kBias - 1;  // a bit to spare
+  return input + R::kInputBits + S::kInputBits < most && weight + R::kWeightBits + S::kWeightBits < most &&
+         input + weight + log + R::kSumBits + S::kSumBits < most;
 }
 
 // Products that are summed from zero: a result adds up nine of these sums, or more.

@@ -27,6 +27,8 @@
 // four products are enough, with the very same B b, and A a = (a0, a0 + a1, a0 - a1, a1), and
 // D d = (d0 - d2, 2 (d1 + d2), 2 (d2 - d1), d3 - d1). Such patches are "short".
 //
+// With a for the filter these are F(3, 4), seven products for three results of four taps.
+//
 // In two dimensions 16 products for 36, or 49 for 144. Only additions and powers of two; the factors of 1/2 and 1/4 are
 // left to the end, so that integers stay integers and small numbers lose nothing.
 #pragma once
@@ -40,21 +42,34 @@ namespace CONVX_ISA {
 template <int RESULTS, int TAPS>
 struct Filtering {
   static constexpr int kResults = RESULTS, kTaps = TAPS;
-  static constexpr int kInputs = RESULTS + TAPS - 1;    // of a patch
-  static constexpr int kPoints = kInputs == 4 ? 4 : 7;  // products for a patch
-  static constexpr int kShort = kInputs == 4 ? 0 : 2;   // results of a short patch, which meets
-  static constexpr int kRealPoints = 4;                 // the first of them only
-  static constexpr int kInfinity = 3;                   // where a filter without its last tap is zero
-  static constexpr int kFactor = kInputs == 4 ? 2 : 4;  // of the sum of the products over the result
-  static_assert(kInputs == 4 || (RESULTS == 4 && TAPS == 3), "F(2, 3), F(3, 2) or F(4, 3)");
-  // So many bits at most is a number in two dimensions larger than an input, than a weight (or a gradient, which may
-  // take its place), and the sum of products than a product of an input and a weight; each with a bit to spare.
-  static constexpr int kInputBits = kInputs == 4 ? 3 : 5, kWeightBits = kInputs == 4 ? 5 : 7,
-                       kSumBits = kInputs == 4 ? 11 : 18;
+  static constexpr int kInputs = RESULTS + TAPS - 1;  // of a patch
+  static_assert(kInputs == 1 || kInputs == 4 || kInputs == 6);
+  // Which of three: an axis of a single tap, four inputs, or six.
+  static constexpr int of(int one, int four, int six) { return kInputs == 1 ? one : kInputs == 4 ? four : six; }
+  static constexpr int kPoints = of(1, 4, 7);          // products for a patch
+  static constexpr int kShort = RESULTS == 4 ? 2 : 0;  // results of a short patch, which meets
+  static constexpr int kRealPoints = of(1, 4, 4);      // the first of them only
+  static constexpr int kInfinity = of(-1, 3, 3);       // where a filter without its last tap is zero
+  static constexpr int kFactor = of(1, 2, 4);          // of the sum of the products over the result
+  // So many bits at most is a number larger than an input, than a weight (or a gradient, which may take its place), and
+  // the sum of products than a product of an input and a weight.
+  static constexpr int kInputBits = of(0, 1, 2), kWeightBits = of(0, 2, 3), kSumBits = of(0, 5, 9);
 };
+using F11 = Filtering<1, 1>;
 using F23 = Filtering<2, 3>;
 using F32 = Filtering<3, 2>;
+using F34 = Filtering<3, 4>;
 using F43 = Filtering<4, 3>;
+
+// An axis of a single tap.
+template <class V>
+__attribute__((always_inline)) inline void spread(const V (&d)[1], V (&to)[1]) {
+  to[0] = d[0];
+}
+template <class V>
+__attribute__((always_inline)) inline void gather(const V (&m)[1], V (&to)[1]) {
+  to[0] = m[0];
+}
 
 // D d, four inputs
 template <class V>

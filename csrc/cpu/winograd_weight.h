@@ -21,14 +21,15 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-template <class T, class In, int NV, class F>
+template <class T, class In, int NV, class R, class S>
 class WinogradGradientSums {
  public:
   explicit WinogradGradientSums(const WeightGradient<T, In>& wg)
       : wg_(wg),
-        rows_(ceil_div(wg.rows.count, kResults)),
-        columns_(ceil_div(wg.columns.count, kResults)),
-        strips_(wg.N, rows_, columns_, kPatches, {{kResults, F::kInputs - kResults}, wg.inputs, wg.outputs}, 1),
+        rows_(ceil_div(wg.rows.count, R::kResults)),
+        columns_(ceil_div(wg.columns.count, S::kResults)),
+        strips_(wg.N, rows_, columns_, kPatches,
+                {{R::kResults, R::kTaps - 1}, {S::kResults, S::kTaps - 1}, wg.inputs, wg.outputs}, 1),
         most_(strips_.images * strips_.rows * strips_.columns),
         strips_of_sum_(larger(smaller(kStripsOfSum, strips_.count), int64_t(std::sqrt(double(strips_.count))))),
         inputs_(wg.rows, wg.columns),
@@ -53,11 +54,15 @@ class WinogradGradientSums {
 
  private:
   static constexpr int64_t L = Vec<T>::lanes, kWidth = NV * L;
-  static constexpr int kResults = F::kResults, kPoints = F::kPoints * F::kPoints, TAPS = F::kTaps;
-  static constexpr int64_t kPatches = F::kInputs == 4 ? 96 : 48;                   // of a strip
-  static constexpr int64_t kSumsBytes = F::kInputs == 4 ? 512 << 10 : 1400 << 10;  // of M, in L2 or L3
-  static constexpr double kOfVector = F::kInputs == 4 ? 40 : 170;  // instructions that transform a vector of x
-  static constexpr int64_t kStripsOfSum = F::kInputs == 4 ? 8 : 16;
+  static constexpr int kPoints = R::kPoints * S::kPoints;
+  // By the points: those of a line, 16, or 49.
+  static constexpr int64_t of(int64_t line, int64_t few, int64_t many) {
+    return kPoints < 16 ? line : kPoints == 16 ? few : many;
+  }
+  static constexpr int64_t kPatches = of(96, 96, 48);                           // of a strip
+  static constexpr int64_t kSumsBytes = of(1400 << 10, 512 << 10, 1400 << 10);  // of M, in L2 or L3
+  static constexpr double kOfVector = double(of(30, 40, 170));  // instructions that transform a vector of x
+  static constexpr int64_t kStripsOfSum = of(8, 8, 16);
   static constexpr int64_t kUnit = L < 8 ? L : 8;  // channels: threads want parts, and may share a vector
   using V = typename Vec<T>::type;
 
@@ -93,27 +98,27 @@ class WinogradGradientSums {
     Scratch<T> total(strips_of_sum_ < strips_.count ? sums : 0);
     VectorTile<T> x_tile(inputs_.rows.lines(strips_.rows), inputs_.columns.lines(strips_.columns),
                          inputs_.columns.step),
-        y_tile(kResults * strips_.rows, kResults * strips_.columns, 1);
+        y_tile(R::kResults * strips_.rows, S::kResults * strips_.columns, 1);
     int32_t a_k[kShortChain<T>];
     for (int64_t t = 0; t < kShortChain<T>; ++t) a_k[t] = int32_t(t * patch_pitch);
     Greatest<T> x_greatest, y_greatest;
     for (int64_t s = 0; s < strips_.count; ++s) {
       const Strip strip = strips_[s];
       const PatchOrder order(strip.images, strip.rows, strip.columns,
-                             is_short<F>(wg_.rows.count) && strip.i + strip.rows == rows_,
-                             is_short<F>(wg_.columns.count) && strip.j + strip.columns == columns_);
+                             is_short<R>(wg_.rows.count) && strip.i + strip.rows == rows_,
+                             is_short<S>(wg_.columns.count) && strip.j + strip.columns == columns_);
       if (s % strips_of_sum_ == 0) std::memset(m.data(), 0, sums * sizeof(T));
       x_tile.set(wg_.rows, inputs_.rows.of(strip.i, strip.rows), wg_.columns,
                  inputs_.columns.of(strip.j, strip.columns), wg_.x_strides);
-      y_tile.set(y_rows_, {kResults * strip.i, kResults * strip.rows, 1}, y_columns_,
-                 {kResults * strip.j, kResults * strip.columns, 1}, wg_.y_strides);
+      y_tile.set(y_rows_, {R::kResults * strip.i, R::kResults * strip.rows, 1}, y_columns_,
+                 {S::kResults * strip.j, S::kResults * strip.columns, 1}, wg_.y_strides);
       for (int64_t c = 0; c < channels; c += L)
         pack_inputs(v.data() + c, v_pitch, patch_pitch, channel_pitch, strip, order, g * wg_.inputs + c0 + c,
                     smaller(L, channels - c), x_tile, x_greatest);
       for (int64_t kb = 0; kb < blocks; ++kb)
         pack_outputs(y.data() + kb * kPoints * y_pitch, y_pitch, strip, order, g, kb0 + kb, y_tile, y_greatest);
       for (int p = 0; p < kPoints; ++p) {
-        const int64_t t0 = order.begin<F, F>(p), met = order.end<F, F>(p) - t0;
+        const int64_t t0 = order.begin<R, S>(p), met = order.end<R, S>(p) - t0;
         for (int64_t kb = 0; kb < blocks; ++kb)
           for (int64_t i = 0; i < inputs_.count; ++i)
             if (inputs_.phase[i].meets(p))
@@ -124,7 +129,7 @@ class WinogradGradientSums {
       if (strips_of_sum_ < strips_.count && ((s + 1) % strips_of_sum_ == 0 || s + 1 == strips_.count))
         add_sums(total.data(), m.data(), sums, s < strips_of_sum_);
     }
-    if (!stays_finite<F, T>(x_greatest.exponent(), y_greatest.exponent(), wg_.N * rows_ * columns_)) return false;
+    if (!stays_finite<R, S, T>(x_greatest.exponent(), y_greatest.exponent(), wg_.N * rows_ * columns_)) return false;
     for (int64_t kb = 0; kb < blocks; ++kb)
       write((strips_of_sum_ < strips_.count ? total : m).data() + kb * kPoints * m_pitch, m_pitch, g, kb0 + kb, c0,
             channels);
@@ -154,12 +159,12 @@ class WinogradGradientSums {
                   larger(0, smaller(L, wg_.outputs - first)));
         tile.each_row([&](const T* row, int64_t count) { greatest.add(row, count); });
         for (int64_t i = 0; i < strip.rows; ++i)
-          each_run<F, F>(order, b, i, [&](auto rows, auto columns, int64_t at, int64_t j, int64_t count) {
+          each_run<R, S>(order, b, i, [&](auto rows, auto columns, int64_t at, int64_t j, int64_t count) {
             using Rows = decltype(rows);
             using Columns = decltype(columns);
-            const T* from = tile.data() + kResults * (i * tile.pitch() + j * L);
+            const T* from = tile.data() + R::kResults * i * tile.pitch() + S::kResults * j * L;
             T* to = y + at * kWidth + o;
-            for (int64_t t = 0; t < count; ++t, from += kResults * L, to += kWidth) {
+            for (int64_t t = 0; t < count; ++t, from += S::kResults * L, to += kWidth) {
               V in[Rows::kResults][Columns::kResults], out[Rows::kPoints][Columns::kPoints];
 #pragma GCC unroll 4
               for (int r = 0; r < Rows::kResults; ++r)
@@ -169,7 +174,7 @@ class WinogradGradientSums {
 #pragma GCC unroll 8
               for (int p = 0; p < Rows::kPoints; ++p)
 #pragma GCC unroll 8
-                for (int q = 0; q < Columns::kPoints; ++q) store(to + (p * F::kPoints + q) * y_pitch, out[p][q]);
+                for (int q = 0; q < Columns::kPoints; ++q) store(to + (p * S::kPoints + q) * y_pitch, out[p][q]);
             }
           });
       }
@@ -197,14 +202,14 @@ class WinogradGradientSums {
     for (int64_t i = 0; i < inputs_.count; ++i)
       for (int64_t c = 0; c < channels; ++c, m += kWidth)
         for (int64_t o = 0; o < kWidth; o += L) {
-          V sums[F::kPoints][F::kPoints], filter[TAPS][TAPS];
-          for (int p = 0; p < kPoints; ++p) sums[p / F::kPoints][p % F::kPoints] = load(m + p * m_pitch + o);
-          gather<PatchAxisForm<F, false>, PatchAxisForm<F, false>>(sums, filter);
-          for (int e = 0; e < TAPS * TAPS; ++e) {
-            const int64_t tap = inputs_.phase[i].tap[e / TAPS][e % TAPS];
+          V sums[R::kPoints][S::kPoints], filter[R::kTaps][S::kTaps];
+          for (int p = 0; p < kPoints; ++p) sums[p / S::kPoints][p % S::kPoints] = load(m + p * m_pitch + o);
+          gather<PatchAxisForm<R, false>, PatchAxisForm<S, false>>(sums, filter);
+          for (int e = 0; e < R::kTaps * S::kTaps; ++e) {
+            const int64_t tap = inputs_.phase[i].tap[e / S::kTaps][e % S::kTaps];
             if (tap < 0) continue;
             store(filters.data() + (lines ? taps * c + tap : tap * channels + c) * kWidth + o,
-                  filter[e / TAPS][e % TAPS] * (T(1) / (F::kFactor * F::kFactor)));
+                  filter[e / S::kTaps][e % S::kTaps] * (T(1) / (R::kFactor * S::kFactor)));
           }
         }
     const Strides& to = wg_.w_strides;
@@ -222,29 +227,34 @@ class WinogradGradientSums {
   const Strips strips_;
   const int64_t most_;           // patches of a strip
   const int64_t strips_of_sum_;  // summed before they are added to the total: by the shape, whatever the threads
-  const InputPhases<F, F> inputs_;
+  const InputPhases<R, S> inputs_;
   const AxisPlan y_rows_, y_columns_;
   const int64_t blocks_, units_;
   int64_t block_parts_ = 1, unit_parts_ = 1;
 };
 
-template <class F, class T, class In>
+template <class R, class S, class T, class In>
 bool weight_gradient_of_patches(const WeightGradient<T, In>& wg) {
-  return wg.outputs <= Vec<T>::lanes ? WinogradGradientSums<T, In, 1, F>(wg).run()
-                                     : WinogradGradientSums<T, In, 2, F>(wg).run();
+  return wg.outputs <= Vec<T>::lanes ? WinogradGradientSums<T, In, 1, R, S>(wg).run()
+                                     : WinogradGradientSums<T, In, 2, R, S>(wg).run();
 }
 
 // What is not Winograd's goes to outer_product_weight.h, and what is too large or not finite.
 template <class T, class In>
 bool weight_gradient_winograd(const WeightGradient<T, In>& wg) {
   const AxisPlan &r = wg.rows, &c = wg.columns;
+  if (is_line(r, c) && with_forms_of_line(r, c, [&](auto down, auto across) {
+        return weight_gradient_of_patches<decltype(down), decltype(across)>(wg);
+      }))
+    return true;
   if (r.taps < 2 || c.taps < 2) return weight_gradient(wg);
   constexpr int64_t kPixels = 600;  // what 49 sums a weight must meet; of 392 it took 1.1 to 1.25 times as long
   if (has_three_taps(r) && has_three_taps(c) && wg.N * r.count * c.count >= kPixels)
-    return weight_gradient_of_patches<F43>(wg) || weight_gradient(wg);
+    return weight_gradient_of_patches<F43, F43>(wg) || weight_gradient(wg);
   const bool three = PatchPhases<F23>::products(r) * PatchPhases<F23>::products(c) <=
                      PatchPhases<F32>::products(r) * PatchPhases<F32>::products(c);
-  return (three ? weight_gradient_of_patches<F23>(wg) : weight_gradient_of_patches<F32>(wg)) || weight_gradient(wg);
+  return (three ? weight_gradient_of_patches<F23, F23>(wg) : weight_gradient_of_patches<F32, F32>(wg)) ||
+         weight_gradient(wg);
 }
 
 }  // namespace CONVX_ISA
