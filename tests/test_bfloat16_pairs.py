@@ -46,6 +46,11 @@ PROBLEMS = {
     "phases-of-one-tap": Problem(1, 40, 12, 12, 36, 2, 3, (2, 2), (0, 1)),
     "groups": Problem(2, 96, 7, 9, 72, 3, 3, padding=(1, 1), G=3),
     "taps-as-channels": Problem(1, 3, 20, 22, 64, 7, 7, (2, 2), (3, 3)),
+    # Filters turned over as words: of an odd number of channels, of more taps than a vector has words.
+    "filters-of-odd-channels": Problem(1, 37, 9, 8, 45, 3, 3, padding=(1, 1)),
+    "filters-of-even-taps": Problem(2, 35, 8, 8, 33, 2, 4, padding=(1, 1)),
+    "filters-of-20-taps": Problem(1, 33, 9, 9, 50, 4, 5, padding=(1, 2)),
+    "filters-in-groups": Problem(1, 74, 7, 7, 90, 3, 3, padding=(1, 1), G=2),
     # Lines that are not full: of one pair, of the last channels of several lines, of a row of taps.
     "few-channels": Problem(1, 2, 9, 12, 20, 3, 3, padding=(1, 1)),
     "channels-of-a-line-and-more": Problem(1, 49, 6, 12, 20, 3, 3, padding=(1, 1)),
@@ -87,6 +92,23 @@ def test_numbers_that_vectors_of_pairs_take_for_zero(primitive, where):
         expected = call(primitive, *(t.double() for t in operands), None, problem)
     assert torch.equal(actual, expected.to(torch.bfloat16))
     assert (actual[1:2] if one_image else actual).count_nonzero() > 0
+
+
+@needs_pairs
+@pytest.mark.parametrize("images", (1, 3))  # one block, which packs its weights itself, or several
+@pytest.mark.parametrize("value", (float("inf"), float("nan")), ids=str)
+@pytest.mark.parametrize("primitive", ("forward", "grad_input"))
+def test_weights_that_are_not_finite(primitive, value, images):
+    """They go elsewhere: a zero of the padding times an infinity would be a NaN where nothing is read."""
+    problem = Problem(images, 40, 9, 8, 40, 3, 3, padding=(1, 1))
+    first, weight = draw_integers(primitive, problem, torch.bfloat16)[:2]
+    weight[33, 37, 0, 2] = value
+    with forced(primitive, NAME, ISA):
+        actual = call(primitive, first, weight, None, problem)
+    with forced(primitive, "reference"):
+        expected = call(primitive, first.double(), weight.double(), None, problem)
+    assert torch.equal(actual.isfinite(), expected.isfinite()) and not actual.isfinite().all()
+    torch.testing.assert_close(actual, expected.to(torch.bfloat16), rtol=0, atol=0, equal_nan=True)
 
 
 @needs_pairs

@@ -13,12 +13,11 @@
 // A result is one sum, in the order of channels (by 32), taps, products of terms: whatever the blocks and threads.
 #pragma once
 #include "amx_tile.h"
+#include "tile_weights.h"
 
 namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
-
-constexpr int64_t kWide = 32;  // outputs of a block, and pixels of a tile of sums
 
 // What a block of rows x columns results takes for its tile, and the largest that stays in L2 with some weights beside.
 struct TileBlocks {
@@ -58,91 +57,6 @@ void join_images(Convolution<float, In>& cv) {
   cv.columns.in = cv.columns.count = cv.N * pixels;
   cv.N = 1;
 }
-
-// The weights as B tiles, in the order of the steps: chunk of 32 channels, tap.
-template <class In>
-class TileWeights {
- public:
-  static constexpr int terms = kTerms<In>;
-  int64_t kbs, steps;
-  bool finite = true;
-
-  explicit TileWeights(const Convolution<float, In>& cv)
-      : kbs(ceil_div(cv.outputs, kWide)),
-        steps(ceil_div(cv.inputs, kDepth) * cv.taps()),
-        outputs_(cv.outputs),
-        data_(cv.G * kbs * block()),
-        bias_(cv.G * kbs * kWide) {
-    const int64_t taps = cv.taps(), chunks = ceil_div(cv.inputs, kDepth);
-    std::atomic<bool> all_finite{true};
-    parallel_for(cv.G * kbs * chunks, grain_for(double(taps) * kDepth * kWide / 2), [&](int64_t begin, int64_t end) {
-      Scratch<float> plain(kDepth * taps * kWide);  // [channel][tap][output]
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t chunk = i % chunks, kb = i / chunks % kbs, g = i / chunks / kbs;
-        const int64_t c0 = chunk * kDepth, c1 = smaller(cv.inputs, c0 + kDepth);
-        uint16_t* const to = data_.data() + (g * kbs + kb) * block() + chunk * taps * kStep;
-        if (is_words(cv)) {
-          pack_words(to, cv, g, kb * kWide, c0);
-        } else {
-          if (!pack_weights(plain.data(), cv, g, kb * kWide, kWide, c0 * taps, c1 * taps)) all_finite = false;
-          for (int64_t t = 0; t < taps; ++t)
-            pack_step(to + t * kStep, plain.data() + t * kWide, taps * kWide, c1 - c0, halves(kb));
-        }
-        if (chunk == 0) pack_bias(bias_.data() + (g * kbs + kb) * kWide, cv, g, kb * kWide, kWide);
-      }
-    });
-    finite = all_finite;
-  }
-
-  static constexpr int64_t kStep = terms * 2 * kTileElements;
-  static constexpr int64_t kHalf = kTileBytes, kTerm = 2 * kTileBytes;
-  int64_t width_of(int64_t kb) const { return 16 * halves(kb); }
-  const uint16_t* of(int64_t g, int64_t kb) const { return data_.data() + (g * kbs + kb) * block(); }
-  const float* bias(int64_t g, int64_t kb) const { return bias_.data() + (g * kbs + kb) * kWide; }
-
- private:
-  int64_t halves(int64_t kb) const { return outputs_ - kb * kWide <= 16 ? 1 : 2; }
-  int64_t block() const { return steps * kStep; }
-
-  // Whether an output's pairs of inputs are words in memory, which need only be turned over.
-  static bool is_words(const Convolution<float, In>& cv) {
-    return std::is_same_v<In, BFloat16> && cv.taps() == 1 && cv.weight_input == 1;
-  }
-
-  static void pack_words(uint16_t* to, const Convolution<float, In>& cv, int64_t g, int64_t first, int64_t c0) {
-    const int64_t tap = cv.rows.index[0] * cv.weight_r + cv.columns.index[0] * cv.weight_s;
-    const auto* const from =
-        reinterpret_cast<const uint16_t*>(cv.weight + g * cv.weight_group + first * cv.weight_output + c0 + tap);
-    for (int64_t h = 0; h < (cv.outputs - first <= 16 ? 1 : 2); ++h) {
-      Floats pairs[16];
-#pragma GCC unroll 16
-      for (int64_t k = 0; k < 16; ++k)
-        pairs[k] =
-            h * 16 + k < cv.outputs - first
-                ? Floats(load_some<uint16_t>(from + (h * 16 + k) * cv.weight_output, smaller(kDepth, cv.inputs - c0)))
-                : Floats{};
-      store_transposed(pairs, to + h * kTileElements, kDepth);
-    }
-  }
-
-  static void pack_step(uint16_t* to, const float* plain, int64_t pitch, int64_t channels, int64_t halves) {
-    const auto channel = [&](int64_t c, int64_t h) {
-      return c < channels ? load(plain + c * pitch + h * 16) : Floats{};
-    };
-    for (int64_t h = 0; h < halves; ++h)
-      for (int64_t p = 0; p < 16; ++p) {
-        Words first[terms], second[terms];
-        split(channel(2 * p, h), first);
-        split(channel(2 * p + 1, h), second);
-        for (int t = 0; t < terms; ++t)
-          store_words(to + (t * 2 + h) * kTileElements + p * kDepth, pair(first[t], second[t]));
-      }
-  }
-
-  int64_t outputs_;
-  Scratch<uint16_t> data_;
-  Scratch<float> bias_;
-};
 
 // How far a run's pixels are from those of the next row: the halo between rows is part of it, unless tiles end with
 // them.
@@ -191,12 +105,13 @@ struct PackedBlock {
   int64_t term, tile;  // elements from term to term, and from image to image
   Place at;            // in the first image
   int64_t images;
+  const uint16_t* right_side;  // block kb of the weights
 
-  // Lines from `line` of an image on, and block kb of the weights.
+  // Lines from `line` of an image on, and the weights.
   Tiles left(int64_t image, int64_t line) const {
     return {lines + image * tile + line * kDepth, a_k, kTileBytes, term * 2};
   }
-  Tiles right(int64_t kb) const { return {weights.of(at.g, kb), b_k, TileWeights<In>::kHalf, TileWeights<In>::kTerm}; }
+  Tiles right() const { return {right_side, b_k, TileWeights<In>::kHalf, TileWeights<In>::kTerm}; }
   // Those of rows of taps, and of columns, that are read.
   Steps steps(const TapsInside& down, const TapsInside& across) const {
     const int64_t chunks = ceil_div(cv.inputs, kDepth), row = cv.columns.taps;
@@ -218,7 +133,7 @@ void sum_run(const PackedBlock<In>& block, int64_t kb, float* sums, Results& res
   const int64_t run = (block.at.ni - 1) * block.shape.pitch + block.at.nj;
   for (int64_t m0 = 0; m0 < run; m0 += kWide) {
     const int64_t m1 = smaller(m0 + kWide, run);
-    tile_product_of<kTerms<In>>(m1 - m0, width)(block.left(0, m0), block.right(kb), block.weights.steps, sums,
+    tile_product_of<kTerms<In>>(m1 - m0, width)(block.left(0, m0), block.right(), block.weights.steps, sums,
                                                 block.weights.bias(block.at.g, kb));
     results.put(sums, block.at, m0, m1, width, first, count);
   }
@@ -236,8 +151,8 @@ void sum_rows(const PackedBlock<In>& block, int64_t kb, float* sums, Results& re
       const Steps steps = block.steps(TapsInside(cv.rows, at.i0 + i), TapsInside(cv.columns));
       for (int64_t p = 0; p < pieces; ++p) {
         const int64_t j0 = at.nj * p / pieces, j1 = at.nj * (p + 1) / pieces;
-        tile_product_of<kTerms<In>>(j1 - j0, width)(block.left(image, i * block.shape.pitch + j0), block.right(kb),
-                                                    steps, sums, block.weights.bias(at.g, kb));
+        tile_product_of<kTerms<In>>(j1 - j0, width)(block.left(image, i * block.shape.pitch + j0), block.right(), steps,
+                                                    sums, block.weights.bias(at.g, kb));
         results.put(sums, block.in_image(image), i * at.nj + j0, i * at.nj + j1, width, first, count);
       }
     }
@@ -253,7 +168,7 @@ void sum_across_images(const PackedBlock<In>& block, int64_t kb, float* sums, Re
   for (int64_t i = 0; i < at.ni; ++i) {
     const TapsInside down(cv.rows, at.i0 + i);
     for (int64_t j = 0; j < at.nj; ++j)
-      product_across_images(block.left(0, i * block.shape.pitch + j), block.tile * 2, block.right(kb),
+      product_across_images(block.left(0, i * block.shape.pitch + j), block.tile * 2, block.right(),
                             block.steps(down, TapsInside(cv.columns, at.j0 + j)), sums + j * width, at.nj * width,
                             block.weights.bias(at.g, kb), block.images, width);
     for (int64_t image = 0; image < block.images; ++image)
@@ -294,15 +209,13 @@ struct Images {
 template <class In, class TileOf, class SumsOf>
 bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t inputs, SumsOf&& sums_of) {
   constexpr int terms = kTerms<In>;
-  const TileWeights<In> weights(cv);
-  if (!weights.finite) return false;
-  const int64_t kbs = weights.kbs, chunks = ceil_div(cv.inputs, kDepth);
+  const int64_t chunks = ceil_div(cv.inputs, kDepth), steps = chunks * cv.taps();
   constexpr bool whole_rows = std::invoke_result_t<SumsOf, const TileShape&>::whole_rows;
   const TileBlocks b(cv.rows, cv.columns, chunks * kLine * terms, cv.N * cv.G, whole_rows);
   const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
   const auto tile = tile_of(shape);
-  Scratch<int32_t> a_k(weights.steps), b_k(weights.steps);
-  for (int64_t k = 0; k < weights.steps; ++k) b_k[k] = int32_t(k * TileWeights<In>::kStep);
+  Scratch<int32_t> a_k(steps), b_k(steps);
+  for (int64_t k = 0; k < steps; ++k) b_k[k] = int32_t(k * TileWeights<In>::kStep);
   for (int64_t chunk = 0, k = 0; chunk < chunks; ++chunk)
     for (int r = 0; r < cv.rows.taps; ++r)
       for (int s = 0; s < cv.columns.taps; ++s)
@@ -317,12 +230,14 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
   Convolution<float, In> blocks;  // for their places
   blocks.N = ceil_div(cv.N, images.together), blocks.G = cv.G;
   blocks.rows.count = cv.rows.count, blocks.columns.count = cv.columns.count;
+  const int64_t kbs = ceil_div(cv.outputs, kWide);
   const Places places(blocks, b.rows, b.columns, kOfThread * thread_count(), kbs);
+  const TileWeights<In> weights(cv, places.count == cv.G);
   const double work =
-      double(images.together) * b.rows * b.columns * weights.steps * kbs / places.parts * 2 * Products<terms>::count;
+      double(images.together) * b.rows * b.columns * steps * kbs / places.parts * 2 * Products<terms>::count;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
     [[maybe_unused]] const MatrixUnit unit;
-    Scratch<uint16_t> lines_of_tile(images.together * pitch);
+    Scratch<uint16_t> lines_of_tile(images.together * pitch), right_side(weights.size_on_the_way());
     Scratch<Plain<In>> planes(tile.size_of_planes(cv.in_strides));
     const int64_t size_of_sums = (larger(kWide, images.across ? images.together * b.columns : 0) + 16) * kWide;
     Scratch<float> sums(size_of_sums);  // store_results reads whole vectors of pixels
@@ -334,16 +249,18 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
     for (int64_t item = begin; item < end; ++item) {
       Place at = places[item];
       at.n *= images.together;
-      const PackedBlock<In> block{cv,          shape,
-                                  weights,     a_k.data(),
-                                  b_k.data(),  lines_of_tile.data(),
-                                  tile.term(), pitch,
-                                  at,          smaller(images.together, cv.N - at.n)};
+      PackedBlock<In> block{cv,          shape,
+                            weights,     a_k.data(),
+                            b_k.data(),  lines_of_tile.data(),
+                            tile.term(), pitch,
+                            at,          smaller(images.together, cv.N - at.n),
+                            nullptr};
       for (int64_t image = 0; image < block.images && packed != at.index; ++image)
         tile.pack(lines_of_tile.data() + image * pitch, planes.data(), cv.rows, cv.columns, at,
                   cv.in + cv.in_strides(at.n + image, at.g * inputs, 0, 0), cv.in_strides);
       packed = at.index;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
+        block.right_side = weights.of(at.g, kb, right_side.data());
         if constexpr (kEndsWithRows) {
           images.across ? sum_across_images(block, kb, sums.data(), results)
                         : sum_rows(block, kb, sums.data(), results);

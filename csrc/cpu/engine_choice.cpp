@@ -227,16 +227,17 @@ bool suits_pairs_forward(const ConvProblem& pb, const Operands&) {
          suits_pairs_of_few(pb, inputs, outputs);
 }
 
-// Phases of less than 7 x 7 results took 1.3 to 1.45 times winograd's time, of less than 32 channels on a side 1.5
-// times `pixels`'; so did 16 inputs on a large plane, 1.35 times winograd's.
+// Phases of less than 7 x 7 results took 1.3 to 1.45 times winograd's time, and at stride 1 such planes 1.15 with few
+// weights (0.35 to 0.9 with 64 x 64 channels and more). Phases of less than 32 channels on a side took 1.5 times
+// `pixels`'; 16 inputs on a large plane 1.35 times winograd's.
 bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kFewest = 49, kMany = 10000;  // results
+  constexpr int64_t kFewest = 49, kMany = 10000, kPairs = 64 * 64;  // results, and channels times outputs
   const int64_t inputs = pb.outputs_per_group(), outputs = pb.channels_per_group();
   if (phases_suit_pixels(pb, o)) return false;
   const double work = of_one_image(pb);
   if (pb.phases_read_the_same()) return inputs >= 32 && suits_pairs(inputs, outputs * pb.R * pb.S, pb.Q, work);
   const int64_t rows = ceil_div(pb.H, pb.stride_h), columns = ceil_div(pb.W, pb.stride_w);
-  if (rows * columns < kFewest) return false;
+  if (rows * columns < kFewest && (!pb.is_unit_stride() || inputs * outputs < kPairs)) return false;
   if (!pb.is_unit_stride()) return inputs >= 32 && outputs >= 32 && suits_pairs(inputs, outputs, columns, work);
   return (suits_pairs(inputs, outputs, columns, work) && (inputs >= 32 || rows * columns < kMany)) ||
          suits_pairs_of_taps(pb, inputs, outputs);

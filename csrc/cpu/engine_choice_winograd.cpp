@@ -153,17 +153,18 @@ bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
                         products_of_remainders(pb.rows(), rows) * products_of_remainders(pb.columns(), columns));
 }
 
-// The gradient is transformed back, which the products of enough pixels must pay for: with 32 patches of 2 x 2 it took
-// 1.3 times outer_product's time, with 49 0.75 of it. And both operands are transformed to meet the other's channels:
-// 16 with 16 took 0.65 of its time. 3x3 filters at stride 2, which save a third of the products, took 1.1 times as
-// long.
+// The gradient is transformed back, which the products of enough pixels must pay for: of one plane of 8 x 8 it took
+// 0.65 to 0.9 of outer_product's time with 64 x 64 channels, 0.95 to 1.1 with 16 x 16; of two or three of 7 x 7 0.8
+// to 1.05. And both operands are transformed to meet the other's channels: 16 with 16 took 0.65 of its time. 3x3
+// filters at stride 2, which save a third of the products, took 1.1 times as long.
 bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kPixels = 160, kPairs = 256, kPlane = 150;
+  constexpr int64_t kPixels = 160, kFewPixels = 64, kPairs = 256, kManyPairs = 2048, kPlane = 150;
+  const int64_t pairs = pb.channels_per_group() * pb.outputs_per_group();
   if (better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) ||
       (pb.R * pb.S > 9 && pb.is_unit_stride() && pb.P * pb.Q >= kPlane && !why_not_pairs_grad_weight(pb, o) &&
        suits_pairs_grad_weight(pb, o)) ||
-      !few_runs(pb) || pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 || pb.N * pb.P * pb.Q < kPixels ||
-      pb.channels_per_group() * pb.outputs_per_group() < kPairs)
+      !few_runs(pb) || pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 ||
+      pb.N * pb.P * pb.Q < (pairs >= kManyPairs ? kFewPixels : kPixels) || pairs < kPairs)
     return false;
   if (is_line(pb))
     return line_suits_winograd(pb,

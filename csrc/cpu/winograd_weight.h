@@ -1,6 +1,7 @@
 // grad_weight of 3x3 filters by Winograd's F(4x4, 3x3): the derivative by the filter of the same form that winograd.h
 // computes, so 49 products instead of 144 for sixteen pixels of y. Of 2x2 filters 16 for nine; such are the four phases
-// of a 4x4 filter at stride 2. Each run of taps has a phase of x. The transforms: winograd_transforms.h.
+// of a 4x4 filter at stride 2. Filters of a single row or column have patches along it only. Each run of taps has a
+// phase of x. The transforms: winograd_transforms.h.
 //
 // An item of work is a part of the channels and a part of the outputs. Strips of some fifty patches pass by:
 //   V[point][patch][phase][channel]   x's patches transformed, as in winograd.h
