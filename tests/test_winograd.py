@@ -184,6 +184,8 @@ PLANES = Problem(3, 17, 11, 14, 19, 3, 3, padding=(1, 1))
 DOWNSAMPLING = Problem(3, 17, 22, 28, 19, 4, 4, (2, 2))
 UPSAMPLING = Problem(3, 17, 22, 28, 19, 4, 4, (2, 2), (1, 1))
 LARGER = Problem(3, 17, 11, 14, 19, 5, 5, padding=(2, 2))
+LINE = Problem(3, 17, 11, 14, 19, 1, 7, padding=(0, 3))
+COLUMN = Problem(3, 17, 11, 14, 19, 3, 1, padding=(1, 0))
 
 
 def random_operands(primitive, problem=PLANES):
@@ -199,8 +201,10 @@ def random_operands(primitive, problem=PLANES):
         ("forward", PLANES),
         ("forward", DOWNSAMPLING),
         ("forward", LARGER),
+        ("forward", LINE),
         ("grad_input", PLANES),
         ("grad_input", UPSAMPLING),
+        ("grad_input", COLUMN),
     ),
     ids=str,
 )
@@ -258,18 +262,21 @@ def test_small_and_large_operands(primitive, scales, isa):
     assert error["winograd"] <= 2 * error["outer_product"]
 
 
-@pytest.mark.parametrize("kernel", (3, 5))
+@pytest.mark.parametrize("kernel", ((3, 3), (5, 5), (1, 7), (3, 1)), ids=str)
 @pytest.mark.parametrize("plane", (7, 28))
 @pytest.mark.parametrize("channels", (16, 64, 256))
 @pytest.mark.parametrize("primitive, limit", (("forward", 1.1), ("grad_input", 2), ("grad_weight", 1.5)))
 def test_error_in_norm_is_about_torchs(primitive, limit, channels, plane, kernel):
     """Where it is the default: mostly below torch's. The exceptions are small layers: grad_input's chains of 64 outputs
     and less are short in torch too, and so are weight gradients of 49 pixels, for which only the bound of all kernels
-    holds where torch has vectors of 64 bytes."""
+    holds where torch has vectors of 64 bytes. And of three taps in a column torch adds up short chains, where
+    outer_product's error is 1.4 times torch's."""
     if primitive == "grad_weight" and plane == 7:
         limit = 2
-    pad = kernel // 2
-    problem = Problem(2, channels, plane, plane, channels, kernel, kernel, padding=(pad, pad))
+    if primitive == "forward" and kernel == (3, 1):
+        limit = 1.3
+    pad = (kernel[0] // 2, kernel[1] // 2)
+    problem = Problem(2, channels, plane, plane, channels, *kernel, padding=pad)
     generator = torch.Generator().manual_seed(0)
     x, w, y = (torch.randn(s, generator=generator) for s in (problem.x_shape, problem.w_shape, problem.y_shape))
     backward = torch.ops.aten.convolution_backward
@@ -278,7 +285,7 @@ def test_error_in_norm_is_about_torchs(primitive, limit, channels, plane, kernel
         if primitive == "forward":
             return torch.conv2d(x, w, padding=pad)
         mask = [primitive == "grad_input", primitive == "grad_weight", False]
-        return backward(y, x, w, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, mask)[mask.index(True)]
+        return backward(y, x, w, None, [1, 1], pad, [1, 1], False, [0, 0], 1, mask)[mask.index(True)]
 
     operands = {"forward": (x, w), "grad_input": (y, w), "grad_weight": (x, y)}[primitive]
     exact = torchs(x.double(), w.double(), y.double())
@@ -323,6 +330,14 @@ def test_is_the_default_for_3x3_and_can_be_left_out(primitive, isa):
         ("grad_weight", Problem(1, 32, 13, 13, 32, 3, 3, padding=(1, 1)), True),
         ("grad_weight", Problem(3, 32, 7, 7, 32, 3, 3, padding=(1, 1)), False),
         ("grad_weight", Problem(4, 32, 7, 7, 32, 3, 3, padding=(1, 1)), True),
+        ("grad_weight", Problem(1, 64, 8, 8, 64, 3, 3, padding=(1, 1)), True),
+        ("forward", Problem(1, 64, 17, 17, 64, 1, 7, padding=(0, 3)), True),
+        ("forward", Problem(1, 32, 17, 17, 64, 1, 7, padding=(0, 3)), False),
+        ("forward", Problem(1, 128, 16, 16, 256, 3, 1, padding=(1, 0)), False),
+        ("forward", Problem(1, 256, 16, 16, 256, 3, 1, padding=(1, 0)), True),
+        ("grad_input", Problem(1, 64, 16, 17, 64, 5, 1, padding=(2, 0)), True),
+        ("grad_weight", Problem(1, 32, 17, 17, 32, 1, 3, padding=(0, 1)), True),
+        ("grad_weight", Problem(1, 16, 17, 17, 32, 1, 3, padding=(0, 1)), False),
     ),
     ids=str,
 )

@@ -3,7 +3,7 @@
 //
 // A block of results is taken as one run of pixels, row after row of the packed tile with its halo, so that tiles of
 // 16 pixels need not end where rows do; the sums that fall between two rows are left where they are. The weights are
-// packed once per call: [block of 32 outputs][32 channels][tap][term][16 outputs] of tiles.
+// packed once per call (tile_weights.h); where a single block of results meets them, by the thread that multiplies it.
 //
 // Estimate: the unit's roof (2048 multiply-adds in 16 cycles and core) over the number of products of terms, less what
 // falls between rows (a fifth at 7 x 7, nothing for 1x1), missing channels of 32, and the packing, which costs about a

@@ -27,8 +27,8 @@ const char* why_not_winograd_forward(const ConvProblem& pb, const Operands& o) {
   for (const Axis& a : {pb.rows(), pb.columns()}) {
     if (is_line && a.kernel == 1) continue;
     if (a.kernel <= a.stride || a.kernel > 8 || (a.dilation != 1 && a.stride != 1))
-      return "it is for kernels of 2 to 8 taps, more than the stride, along each axis (or of 3 along one and a single "
-             "one along the other), dilated only at stride 1";
+      return "it is for kernels of 2 to 8 taps, more than the stride, along each axis (or of 3 to 8 along one and "
+             "a single one along the other), dilated only at stride 1";
   }
   return why_not_winograd(pb, o);
 }
