@@ -269,8 +269,8 @@ def test_small_and_large_operands(primitive, scales, isa):
 def test_error_in_norm_is_about_torchs(primitive, limit, channels, plane, kernel):
     """Where it is the default: mostly below torch's. The exceptions are small layers: grad_input's chains of 64 outputs
     and less are short in torch too, and so are weight gradients of 49 pixels, for which only the bound of all kernels
-    holds where torch has vectors of 64 bytes. And of three taps in a column torch adds up short chains, where
-    outer_product's error is 1.4 times torch's."""
+    holds where torch has vectors of 64 bytes. And of three taps in a column, the default for many channels only, torch
+    adds up short chains: outer_product's error there is 1.4 times torch's."""
     if primitive == "grad_weight" and plane == 7:
         limit = 2
     if primitive == "forward" and kernel == (3, 1):

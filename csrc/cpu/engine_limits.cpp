@@ -21,11 +21,12 @@ const char* why_not_winograd(const ConvProblem& pb, const Operands& o) {
 
 }  // namespace
 
+bool is_line(const ConvProblem& pb) { return (pb.R == 1 && pb.S > 2) || (pb.S == 1 && pb.R > 2); }
+
 // Of more taps the weights' patches would be many times the weights.
 const char* why_not_winograd_forward(const ConvProblem& pb, const Operands& o) {
-  const bool is_line = (pb.R == 1 && pb.S > 2) || (pb.S == 1 && pb.R > 2);
   for (const Axis& a : {pb.rows(), pb.columns()}) {
-    if (is_line && a.kernel == 1) continue;
+    if (is_line(pb) && a.kernel == 1) continue;
     if (a.kernel <= a.stride || a.kernel > 8 || (a.dilation != 1 && a.stride != 1))
       return "it is for kernels of 2 to 8 taps, more than the stride, along each axis (or of 3 to 8 along one and "
              "a single one along the other), dilated only at stride 1";

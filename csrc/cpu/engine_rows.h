@@ -38,6 +38,7 @@ void grad_input_pairs(const ConvProblem&, const Operands&);
 void grad_weight_pairs(const ConvProblem&, const Operands&);
 
 const char* why_not_engine(const ConvProblem&, const Operands&);
+bool is_line(const ConvProblem&);  // a filter of one row or column, 3 taps or more
 const char* why_not_winograd_forward(const ConvProblem&, const Operands&);
 const char* why_not_winograd_grad_input(const ConvProblem&, const Operands&);
 const char* why_not_winograd_grad_weight(const ConvProblem&, const Operands&);

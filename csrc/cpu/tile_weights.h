@@ -1,10 +1,13 @@
-// The weights of amx_convolution.h: [block of 32 outputs][32 channels][tap][term][16 outputs] of tiles, in which each
-// line is a pair of channels of 16 outputs.
+// The weights of amx_convolution.h, packed: [block of 32 outputs][32 channels][tap][term][16 outputs] of tiles, in
+// which each line is a pair of channels of 16 outputs.
+//
+// They are packed once for all blocks of results, or, if a single block meets them, a block of outputs at a time by the
+// thread that multiplies it: large weights of small planes would go to memory only to be read back once.
 //
 // Estimate: float32 is turned over as floats, a square of 16 x 16 in some 100 instructions, and split. bfloat16 in
 // which filters lie one behind another is turned over as words of two numbers, half as many, and a pair of channels is
-// put together from two words, four instructions for 32 weights. (Of 3 x 3 filters on planes of 7 x 7 the weights were
-// a fifth of forward's time before.)
+// put together from two words, five instructions for 32 weights. What is left is waiting for memory: of 3 x 3 filters
+// on planes of 7 x 7 an eighth of forward's time.
 #pragma once
 #include "amx_tile.h"
 

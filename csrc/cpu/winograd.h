@@ -20,7 +20,7 @@
 //
 // Estimate: 2.9 times fewer multiply-adds, against 117 additions and 85 loads and stores a channel and patch for V and
 // about as many an output and patch for M. With 64 channels and outputs these are two fifths of what is left; of a 1x7
-// filter with 160 a third, so it gains 1.2 where its products alone would 1.5. Runs
+// filter with 160 three tenths, so it gains 1.2 where its products alone would 1.5. Runs
 // multiply the weights, too: of 7x7 filters, 100 for 49, which come from afar for each block of patches.
 //
 // Rounding: a result is a sum of up to 25 sums of C products each, of numbers that are up to 16 and 9/4 times as large.
