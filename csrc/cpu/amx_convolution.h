@@ -83,15 +83,22 @@ struct StoredSums {
   // Sums [m0, m1) of the run of a block's pixels, for `count` outputs from `first` on.
   void put(const float* sums, const Place& at, int64_t m0, int64_t m1, int64_t width, int64_t first,
            int64_t count) const {
-    const int64_t pitch = pitch_of_run(shape, at);
+    const int64_t pitch = pitch_of_run(shape, at), line = results_follow(at) && pitch == at.nj ? m1 : at.nj;
     for (int64_t m = m0; m < m1;) {
-      const int64_t i = m / pitch, j = m % pitch, pixels = smaller(at.nj - j, m1 - m);
+      const int64_t i = m / pitch, j = m % pitch, pixels = smaller(line - j, m1 - m);
       if (pixels > 0)
         store_results(cv, sums + (m - m0) * width, pixels, width, at.n, at.g, first, count, at.i0 + i, at.j0 + j);
       m += pixels > 0 ? pixels : pitch - j;
     }
   }
   void finish(const Place&) const {}  // a block
+
+ private:
+  // Whether its rows of results follow one another in memory.
+  bool results_follow(const Place& at) const {
+    return cv.merged() == 1 && at.nj == cv.columns.count && cv.rows.out_step == 1 && cv.columns.out_step == 1 &&
+           cv.out_strides.h == at.nj * cv.out_strides.w;
+  }
 };
 
 // A block of results whose lines are packed, of one image or of several.
@@ -139,40 +146,52 @@ void sum_run(const PackedBlock<In>& block, int64_t kb, float* sums, Results& res
   }
 }
 
-// Or row by row of each image, where blocks end with them.
+// Where blocks end with rows, the sums of some rows wait for one another, and are stored at once: where rows of results
+// follow one another in memory, squares of pixels and outputs are filled.
+constexpr int64_t kWaitingSums = 128, kWaitingSumsOfImages = 256;  // pixels, at most if a row has no more
+
+// Row by row of each image.
 template <class In, class Results>
 void sum_rows(const PackedBlock<In>& block, int64_t kb, float* sums, Results& results) {
   const Convolution<float, In>& cv = block.cv;
   const Place& at = block.at;
   const int64_t first = kb * kWide, width = block.weights.width_of(kb), count = smaller(width, cv.outputs - first);
-  const int64_t pieces = ceil_div(at.nj, kWide);
+  const int64_t pieces = ceil_div(at.nj, kWide), rows = larger(1, kWaitingSums / at.nj);
   for (int64_t image = 0; image < block.images; ++image)
     for (int64_t i = 0; i < at.ni; ++i) {
       const Steps steps = block.steps(TapsInside(cv.rows, at.i0 + i), TapsInside(cv.columns));
+      const int64_t first_row = i / rows * rows;
       for (int64_t p = 0; p < pieces; ++p) {
         const int64_t j0 = at.nj * p / pieces, j1 = at.nj * (p + 1) / pieces;
         tile_product_of<kTerms<In>>(j1 - j0, width)(block.left(image, i * block.shape.pitch + j0), block.right(), steps,
-                                                    sums, block.weights.bias(at.g, kb));
-        results.put(sums, block.in_image(image), i * at.nj + j0, i * at.nj + j1, width, first, count);
+                                                    sums + ((i - first_row) * at.nj + j0) * width,
+                                                    block.weights.bias(at.g, kb));
       }
+      if (i + 1 == at.ni || (i + 1) % rows == 0)
+        results.put(sums, block.in_image(image), first_row * at.nj, (i + 1) * at.nj, width, first, count);
     }
 }
 
 // Or pixel by pixel, of all images at once: what one reads of the padding the others do, so it is left out, columns of
-// taps too. The sums of a row are [image][pixel].
+// taps too. The sums are [image][pixel].
 template <class In, class Results>
 void sum_across_images(const PackedBlock<In>& block, int64_t kb, float* sums, Results& results) {
   const Convolution<float, In>& cv = block.cv;
   const Place& at = block.at;
   const int64_t first = kb * kWide, width = block.weights.width_of(kb), count = smaller(width, cv.outputs - first);
-  for (int64_t i = 0; i < at.ni; ++i) {
-    const TapsInside down(cv.rows, at.i0 + i);
-    for (int64_t j = 0; j < at.nj; ++j)
-      product_across_images(block.left(0, i * block.shape.pitch + j), block.tile * 2, block.right(),
-                            block.steps(down, TapsInside(cv.columns, at.j0 + j)), sums + j * width, at.nj * width,
-                            block.weights.bias(at.g, kb), block.images, width);
+  const int64_t rows = larger(1, kWaitingSumsOfImages / (block.images * at.nj));
+  for (int64_t i0 = 0; i0 < at.ni; i0 += rows) {
+    const int64_t i1 = smaller(at.ni, i0 + rows), pixels = (i1 - i0) * at.nj;
+    for (int64_t i = i0; i < i1; ++i) {
+      const TapsInside down(cv.rows, at.i0 + i);
+      for (int64_t j = 0; j < at.nj; ++j)
+        product_across_images(block.left(0, i * block.shape.pitch + j), block.tile * 2, block.right(),
+                              block.steps(down, TapsInside(cv.columns, at.j0 + j)),
+                              sums + ((i - i0) * at.nj + j) * width, pixels * width, block.weights.bias(at.g, kb),
+                              block.images, width);
+    }
     for (int64_t image = 0; image < block.images; ++image)
-      results.put(sums + image * at.nj * width, block.in_image(image), i * at.nj, (i + 1) * at.nj, width, first, count);
+      results.put(sums + image * pixels * width, block.in_image(image), i0 * at.nj, i1 * at.nj, width, first, count);
   }
 }
 
@@ -239,8 +258,12 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
     [[maybe_unused]] const MatrixUnit unit;
     Scratch<uint16_t> lines_of_tile(images.together * pitch), right_side(weights.size_on_the_way());
     Scratch<Plain<In>> planes(tile.size_of_planes(cv.in_strides));
-    const int64_t size_of_sums = (larger(kWide, images.across ? images.together * b.columns : 0) + 16) * kWide;
-    Scratch<float> sums(size_of_sums);  // store_results reads whole vectors of pixels
+    // store_results reads whole vectors of pixels
+    const int64_t waiting = !kEndsWithRows  ? kWide
+                            : images.across ? larger(kWaitingSumsOfImages, images.together * b.columns)
+                                            : larger(kWaitingSums, b.columns),
+                  size_of_sums = (waiting + kWide) * kWide;
+    Scratch<float> sums(size_of_sums);
     std::memset(sums.data(), 0, size_of_sums * sizeof(float));
     // stale memory could be subnormal numbers, which are slow
     std::memset(planes.data(), 0, tile.size_of_planes(cv.in_strides) * sizeof(Plain<In>));

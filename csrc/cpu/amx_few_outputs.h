@@ -45,8 +45,9 @@ class FoldedSums {
   }
   FoldedSums(const FoldedSums&) = delete;
 
-  void put(const float* sums, const Place&, int64_t m0, int64_t, int64_t width, int64_t, int64_t count) {
-    transpose<float, float>(sums, width, kWide, count, z_.data() + m0, line_, kWide);
+  void put(const float* sums, const Place&, int64_t m0, int64_t m1, int64_t width, int64_t, int64_t count) {
+    const int64_t pixels = ceil_div(m1 - m0, kWide) * kWide;
+    transpose<float, float>(sums, width, pixels, count, z_.data() + m0, line_, pixels);
   }
 
   void finish(const Place& at) const {

@@ -22,34 +22,56 @@ struct Bits16 {
   typedef uint16_t Memory __attribute__((vector_size(2 * L), aligned(2), may_alias));
   typedef uint16_t Value __attribute__((vector_size(2 * L)));
   typedef uint32_t Wide __attribute__((vector_size(4 * L)));
+
+  // float32's bits to bfloat16's: to nearest, ties to even; a NaN stays one.
+  static Wide rounded(Wide u) {
+    const Wide nearest = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
+    const Wide nan = Wide((u & 0x7fffffffu) > 0x7f800000u);
+    return (nan & quiet) | (~nan & nearest);
+  }
 };
 
+#ifdef CONVX_AVX512
+// By these the first elements of a vector are loaded and stored, too (below).
+template <>
+struct Converted<float, BFloat16> : Bits16 {
+  using V = Vec<float>::type;
+  static V of(__m256i bits) { return V(__builtin_convertvector(Value(bits), Wide) << 16); }
+  static V load(const BFloat16* p) { return of(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+#ifdef CONVX_BF16_PAIRS
+  // The instruction takes numbers below 2^-126 for zero: they are zero already (pairs_product.h).
+  static __m256i bits(V v) { return __m256i(_mm512_cvtneps_pbh(v)); }
+#else
+  static __m256i bits(V v) { return __m256i(__builtin_convertvector(rounded(Wide(v)), Value)); }
+#endif
+  static void store(BFloat16* p, V v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits(v)); }
+};
+
+template <>
+struct Converted<float, Half> : Bits16 {
+  using V = Vec<float>::type;
+  static constexpr __mmask16 kAll = 0xffff;  // the same without a mask warns of GCC's own header
+  static V of(__m256i bits) { return _mm512_maskz_cvtph_ps(kAll, bits); }
+  static V load(const Half* p) { return of(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static __m256i bits(V v) { return _mm512_maskz_cvtps_ph(kAll, v, 0); }
+  static void store(Half* p, V v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits(v)); }
+};
+#else
 template <>
 struct Converted<float, BFloat16> : Bits16 {
   using V = Vec<float>::type;
   static V load(const BFloat16* p) {
     return V(__builtin_convertvector(Value(*reinterpret_cast<const Memory*>(p)), Wide) << 16);
   }
-  static Wide words(V v) {  // to nearest, ties to even; a NaN stays one
-    const Wide u = Wide(v), rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
-    const Wide nan = Wide((u & 0x7fffffffu) > 0x7f800000u);
-    return (nan & quiet) | (~nan & rounded);
+  static void store(BFloat16* p, V v) {
+    *reinterpret_cast<Memory*>(p) = __builtin_convertvector(rounded(Wide(v)), Value);
   }
-  static void store(BFloat16* p, V v) { *reinterpret_cast<Memory*>(p) = __builtin_convertvector(words(v), Value); }
 };
 
 template <>
 struct Converted<float, Half> : Bits16 {
   using V = Vec<float>::type;
-#ifdef CONVX_AVX512
-  static constexpr __mmask16 kAll = 0xffff;  // the same without a mask warns of GCC's own header
-  static V load(const Half* p) {
-    return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-  static __m256i bits(V v) { return _mm512_maskz_cvtps_ph(kAll, v, 0); }
-  static Wide words(V v) { return Wide(_mm512_maskz_cvtepu16_epi32(kAll, bits(v))); }
-  static void store(Half* p, V v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits(v)); }
-#elif CONVX_VECTOR_BYTES == 32
+#if CONVX_VECTOR_BYTES == 32
   static V load(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static void store(Half* p, V v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0)); }
 #else
@@ -63,6 +85,7 @@ struct Converted<float, Half> : Bits16 {
   }
 #endif
 };
+#endif
 
 template <class T, class In>
 inline typename Vec<T>::type load_as(const In* p) {
@@ -140,6 +163,9 @@ struct Some<double> {
 // The same for the first n elements only; the rest loads as zero and is not touched in memory.
 template <class T, class In>
 inline typename Vec<T>::type load_some(const In* p, int64_t n) {
+#ifdef CONVX_AVX512
+  if constexpr (sizeof(In) < sizeof(T)) return Converted<T, In>::of(_mm256_maskz_loadu_epi16(Some<T>(n).mask, p));
+#endif
   if (n >= Vec<T>::lanes) return load_as<T>(p);
   if constexpr (std::is_same_v<T, In>) {
     return Some<T>(n).load(p);
@@ -152,6 +178,10 @@ inline typename Vec<T>::type load_some(const In* p, int64_t n) {
 
 template <class T, class In>
 inline void store_some(In* p, typename Vec<T>::type v, int64_t n) {
+#ifdef CONVX_AVX512
+  if constexpr (sizeof(In) < sizeof(T))
+    return _mm256_mask_storeu_epi16(p, Some<T>(n).mask, Converted<T, In>::bits(v));
+#endif
   if (n >= Vec<T>::lanes) return store_as<T>(p, v);
   if constexpr (std::is_same_v<T, In>) {
     Some<T>(n).store(p, v);

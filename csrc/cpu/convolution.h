@@ -91,24 +91,29 @@ struct Places {
   }
 };
 
-// Packs the weights of steps [k0, k1) of one block of outputs, [step][width], zeros beyond the last output; a step is
-// an (input, row tap, column tap). Returns whether all were finite.
+// The weights of steps [k0, k1) of one block of outputs, [step][width], zeros beyond the last output; a step is an
+// (input, row tap, column tap).
 template <class T, class In>
-bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width, int64_t k0,
+void turn_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width, int64_t k0,
                   int64_t k1) {
-  if (k0 == k1) return true;
+  if (k0 == k1) return;
   const int64_t count = smaller(width, cv.outputs - first), taps = cv.taps();
   const In* from = cv.weight + group * cv.weight_group + first * cv.weight_output;
   if (cv.taps_in_order() && cv.weight_output != 1) {  // matrices to transpose: one in all, or one for each input
     if (cv.inputs == 1 || cv.weight_input == taps) {
       transpose<T, In>(from + k0, cv.weight_output, count, k1 - k0, to, width, width);
     } else {
-      const bool is_line = cv.weight_output == taps && !std::is_same_v<T, In>;  // an input's filters: converted at once
-      Scratch<T> line(is_line ? count * taps : 0);
+      constexpr int64_t kAhead = 2;                                      // inputs
+      const bool is_line = cv.weight_output == taps;                     // an input's filters
+      const bool converted_at_once = is_line && !std::is_same_v<T, In>;
+      Scratch<T> line(converted_at_once ? count * taps : 0);
       for (int64_t k = k0; k < k1;) {
         const int64_t c = k / taps, t = k % taps, stop = smaller(k1, (c + 1) * taps);
-        if (is_line) copy_run(line.data(), from + c * cv.weight_input, count * taps);
-        if (is_line)
+        if (is_line)  // far from the next: too short for the hardware to see
+          for (int64_t i = 0; i < count * taps; i += 64 / int64_t(sizeof(In)))
+            __builtin_prefetch(from + (c + kAhead) * cv.weight_input + i);
+        if (converted_at_once) copy_run(line.data(), from + c * cv.weight_input, count * taps);
+        if (converted_at_once)
           transpose<T, T>(line.data() + t, taps, count, stop - k, to + (k - k0) * width, width, width);
         else
           transpose<T, In>(from + c * cv.weight_input + t, cv.weight_output, count, stop - k, to + (k - k0) * width,
@@ -134,6 +139,13 @@ bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
       if (r == cv.rows.taps) r = 0, ++c;
     }
   }
+}
+
+// Whether all were finite, too.
+template <class T, class In>
+bool pack_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t first, int64_t width, int64_t k0,
+                  int64_t k1) {
+  turn_weights(to, cv, group, first, width, k0, k1);
   return all_finite(to, (k1 - k0) * width);
 }
 
@@ -155,7 +167,7 @@ constexpr bool kStoresEveryOther = !std::is_same_v<T, In>;
 template <class T, class In>
 inline void store_every_other(In* to, typename Vec<T>::type v, int64_t n) {
   const __mmask32 lanes = 0x55555555u & uint32_t((uint64_t(1) << 2 * n) - 1);
-  _mm512_mask_storeu_epi16(to, lanes, __m512i(Converted<T, In>::words(v)));
+  _mm512_mask_storeu_epi16(to, lanes, _mm512_maskz_cvtepu16_epi32(0xffff, Converted<T, In>::bits(v)));
 }
 #else
 template <class T, class In>

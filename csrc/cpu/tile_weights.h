@@ -87,6 +87,7 @@ class FilterLines {
                       int64_t outputs) const {
     const int64_t length = outputs * taps_, lines = ceil_div(outputs, 16) * 16 * taps_;
     Scratch<uint16_t> pairs(2 * (lines + L) + L);
+    Scratch<float> turned(16 * taps_);  // bits, of one pair for each output
     const auto low = Interleave<uint16_t>::index(Interleave<uint16_t>::table.low),
                high = Interleave<uint16_t>::index(Interleave<uint16_t>::table.high);
     for (int64_t c = 0; c < kDepth; c += 2) {
@@ -99,16 +100,12 @@ class FilterLines {
         store(pairs.data() + 2 * j, shuffle<uint16_t>(first, second, low));
         store(pairs.data() + 2 * j + L, shuffle<uint16_t>(first, second, high));
       }
-      for (int64_t first = 0; first < outputs; first += 16)
-        for (int64_t f = 0; f < taps_; f += 16) {
-          Floats words[16];
-#pragma GCC unroll 16
-          for (int64_t o = 0; o < 16; ++o)
-            std::memcpy(&words[o], pairs.data() + 2 * ((first + o) * taps_ + f), sizeof words[o]);
-          transpose_square<float>(words);
-          for (int64_t i = 0; i < smaller(16, taps_ - f); ++i)
-            store_words(to + first / 16 * half + step_[f + i] * pitch + c / 2 * kDepth, Words(words[i]));
-        }
+      for (int64_t o = 0; o < outputs; o += 16) {
+        transpose<float, float>(reinterpret_cast<const float*>(pairs.data()) + o * taps_, taps_, 16, taps_,
+                                turned.data(), 16, 16);
+        for (int64_t f = 0; f < taps_; ++f)
+          std::memcpy(to + o / 16 * half + step_[f] * pitch + c / 2 * kDepth, turned.data() + f * 16, kLine);
+      }
     }
   }
 

@@ -157,31 +157,71 @@ __attribute__((noinline)) void transpose_squares(int64_t count, const From* from
   }
 }
 
+#if CONVX_VECTOR_BYTES == 64
+// 16 rows of 8 columns, whose rows may be 8 elements apart: with two rows to a vector, four rotations of half as many
+// vectors. For the eight of a 3x3 filter's taps.
+template <class From, class To>
+__attribute__((noinline)) void transpose_half(const From* from, int64_t from_pitch, To* to, int64_t to_pitch) {
+  using Table = Interleave<float>;
+  constexpr Table::Index kBoth = {0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31};
+  const auto low = Table::index(Table::table.low), high = Table::index(Table::table.high);
+  Vec<float>::type v[8], t[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i, from += 2 * from_pitch)
+    v[i] = shuffle<float>(load_as<float>(from), load_as<float>(from + from_pitch - 8), kBoth);
+#pragma GCC unroll 4
+  for (int round = 0; round < 4; ++round) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      t[2 * i] = shuffle<float>(v[i], v[i + 4], low);
+      t[2 * i + 1] = shuffle<float>(v[i], v[i + 4], high);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) v[i] = t[i];
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) store_as<float>(to + i * to_pitch, v[i]);
+}
+#endif
+
 // to[c][r] = from[r][c], any sizes; each line of `to` is filled with zeros up to `fill` (at least `rows`) elements.
 template <class T, class In>
 void transpose(const In* from, int64_t from_pitch, int64_t rows, int64_t columns, T* to, int64_t to_pitch,
                int64_t fill) {
-  constexpr int64_t L = Vec<T>::lanes, kAhead = 64 / sizeof(In);
+  constexpr int64_t L = Vec<T>::lanes, kAhead = 64 / sizeof(In), kFew = 2;
   for (int64_t r = 0; r < fill; r += L) {
     const bool whole = rows - r >= L && fill - r >= L;
-    for (int64_t c = 0; c < columns; c += L) {
-      if (whole && columns - c >= L) {
-        const int64_t count = smaller(kAhead, columns - c) / L;  // up to a cache line
-        for (int64_t i = r; i < r + L; ++i) __builtin_prefetch(from + i * from_pitch + c + 2 * kAhead);
-        transpose_squares<T>(count, from + r * from_pitch + c, from_pitch, L, to + c * to_pitch + r, to_pitch,
-                             L * to_pitch);
-        c += (count - 1) * L;
+    for (int64_t c = 0; c < columns;) {
+      const In* const first = from + r * from_pitch + c;
+      T* const line = to + c * to_pitch + r;
+      const int64_t left = columns - c;
+      if (whole && left >= L) {
+        const int64_t count = smaller(kAhead, left) / L;  // up to a cache line
+        for (int64_t i = 0; i < L; ++i) __builtin_prefetch(first + i * from_pitch + 2 * kAhead);
+        transpose_squares<T>(count, first, from_pitch, L, line, to_pitch, L * to_pitch);
+        c += count * L;
         continue;
       }
-      if (columns - c <= 2) {  // a ninth tap: not worth a square
-        for (; c < columns; ++c)
-          for (int64_t i = r; i < smaller(fill, r + L); ++i)
-            to[c * to_pitch + i] = i < rows ? T(from[i * from_pitch + c]) : T(0);
+      if (left <= kFew) {  // a ninth tap: not worth a square
+        for (int64_t j = 0; j < left; ++j)
+          for (int64_t i = 0; i < smaller(fill - r, L); ++i)
+            line[j * to_pitch + i] = r + i < rows ? T(first[i * from_pitch + j]) : T(0);
         break;
       }
-      for (int64_t i = r; i < smaller(rows, r + L); ++i) __builtin_prefetch(from + i * from_pitch + c + 4 * L);
-      transpose_block<T>(from + r * from_pitch + c, from_pitch, smaller(L, larger(0, rows - r)),
-                         smaller(L, columns - c), to + c * to_pitch + r, to_pitch, smaller(L, fill - r));
+      if (from_pitch > 4 * L)
+        for (int64_t i = 0; i < smaller(rows - r, L); ++i) __builtin_prefetch(first + i * from_pitch + 4 * L);
+#if CONVX_VECTOR_BYTES == 64
+      if constexpr (sizeof(T) == 4) {
+        if (whole && 8 <= left && left <= 8 + kFew && from_pitch >= 8) {
+          transpose_half(first, from_pitch, line, to_pitch);
+          c += 8;
+          continue;
+        }
+      }
+#endif
+      transpose_block<T>(first, from_pitch, smaller(L, larger(0, rows - r)), smaller(L, left), line, to_pitch,
+                         smaller(L, fill - r));
+      c += L;
     }
   }
 }

@@ -8,6 +8,40 @@ namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
+// The filters of one channel, `wide` outputs for each tap, transformed: of phase i of the input at
+// to + i * phase_pitch, `pitch` elements from point to point. Of several phases of the results, `inputs` were made of
+// one; `all_taps`: not only this phase's.
+template <class R, class S, class T, class In>
+void transform_filters(const Convolution<T, In>& phase, const InputPhases<R, S>& inputs, bool several, bool all_taps,
+                       const T* filters, int64_t wide, T* to, int64_t phase_pitch, int64_t pitch) {
+  constexpr int64_t L = Vec<T>::lanes;
+  const AxisPlan &rows = phase.rows, &columns = phase.columns;
+  const auto of_tap = [&](int64_t r, int64_t s) {
+    return filters + wide * (all_taps ? rows.index[r] * phase.weight_r + columns.index[s] * phase.weight_s
+                                      : r * columns.taps + s);
+  };
+  for (int64_t i = 0; i < inputs.count; ++i, to += phase_pitch) {
+    const T* from[R::kTaps * S::kTaps];
+    for (int t = 0; t < R::kTaps * S::kTaps; ++t) {
+      const int64_t r = t / S::kTaps, s = t % S::kTaps;
+      if (several) {
+        from[(rows.offset[r] - rows.lowest()) * S::kTaps + columns.offset[s] - columns.lowest()] = of_tap(r, s);
+      } else {
+        const int tap = inputs.phase[i].tap[r][s];
+        from[t] = tap < 0 ? kZeros<T> : of_tap(tap / columns.taps, tap % columns.taps);
+      }
+    }
+    for (int64_t o = 0; o < wide; o += L) {
+      typename Vec<T>::type filter[R::kTaps][S::kTaps], u[R::kPoints][S::kPoints];
+#pragma GCC unroll 9
+      for (int t = 0; t < R::kTaps * S::kTaps; ++t) filter[t / S::kTaps][t % S::kTaps] = load(from[t] + o);
+      spread<PatchAxisForm<R, false>, PatchAxisForm<S, false>>(filter, u);
+#pragma GCC unroll 49
+      for (int p = 0; p < R::kPoints * S::kPoints; ++p) store(to + p * pitch + o, u[p / S::kPoints][p % S::kPoints]);
+    }
+  }
+}
+
 // The weights of `count` phases of the results, channels [c0, c1) and `wide` outputs from `first` on, transformed:
 // [phase of the results][point][phase of the input][channel][wide], `pitch` elements from point to point. Returns the
 // exponent of the largest.
@@ -19,42 +53,22 @@ int transform_weights(const Convolution<T, In>* phases, int64_t count, const Inp
   // Of several phases, each has every stride-th tap of a filter, so whole filters are turned over for all.
   const bool together = count > 1 && cv.filters_are_lines();
   const int64_t taps = together ? cv.filter_size : cv.taps(), outs = smaller(wide, cv.outputs - first);
-  Scratch<T> plain(taps * wide);
+  // Some channels at a time: squares of outputs and taps are turned over, and filled where channels are neighbours.
+  const int64_t some = larger(1, smaller(L, 9 * L / taps));
+  Scratch<T> plain(some * taps * wide);
   Greatest<T> greatest;
-  for (int64_t c = c0; c < c1; ++c)
+  for (int64_t c = c0; c < c1; c += some)
     for (int64_t j = 0; j < count; ++j) {
-      const AxisPlan &rows = phases[j].rows, &columns = phases[j].columns;
+      const int64_t channels = smaller(some, c1 - c);
       if (!together)
-        pack_weights(plain.data(), phases[j], g, first, wide, c * taps, (c + 1) * taps);
-      else if (j == 0)
-        transpose<T, In>(cv.weight + g * cv.weight_group + first * cv.weight_output + c * cv.weight_input,
-                         cv.weight_output, outs, taps, plain.data(), wide, wide);
-      if (!together || j == 0) greatest.add(plain.data(), taps * wide);
-      const auto of_tap = [&](int64_t r, int64_t s) {
-        return plain.data() +
-               (together ? rows.index[r] * cv.weight_r + columns.index[s] * cv.weight_s : r * columns.taps + s) * wide;
-      };
-      for (int64_t i = 0; i < inputs.count; ++i) {
-        T* const at = to + j * kPoints * pitch + (i * (c1 - c0) + c - c0) * wide;
-        const T* from[R::kTaps * S::kTaps];
-        for (int t = 0; t < R::kTaps * S::kTaps; ++t) {
-          const int64_t r = t / S::kTaps, s = t % S::kTaps;
-          if (count == 1) {
-            const int tap = inputs.phase[i].tap[r][s];
-            from[t] = tap < 0 ? kZeros<T> : of_tap(tap / columns.taps, tap % columns.taps);
-          } else {  // of another phase than the one that `inputs` were made of
-            from[(rows.offset[r] - rows.lowest()) * S::kTaps + columns.offset[s] - columns.lowest()] = of_tap(r, s);
-          }
-        }
-        for (int64_t o = 0; o < wide; o += L) {
-          typename Vec<T>::type filter[R::kTaps][S::kTaps], u[R::kPoints][S::kPoints];
-#pragma GCC unroll 9
-          for (int t = 0; t < R::kTaps * S::kTaps; ++t) filter[t / S::kTaps][t % S::kTaps] = load(from[t] + o);
-          spread<PatchAxisForm<R, false>, PatchAxisForm<S, false>>(filter, u);
-#pragma GCC unroll 49
-          for (int p = 0; p < kPoints; ++p) store(at + p * pitch + o, u[p / S::kPoints][p % S::kPoints]);
-        }
-      }
+        turn_weights(plain.data(), phases[j], g, first, wide, c * taps, (c + channels) * taps);
+      for (int64_t i = 0; i < channels && together && j == 0; ++i)
+        transpose<T, In>(cv.weight + g * cv.weight_group + first * cv.weight_output + (c + i) * cv.weight_input,
+                         cv.weight_output, outs, taps, plain.data() + i * taps * wide, wide, wide);
+      if (!together || j == 0) greatest.add(plain.data(), channels * taps * wide);
+      for (int64_t i = 0; i < channels; ++i)
+        transform_filters(phases[j], inputs, count > 1, together, plain.data() + i * taps * wide, wide,
+                          to + j * kPoints * pitch + (c - c0 + i) * wide, (c1 - c0) * wide, pitch);
     }
   return greatest.exponent();
 }
