@@ -225,8 +225,10 @@ struct Images {
 };
 
 // tile_of makes the tile of a block, sums_of what a thread does with its sums; a group has `inputs` channels in memory.
+// The images' magnitudes are seen if `seen` is not null, and the weights' if they are whole filters.
 template <class In, class TileOf, class SumsOf>
-bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t inputs, SumsOf&& sums_of) {
+bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t inputs, SumsOf&& sums_of,
+                    OperandMagnitudes* seen = nullptr) {
   constexpr int terms = kTerms<In>;
   const int64_t chunks = ceil_div(cv.inputs, kDepth), steps = chunks * cv.taps();
   constexpr bool whole_rows = std::invoke_result_t<SumsOf, const TileShape&>::whole_rows;
@@ -251,7 +253,8 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
   blocks.rows.count = cv.rows.count, blocks.columns.count = cv.columns.count;
   const int64_t kbs = ceil_div(cv.outputs, kWide);
   const Places places(blocks, b.rows, b.columns, kOfThread * thread_count(), kbs);
-  const TileWeights<In> weights(cv, places.count == cv.G);
+  const bool sees_weights = seen && cv.taps() == cv.filter_size;
+  const TileWeights<In> weights(cv, places.count == cv.G, sees_weights ? &seen->weight : nullptr);
   const double work =
       double(images.together) * b.rows * b.columns * steps * kbs / places.parts * 2 * Products<terms>::count;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
@@ -278,9 +281,14 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
                             tile.term(), pitch,
                             at,          smaller(images.together, cv.N - at.n),
                             nullptr};
-      for (int64_t image = 0; image < block.images && packed != at.index; ++image)
-        tile.pack(lines_of_tile.data() + image * pitch, planes.data(), cv.rows, cv.columns, at,
-                  cv.in + cv.in_strides(at.n + image, at.g * inputs, 0, 0), cv.in_strides);
+      for (int64_t image = 0; image < block.images && packed != at.index; ++image) {
+        const In* const in = cv.in + cv.in_strides(at.n + image, at.g * inputs, 0, 0);
+        const Strides& s = cv.in_strides;
+        if (seen && at.part == 0 && at.i0 == 0 && at.j0 == 0)
+          seen->images[at.n + image].add_shared(
+              magnitudes_of(in, Walks({1, 0}, {inputs, s.c}, {cv.rows.in, s.h}, {cv.columns.in, s.w})));
+        tile.pack(lines_of_tile.data() + image * pitch, planes.data(), cv.rows, cv.columns, at, in, s);
+      }
       packed = at.index;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
         block.right_side = weights.of(at.g, kb, right_side.data());
@@ -294,14 +302,15 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
       results.finish(at);
     }
   });
+  if (seen) seen->images_seen = true, seen->weight_seen = sees_weights;
   return true;
 }
 
 template <class In>
-bool convolve_tiles(const Convolution<float, In>& cv) {
+bool convolve_tiles(const Convolution<float, In>& cv, OperandMagnitudes* seen) {
   return convolve_tiles(
       cv, [&](const TileShape& shape) { return LineTile<In>(shape, cv.inputs); }, cv.inputs,
-      [&](const TileShape& shape) { return StoredSums<In>{cv, shape}; });
+      [&](const TileShape& shape) { return StoredSums<In>{cv, shape}; }, seen);
 }
 
 }  // namespace CONVX_ISA

@@ -4,6 +4,7 @@
 #include "amx_few_outputs.h"
 #include "amx_taps.h"
 #include "amx_weight.h"
+#include "magnitudes.h"
 #ifdef CONVX_BF16_PAIRS
 #include "pairs_panels.h"
 #endif
@@ -14,6 +15,9 @@ namespace cpu {
 namespace CONVX_ISA {
 namespace {
 
+// Where the first convolution of the problem that this thread runs puts what it sees of its operands, or null.
+inline thread_local OperandMagnitudes* unseen = nullptr;
+
 struct AcrossTiles {
   static constexpr bool merges_phases = true;
   template <class In>
@@ -22,9 +26,13 @@ struct AcrossTiles {
 #ifdef CONVX_BF16_PAIRS
       if (suits_pair_panels(cv)) return convolve_pair_panels(cv);
 #endif
+      const int64_t images = cv.N;
       join_images(cv);
       if (suits_lines_of_taps(cv)) return convolve_taps(cv);
-      return suits_lanes_of_outputs(cv) ? convolve_lanes_of_outputs(cv) : convolve_tiles(cv);
+      if (suits_lanes_of_outputs(cv)) return convolve_lanes_of_outputs(cv);
+      OperandMagnitudes* const seen = cv.N == images ? unseen : nullptr;
+      unseen = nullptr;
+      return convolve_tiles(cv, seen);
     }
     return false;
   }
@@ -77,23 +85,44 @@ void run_images(const ConvProblem& pb, const Operands& o, bool is_forward, Run&&
   const auto can = [&](const Magnitudes& image, const Magnitudes& weight) {
     return folds ? can_multiply<3>(image, weight) : can_multiply<terms>(image, weight);
   };
-  const Magnitudes w = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
+  // Numbers that are their own terms may be multiplied first and looked at on the way.
+  const bool at_once = terms == 1 && !folds;
+  OperandMagnitudes operands(pb.N);
+  if (at_once) {
+    struct Unseen {
+      explicit Unseen(OperandMagnitudes* operands) { unseen = operands; }
+      ~Unseen() { unseen = nullptr; }
+    };
+    const Unseen set(&operands);
+    whole(pb, o);
+  }
+  if (!operands.weight_seen)
+    operands.weight = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
+  const Magnitudes& w = operands.weight;
   if (!w.finite()) return elsewhere(pb, o);
-  Buffer<Magnitudes> images(pb.N);
-  if (is_forward)
-    magnitudes<In>(images.data(), o.x, pb.N, pb.C, pb.H, pb.W);
-  else
-    magnitudes<In>(images.data(), o.y, pb.N, pb.K, pb.P, pb.Q);
+  Buffer<Magnitudes>& images = operands.images;
+  if (!operands.images_seen) {
+    if (is_forward)
+      magnitudes<In>(images.data(), o.x, pb.N, pb.C, pb.H, pb.W);
+    else
+      magnitudes<In>(images.data(), o.y, pb.N, pb.K, pb.P, pb.Q);
+  }
   bool all = true;
   for (int64_t n = 0; n < pb.N; ++n) all = all && can(images[n], w);
-  if (all) return whole(pb, o);
+  if (all) {
+    if (!at_once) whole(pb, o);
+    return;
+  }
   ConvProblem one = pb;
   one.N = 1;
   for (int64_t n = 0; n < pb.N; ++n) {
     Operands part = o;
     part.x.data = static_cast<In*>(o.x.data) + n * o.x.strides.n;
     part.y.data = static_cast<In*>(o.y.data) + n * o.y.strides.n;
-    can(images[n], w) ? whole(one, part) : elsewhere(one, part);
+    if (!can(images[n], w))
+      elsewhere(one, part);
+    else if (!at_once)
+      whole(one, part);
   }
 }
 

@@ -10,6 +10,7 @@
 // on planes of 7 x 7 an eighth of forward's time.
 #pragma once
 #include "amx_tile.h"
+#include "magnitudes.h"
 
 namespace convx {
 namespace cpu {
@@ -123,22 +124,27 @@ class TileWeights {
   const int64_t kbs, steps;
 
   // For blocks of results of which each meets its group's weights: if it is one a group, they are not packed before.
-  TileWeights(const Convolution<float, In>& cv, bool one_block)
+  // `seen` takes their magnitudes, or is null.
+  TileWeights(const Convolution<float, In>& cv, bool one_block, Magnitudes* seen)
       : kbs(ceil_div(cv.outputs, kWide)),
         steps(ceil_div(cv.inputs, kDepth) * cv.taps()),
         cv_(cv),
         lines_(cv),
         data_(one_block ? 0 : cv.G * kbs * size()),
         bias_(cv.G * kbs * kWide),
-        one_block_(one_block) {
+        one_block_(one_block),
+        seen_(seen) {
     const int64_t chunks = this->chunks();
     for (int64_t i = 0; i < cv.G * kbs; ++i) pack_bias(bias_.data() + i * kWide, cv, i / kbs, i % kbs * kWide, kWide);
     if (one_block) return;
     parallel_for(
         cv.G * kbs * chunks, grain_for(double(cv.taps()) * kDepth * kWide / 2), [&](int64_t begin, int64_t end) {
           Scratch<float> plain(plain_size());
-          for (int64_t i = begin; i < end; ++i)
-            pack(data_.data() + i * cv.taps() * kStep, plain.data(), i / chunks / kbs, i / chunks % kbs, i % chunks);
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t g = i / chunks / kbs, kb = i / chunks % kbs;
+            if (i % chunks == 0) look_at(g, kb);
+            pack(data_.data() + i * cv.taps() * kStep, plain.data(), g, kb, i % chunks);
+          }
         });
   }
 
@@ -148,6 +154,7 @@ class TileWeights {
   // One block of outputs, packed into `to` if it was not before: then that takes size_on_the_way() elements, else none.
   const uint16_t* of(int64_t g, int64_t kb, uint16_t* to) const {
     if (!one_block_) return data_.data() + (g * kbs + kb) * size();
+    look_at(g, kb);
     Scratch<float> plain(plain_size());
     for (int64_t chunk = 0; chunk < chunks(); ++chunk)
       pack(to + chunk * cv_.taps() * kStep, plain.data(), g, kb, chunk);
@@ -161,6 +168,15 @@ class TileWeights {
   int64_t chunks() const { return ceil_div(cv_.inputs, kDepth); }
   int64_t size() const { return steps * kStep; }                                                    // of a block
   int64_t plain_size() const { return is_words(cv_) || lines_ ? 0 : kDepth * cv_.taps() * kWide; }  // of pack()
+
+  // A block's weights, which are packed next.
+  void look_at(int64_t g, int64_t kb) const {
+    if (!seen_) return;
+    seen_->add_shared(magnitudes_of(
+        cv_.weight + g * cv_.weight_group + kb * kWide * cv_.weight_output,
+        Walks({smaller(kWide, cv_.outputs - kb * kWide), cv_.weight_output}, {cv_.inputs, cv_.weight_input},
+              {cv_.rows.taps, cv_.weight_r}, {cv_.columns.taps, cv_.weight_s})));
+  }
 
   // One chunk of channels of a block, by way of `plain`, [channel][tap][output].
   void pack(uint16_t* to, float* plain, int64_t g, int64_t kb, int64_t chunk) const {
@@ -211,6 +227,7 @@ class TileWeights {
   Scratch<uint16_t> data_;
   Scratch<float> bias_;
   const bool one_block_;
+  Magnitudes* const seen_;
 };
 
 }  // namespace CONVX_ISA
