@@ -46,6 +46,11 @@ PROBLEMS = {
     "phases-of-one-tap": Problem(1, 40, 12, 12, 36, 2, 3, (2, 2), (0, 1)),
     "groups": Problem(2, 96, 7, 9, 72, 3, 3, padding=(1, 1), G=3),
     "taps-as-channels": Problem(1, 3, 20, 22, 64, 7, 7, (2, 2), (3, 3)),
+    "taps-of-1-channel": Problem(2, 1, 8, 75, 32, 3, 5, (1, 2), (1, 2)),
+    "taps-of-3-channels": Problem(1, 3, 6, 70, 20, 3, 3, padding=(1, 1)),
+    "taps-of-4-channels": Problem(1, 4, 7, 37, 20, 3, 7, padding=(1, 3)),
+    "taps-of-5-channels": Problem(1, 5, 7, 37, 20, 3, 5, padding=(1, 2)),
+    "taps-of-16-channels": Problem(2, 16, 10, 41, 36, 2, 2, (2, 2)),
     # Filters turned over as words: of an odd number of channels, of more taps than a vector has words.
     "filters-of-odd-channels": Problem(1, 37, 9, 8, 45, 3, 3, padding=(1, 1)),
     "filters-of-even-taps": Problem(2, 35, 8, 8, 33, 2, 4, padding=(1, 1)),

@@ -23,6 +23,49 @@ bool suits_lines_of_taps(const Convolution<T, In>& cv) {
   return c.taps > 1 && c.highest() - c.lowest() == c.taps - 1 && 2 * ceil_div(cv.inputs * c.taps, kDepth) <= c.taps;
 }
 
+// Columns [0, count) of `channels` planes in turns: [column][channel]. False if they are neither even, one nor three.
+inline bool interleave_planes(uint16_t* to, const uint16_t* from, int64_t plane, int64_t channels, int64_t count) {
+  constexpr int64_t L = Vec<uint16_t>::lanes;
+  const auto of = [&](int64_t c, int64_t x, int64_t most) {
+    return load_some<uint16_t>(from + c * plane + x, smaller(most, count - x));
+  };
+  if (channels == 1) {
+    for (int64_t x = 0; x < count; x += L) store_some<uint16_t>(to + x, of(0, x, L), smaller(L, count - x));
+  } else if (channels == 3) {
+    struct Index {
+      alignas(64) int16_t of_two[3][L], with_third[3][L];
+      constexpr Index() : of_two(), with_third() {
+        for (int e = 0; e < 3 * L; ++e) {
+          of_two[e / L][e % L] = int16_t(e / 3 + e % 3 % 2 * L);
+          with_third[e / L][e % L] = int16_t(e % 3 == 2 ? e / 3 + L : e % L);
+        }
+      }
+    };
+    static constexpr Index index;
+    for (int64_t x = 0; x < count; x += L) {
+      const Halfwords a = of(0, x, L), b = of(1, x, L), c = of(2, x, L);
+      for (int64_t i = 0; i < 3 && i * L < 3 * (count - x); ++i)
+        store_some<uint16_t>(to + 3 * x + i * L,
+                             shuffle<uint16_t>(shuffle<uint16_t>(a, b, Interleave<uint16_t>::index(index.of_two[i])), c,
+                                               Interleave<uint16_t>::index(index.with_third[i])),
+                             smaller(L, 3 * (count - x) - i * L));
+    }
+  } else if (channels % 2 == 0 && channels <= 32) {
+    for (int64_t x = 0; x < count; x += 16) {  // pairs are words, turned over
+      Floats pairs[16];
+#pragma GCC unroll 16
+      for (int64_t p = 0; p < 16; ++p)
+        pairs[p] = 2 * p < channels ? Floats(in_turns(of(2 * p, x, 16), of(2 * p + 1, x, 16), false)) : Floats{};
+      transpose_square<float>(pairs);
+      for (int64_t i = 0; i < smaller(16, count - x); ++i)
+        store_some<uint16_t>(to + (x + i) * channels, Halfwords(pairs[i]), channels);
+    }
+  } else {
+    return false;
+  }
+  return true;
+}
+
 template <class In>
 struct TapTile : LineTile<In> {
   using LineTile<In>::terms;
@@ -59,6 +102,10 @@ struct TapTile : LineTile<In> {
     if (!from) return;
     const int64_t first = columns.mode == PaddingMode::zeros ? inside.first : 0,
                   last = columns.mode == PaddingMode::zeros ? inside.last : width;
+    if constexpr (std::is_same_v<From, uint16_t>)
+      if (columns.mode == PaddingMode::zeros && strides.w == 1 &&
+          interleave_planes(row + first * inputs, from + inside.v0 + first, strides.c, inputs, last - first))
+        return;
     for (int64_t c = 0; c < inputs; ++c) {
       const From* const plane = from + c * strides.c;
       Plain<In>* const to = row + c;

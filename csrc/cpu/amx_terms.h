@@ -106,6 +106,14 @@ inline Halfwords interleave_high(Halfwords a, Halfwords b) {
                                                        20, 52, 21, 53, 22, 54, 23, 55, 28, 60, 29, 61, 30, 62, 31, 63});
 }
 
+// The first 16 elements of two vectors in turns, and the last.
+inline Halfwords in_turns(Halfwords a, Halfwords b, bool last) {
+  using Index = Interleave<uint16_t>::Index;
+  constexpr Index kFirst = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                            8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  return last ? shuffle<uint16_t>(a, b, kFirst + 16) : shuffle<uint16_t>(a, b, kFirst);
+}
+
 inline void store_words(uint16_t* to, Words v) { std::memcpy(to, &v, sizeof v); }
 
 // Transposes the pairs of 16 vectors, and stores each as 32 bfloat16, `pitch` apart.

@@ -20,14 +20,6 @@ namespace CONVX_ISA {
 
 constexpr int64_t kPanel = 32;  // pixels
 
-// The first 16 elements of two vectors in turns, and the last.
-inline Halfwords in_turns(Halfwords a, Halfwords b, bool last) {
-  using Index = Interleave<uint16_t>::Index;
-  constexpr Index kFirst = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                            8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-  return last ? shuffle<uint16_t>(a, b, kFirst + 16) : shuffle<uint16_t>(a, b, kFirst);
-}
-
 // Of some pixels of all images' planes, one after the other; zeros beyond the last.
 class PairPanels {
  public:
@@ -148,19 +140,25 @@ struct PairLines {
   }
 
  private:
-  // Lines of inputs from lines of neighbouring outputs, `from_pitch` apart: 16 pairs of them at a time.
+  // Lines of inputs from lines of neighbouring outputs, `from_pitch` apart: 16 pairs of 32 of them at a time.
   void turn_over(uint16_t* to, const uint16_t* from, int64_t from_pitch, int64_t inputs, int64_t outputs) const {
-    for (int64_t o = 0; o < outputs; o += 16)
+    for (int64_t o = 0; o < outputs; o += 32)  // a cache line: those of many outputs are pages apart, in a few sets
       for (int64_t c = 0; c < pitch; c += kDepth) {
         const auto line = [&](int64_t i) {
-          return i < inputs ? load_some<uint16_t>(from + i * from_pitch + o, smaller(16, outputs - o)) : Halfwords{};
+          __builtin_prefetch(from + (i + kDepth) * from_pitch + o, 0, 2);
+          return i < inputs ? load_some<uint16_t>(from + i * from_pitch + o, outputs - o) : Halfwords{};
         };
-        Floats pairs[16];
+        Floats pairs[2][16];
 #pragma GCC unroll 16
-        for (int64_t p = 0; p < 16; ++p) pairs[p] = Floats(in_turns(line(c + 2 * p), line(c + 2 * p + 1), false));
-        transpose_square<float>(pairs);
-        for (int64_t k = 0; k < smaller(16, outputs - o); ++k)
-          std::memcpy(to + (o + k) * pitch + c, &pairs[k], smaller(kDepth, pitch - c) * sizeof *to);
+        for (int64_t p = 0; p < 16; ++p) {
+          const Halfwords even = line(c + 2 * p), odd = line(c + 2 * p + 1);
+          pairs[0][p] = Floats(in_turns(even, odd, false)), pairs[1][p] = Floats(in_turns(even, odd, true));
+        }
+        for (int64_t h = 0; h < 2; ++h) {
+          transpose_square<float>(pairs[h]);
+          for (int64_t k = h * 16; k < smaller(h * 16 + 16, outputs - o); ++k)
+            store_some<uint16_t>(to + (o + k) * pitch + c, Halfwords(pairs[h][k % 16]), pitch - c);
+        }
       }
   }
 
