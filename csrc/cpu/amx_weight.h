@@ -13,8 +13,7 @@
 //
 // Estimate: as amx_convolution.h's; each element of x is packed once for the outputs of an item.
 #pragma once
-#include "amx_convolution.h"
-#include "outer_product_weight.h"
+#include "amx_weight_tiles.h"
 
 namespace convx {
 namespace cpu {
@@ -29,202 +28,6 @@ void join_images(WeightGradient<float, In>& wg) {
   wg.N = 1;
 }
 
-// A strip's x, for one tile of 32 channels, as the unit's lines: [image][term][parity][half of the channels][pair] of
-// 16 channels of two neighbouring pixels. Of each parity, since a tap may begin at an even or an odd pixel.
-//
-// They are made from forward's tile, lines of a pixel's channels, two of which are interleaved; or, where pixels of
-// bfloat16 are neighbours, by turning pairs of them over as 32-bit words: then the pairs of odd parity are the halves
-// of two even ones. Of few channels of bfloat16 a line has those of all column taps, each a lane: 7x7 of three channels
-// is 21 lanes for each of 7 rows of taps, instead of 3 for each of 49 taps.
-template <class In>
-class PairTile {
- public:
-  static constexpr int terms = kTerms<In>;
-
-  PairTile(const WeightGradient<float, In>& wg, const LeftTiles& left, const TileShape& shape, int64_t images)
-      : wg_(wg),
-        left_(left),
-        shape_(shape),
-        lines_(shape, kDepth),
-        half_(lines_.lines / 2 * kDepth),
-        parities_(left.across_taps ? 1 + shape.pitch % 2
-                  : wg.taps() == 1 ? 1
-                                   : 2),
-        term_(parities_ * 2 * half_),
-        images_(images) {}
-
-  int64_t size() const { return images_ * image(); }
-  int64_t size_of_lines() const { return left_.across_taps ? 0 : lines_.size(); }
-  int64_t size_of_planes() const {  // lanes of taps are read beyond the last plane
-    return left_.across_taps ? (wg_.inputs + 1) * shape_.plane + kDepth : lines_.size_of_planes(wg_.x_strides);
-  }
-  int64_t image() const { return terms * term_; }
-  // In bytes, as a tile operand has them.
-  int64_t half() const { return half_ * 2; }
-  int64_t term() const { return term_ * 2; }
-  int64_t tap(int64_t t) const {
-    const AxisPlan &r = wg_.rows, &c = wg_.columns;
-    const int64_t first = left_.across_taps ? shape_.rows.slot[t] * row_phase() +
-                                                  (r.offset[t] - shape_.lowest_row) / r.stride * shape_.pitch
-                                            : shape_.tap(r, c, int(t / c.taps), int(t % c.taps));
-    return first % 2 * 2 * half_ + first / 2 * kDepth;
-  }
-
-  // `lines` and `planes` are for one image.
-  void pack(uint16_t* to, uint16_t* lines, Plain<In>* planes, const Strip& strip, int64_t g, int64_t tile) const {
-    for (int64_t b = 0; b < strip.images; ++b, to += image()) {
-      const Place place = {0, 0, strip.n + b, g, strip.i, strip.rows, strip.j, strip.columns};
-      if constexpr (std::is_same_v<In, BFloat16>) {
-        if (left_.across_taps) {
-          pack_lanes_of_taps(to, planes, place, tile);
-          continue;
-        }
-        if (wg_.x_strides.c != 1) {
-          pack_words(to, planes, place, tile);
-          continue;
-        }
-      }
-      const int64_t count = left_.size(tile);
-      lines_.pack_chunk(lines, planes, wg_.rows, wg_.columns, place, input(place, tile * kDepth), wg_.x_strides, count);
-      for (int t = 0; t < terms; ++t) interleave(to + t * term_, lines + t * lines_.term(), count > 16);
-    }
-  }
-
- private:
-  const In* input(const Place& place, int64_t channel) const {
-    return wg_.x + wg_.x_strides(place.n, place.g * wg_.inputs + channel, 0, 0);
-  }
-  // Pixels of one row phase, all of whose column phases are lanes.
-  int64_t row_phase() const { return ceil_div(shape_.phase, 2) * 2; }
-
-  void pack_words(uint16_t* to, uint16_t* planes, const Place& place, int64_t tile) const {
-    const int64_t count = left_.size(tile);
-    lines_.with_planes(planes, wg_.rows, wg_.columns, place, input(place, tile * kDepth), wg_.x_strides, count,
-                       [&](const uint16_t* from, int64_t pitch, int64_t pixels) {
-                         const uint16_t* lanes[kDepth];
-                         for (int64_t k = 0; k < kDepth; ++k) lanes[k] = k < count ? from + k * pitch : nullptr;
-                         turn_over(to, lanes, pixels);
-                       });
-  }
-
-  // A lane is a channel seen through a column tap: its plane from another element on.
-  void pack_lanes_of_taps(uint16_t* to, uint16_t* planes, const Place& place, int64_t tile) const {
-    const AxisPlan& c = wg_.columns;
-    pack_tile(planes, shape_, wg_.rows, c, place.i0, place.ni, place.j0, place.nj, plain(input(place, 0)),
-              wg_.x_strides, wg_.inputs);
-    for (int rp = 0; rp < shape_.rows.count; ++rp) {
-      const uint16_t* lanes[kDepth];
-      for (int64_t k = 0; k < kDepth; ++k) {
-        const int64_t lane = left_.first(tile) + k, s = lane / wg_.inputs;
-        lanes[k] = k >= left_.size(tile) ? nullptr
-                                         : planes + lane % wg_.inputs * shape_.plane +
-                                               (rp * shape_.columns.count + shape_.columns.slot[s]) * shape_.phase +
-                                               (c.offset[s] - shape_.lowest_column) / c.stride;
-      }
-      turn_over(to + rp * row_phase() / 2 * kDepth, lanes, shape_.phase);
-    }
-  }
-
-  // 16 pairs of 16 lanes at a time.
-  void turn_over(uint16_t* to, const uint16_t* const (&lanes)[kDepth], int64_t pixels) const {
-    for (int h = 0; h < (lanes[16] ? 2 : 1); ++h) {
-      Words last{};  // the pair before
-      uint16_t* line = to + h * half_;
-      for (int64_t p = 0; p < pixels; p += 32) {
-        Floats pairs[16];
-#pragma GCC unroll 16
-        for (int k = 0; k < 16; ++k) {
-          const uint16_t* const from = lanes[h * 16 + k];
-          pairs[k] = from ? Floats(load_some<uint16_t>(from + p, pixels - p)) : Floats{};
-        }
-        transpose_square<float>(pairs);
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i, line += kDepth) {
-          const Words here = Words(pairs[i]);
-          store_words(line, here);
-          if (parities_ > 1 && p + i > 0) store_words(line + 2 * half_ - kDepth, last >> 16 | here << 16);
-          last = here;
-        }
-      }
-      if (parities_ > 1) store_words(line + 2 * half_ - kDepth, last >> 16);
-    }
-  }
-
-  void interleave(uint16_t* to, const uint16_t* lines, bool both_halves) const {
-    // interleaving works within 16 bytes: of the first 16 channels their lower halves are taken, of the others the
-    // upper
-    using Quarters = Interleave<double>::Index;
-    const auto pixel = [&](int64_t p) {
-      const Vec<double>::type v = Vec<double>::type(load(lines + p * kDepth));
-      return Halfwords(shuffle<double>(v, v, Quarters{0, 4, 1, 5, 2, 6, 3, 7}));
-    };
-    const int64_t last = lines_.lines - 1, step = 3 - parities_;
-    Halfwords here = pixel(0);
-    for (int64_t p = 0; p < last; p += step) {
-      const Halfwords next = pixel(p + 1);
-      uint16_t* const at = to + p % 2 * 2 * half_ + p / 2 * kDepth;
-      CONVX_ISA::store(at, interleave_low(here, next));
-      if (both_halves) CONVX_ISA::store(at + half_, interleave_high(here, next));
-      here = step == 1 || p + 2 > last ? next : pixel(p + 2);
-    }
-  }
-
-  const WeightGradient<float, In>& wg_;
-  const LeftTiles& left_;
-  const TileShape& shape_;
-  const LineTile<In> lines_;
-  const int64_t half_, parities_, term_, images_;  // elements
-};
-
-// y of a strip, for one block of 32 outputs, as A tiles in the order of the steps: [image][32 pixels][term][32
-// outputs]. Pixels run on over the halo of x, where y is zero.
-template <class In>
-class RunTile {
- public:
-  static constexpr int terms = kTerms<In>;
-  static constexpr int64_t kStep = terms * 2 * kTileElements;
-
-  RunTile(const WeightGradient<float, In>& wg, int64_t pitch, int64_t rows, int64_t columns, int64_t images)
-      : wg_(wg), pitch_(pitch), images_(images), steps_(ceil_div((rows - 1) * pitch + columns, kDepth)) {}
-
-  int64_t steps() const { return steps_; }  // of an image
-  int64_t size() const { return images_ * steps_ * kStep; }
-  int64_t size_of_run() const { return kWide * steps_ * kDepth; }
-
-  // `run` is for one image.
-  void pack(uint16_t* to, Plain<In>* run, const Strip& strip, int64_t g, int64_t block) const {
-    const int64_t first = block * kWide, count = smaller(kWide, wg_.outputs - first), length = steps_ * kDepth;
-    std::memset(run, 0, size_of_run() * sizeof *run);
-    for (int64_t b = 0; b < strip.images; ++b, to += steps_ * kStep) {
-      const Strides& strides = wg_.y_strides;
-      for (int64_t i = 0; i < strip.rows; ++i) {
-        const auto* from = plain(wg_.y + strides(strip.n + b, g * wg_.outputs + first, strip.i + i, strip.j));
-        if (strides.c == 1 && strides.w != 1)
-          transpose<Plain<In>>(from, strides.w, strip.columns, count, run + i * pitch_, length, strip.columns);
-        else
-          for (int64_t k = 0; k < count; ++k)
-            copy_strided(run + k * length + i * pitch_, from + k * strides.c, strides.w, strip.columns);
-      }
-      for (int64_t k = 0; k < kWide; ++k) split_line(to + k * kDepth, run + k * length);
-    }
-  }
-
- private:
-  void split_line(uint16_t* to, const Plain<In>* line) const {
-    for (int64_t s = 0; s < steps_; ++s, line += kDepth, to += kStep)
-      if constexpr (std::is_same_v<In, BFloat16>) {
-        std::memcpy(to, line, kLine);
-      } else {
-        Words words[terms];
-        split_run(load(line), load(line + 16), words);
-        for (int t = 0; t < terms; ++t) store_words(to + t * 2 * kTileElements, words[t]);
-      }
-  }
-
-  const WeightGradient<float, In>& wg_;
-  const int64_t pitch_, images_, steps_;
-};
-
 template <class In>
 class WeightGradientTiles {
  public:
@@ -234,15 +37,17 @@ class WeightGradientTiles {
       : wg_(wg),
         left_(int(kDepth), wg, lanes_of_taps(wg)),
         strips_(wg.N, wg.rows.count, wg.columns.count, kPixels, Reaches(wg), 1),
-        shape_(wg.rows, wg.columns, strips_.rows, strips_.columns),
+        steps_(strips_.rows, strips_.columns,
+               TileShape(wg.rows, wg.columns, strips_.rows, strips_.columns).pitch - strips_.columns),
+        shape_(wg.rows, wg.columns, strips_.rows, strips_.columns, steps_.by_rows ? 2 : 1),
         x_(wg, left_, shape_, strips_.images),
-        y_(wg, shape_.pitch, strips_.rows, strips_.columns, strips_.images),
+        y_(wg, steps_, strips_.images),
         blocks_(ceil_div(wg.outputs, kWide)),
-        x_k_(strips_.images * y_.steps()),
-        y_k_(strips_.images * y_.steps()) {
+        x_k_(strips_.images * steps_.count),
+        y_k_(strips_.images * steps_.count) {
     for (int64_t b = 0, k = 0; b < strips_.images; ++b)
-      for (int64_t s = 0; s < y_.steps(); ++s, ++k) {
-        x_k_[k] = int32_t(b * x_.image() + s * kTileElements);
+      for (int64_t s = 0; s < steps_.count; ++s, ++k) {
+        x_k_[k] = int32_t(b * x_.image() + steps_.place(s) / 2 * kDepth);
         y_k_[k] = int32_t(k * RunTile<In>::kStep);
       }
     divide();
@@ -320,7 +125,7 @@ class WeightGradientTiles {
   void divide() {
     constexpr int64_t kMostSums = 256 << 10, kMostOfY = 512 << 10;  // elements
     const auto steps_up = [](int64_t n) { return n + larger(1, n / 4); };
-    const double pixels = double(strips_.images * y_.steps() * kDepth);
+    const double pixels = double(strips_.images * steps_.count * steps_.piece);
     const int64_t threads = thread_count(), most_parts = left_.tiles >= 4 * threads ? left_.tiles : left_.units;
     double least = 0;
     for (int64_t b = 1; b <= blocks_; b = steps_up(b))
@@ -359,7 +164,7 @@ class WeightGradientTiles {
             float* const total = room.totals.data() + place;
             const Tiles x = {room.x.data() + x_.tap(left_.tap(u)), x_k_.data(), x_.half(), x_.term()};
             const bool apart = kExact && t > 0;
-            tile_product_of<terms>(outputs, lanes)(y, x, strip.images * y_.steps(), apart ? room.sums.data() : total,
+            tile_product_of<terms>(outputs, lanes)(y, x, steps_.of_images(strip.images), apart ? room.sums.data() : total,
                                                    t == 0 || apart ? zeros : nullptr);
             if (apart) add_exactly(total, room.sums.data(), kUnitSums, room.lost.data() + place);
           }
@@ -391,6 +196,7 @@ class WeightGradientTiles {
   const WeightGradient<float, In>& wg_;
   const LeftTiles left_;
   const Strips strips_;
+  const PixelSteps steps_;
   const TileShape shape_;
   const PairTile<In> x_;
   const RunTile<In> y_;

@@ -97,14 +97,15 @@ struct TileShape {
   int64_t pitch, phase, plane;  // elements from row to row, from phase to phase, from channel to channel
   int64_t lowest_row, lowest_column, row_span, column_span;
 
-  TileShape(const AxisPlan& r, const AxisPlan& c, int64_t block_rows, int64_t block_columns)
+  // `pitch` is a multiple of `step`.
+  TileShape(const AxisPlan& r, const AxisPlan& c, int64_t block_rows, int64_t block_columns, int64_t step = 1)
       : rows(r, block_rows),
         columns(c, block_columns),
         lowest_row(r.lowest()),
         lowest_column(c.lowest()),
         row_span((r.highest() - lowest_row) / r.stride),
         column_span((c.highest() - lowest_column) / c.stride) {
-    pitch = columns.length;
+    pitch = ceil_div(columns.length, step) * step;
     phase = rows.length * pitch;
     plane = rows.count * columns.count * phase;
   }
