@@ -254,7 +254,7 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
   const int64_t kbs = ceil_div(cv.outputs, kWide);
   const Places places(blocks, b.rows, b.columns, kOfThread * thread_count(), kbs);
   const bool sees_weights = seen && cv.taps() == cv.filter_size;
-  const TileWeights<In> weights(cv, places.count == cv.G, sees_weights ? &seen->weight : nullptr);
+  const TileWeights<In> weights(cv, places.count == cv.G, sees_weights ? &seen->other : nullptr);
   const double work =
       double(images.together) * b.rows * b.columns * steps * kbs / places.parts * 2 * Products<terms>::count;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
@@ -302,7 +302,7 @@ bool convolve_tiles(const Convolution<float, In>& cv, TileOf&& tile_of, int64_t 
       results.finish(at);
     }
   });
-  if (seen) seen->images_seen = true, seen->weight_seen = sees_weights;
+  if (seen) seen->images_seen = true, seen->other_seen = sees_weights;
   return true;
 }
 

@@ -33,9 +33,11 @@ class WeightGradientTiles {
  public:
   static constexpr int terms = kTerms<In>;
 
-  explicit WeightGradientTiles(const WeightGradient<float, In>& wg)
+  // `seen` takes the operands' magnitudes, or is null.
+  WeightGradientTiles(const WeightGradient<float, In>& wg, OperandMagnitudes* seen)
       : wg_(wg),
-        left_(int(kDepth), wg, lanes_of_taps(wg)),
+        seen_(seen),
+        left_(int(kDepth), wg, lanes_of_taps(wg), lanes_of_all_taps(wg)),
         strips_(wg.N, wg.rows.count, wg.columns.count, kPixels, Reaches(wg), 1),
         steps_(strips_.rows, strips_.columns,
                TileShape(wg.rows, wg.columns, strips_.rows, strips_.columns).pitch - strips_.columns),
@@ -75,6 +77,15 @@ class WeightGradientTiles {
   static constexpr int64_t kUnitSums = kDepth * kWide;
   // In float32 what adding a strip's sums rounds off is kept; 16 bits round it off.
   static constexpr bool kExact = terms == 3;
+
+  // Lines need not be full where pairs are multiplied, but whole vectors are: so they are filled by all taps, if rows of
+  // taps would leave a sixth and more empty.
+  static bool lanes_of_all_taps(const WeightGradient<float, In>& wg) {
+    const auto vectors = [](int64_t lanes) { return ceil_div(lanes, 16); };
+    const int64_t in_row = wg.inputs * wg.columns.taps;
+    return kEndsWithRows && lanes_of_taps(wg) &&
+           6 * vectors(in_row * wg.rows.taps) <= 5 * wg.rows.taps * vectors(in_row);
+  }
 
   // Of few channels of bfloat16 a tile's lanes are (column tap, channel), as in LeftTiles.
   static bool lanes_of_taps(const WeightGradient<float, In>& wg) {
@@ -144,17 +155,38 @@ class WeightGradientTiles {
       }
   }
 
+  // Looks at a strip's y of a block, which is packed next, and, of a tile's channels, at the images that begin with it.
+  void look_at_y(const Strip& strip, int64_t g, int64_t block) const {
+    const Strides& s = wg_.y_strides;
+    seen_->other.add_shared(magnitudes_of(wg_.y + s(strip.n, g * wg_.outputs + block * kWide, strip.i, strip.j),
+                                          Walks({strip.images, s.n}, {smaller(kWide, wg_.outputs - block * kWide), s.c},
+                                                {strip.rows, s.h}, {strip.columns, s.w})));
+  }
+  void look_at_x(const Strip& strip, int64_t g, int64_t tile) const {
+    if (strip.i + strip.j > 0) return;
+    const int64_t first = left_.across_taps ? 0 : left_.first(tile),
+                  channels = left_.across_taps ? wg_.inputs : left_.size(tile);
+    const Strides& s = wg_.x_strides;
+    seen_->images[0].add_shared(
+        magnitudes_of(wg_.x + s(strip.n, g * wg_.inputs + first, 0, 0),
+                      Walks({strip.images, s.n}, {channels, s.c}, {wg_.rows.in, s.h}, {wg_.columns.in, s.w})));
+  }
+
   void add_strips(const Item& at, Room& room) const {
     alignas(64) static constexpr float zeros[kWide] = {};
     if (keeps_lost()) std::memset(room.lost.data(), 0, most_sums() * sizeof(float));
     for (int64_t t = 0; t < strips_.count; ++t) {
       const Strip strip = strips_[t];
-      for (int64_t block = at.first_block; block < at.last_block; ++block)
+      for (int64_t block = at.first_block; block < at.last_block; ++block) {
+        if (seen_ && at.first_unit == 0) look_at_y(strip, at.group, block);
         y_.pack(room.y.data() + (block - at.first_block) * y_.size(), room.run.data(), strip, at.group, block);
+      }
       for (int64_t u0 = at.first_unit, u1; u0 < at.last_unit; u0 = u1) {
         const int64_t tile = left_.tile(u0), lanes = left_.size(tile);
         u1 = smaller(at.last_unit, (tile + 1) * left_.taps);
-        x_.pack(room.x.data(), room.lines.data(), room.planes.data(), strip, at.group, tile);
+        if (seen_ && at.first_block == 0 && u0 == (left_.across_taps ? 0 : tile * left_.taps))
+          look_at_x(strip, at.group, tile);
+        x_.pack(room.x.data(), room.lines.data(), room.planes.data(), strip, at.group, tile, u0 == at.first_unit);
         for (int64_t block = at.first_block; block < at.last_block; ++block) {
           const int64_t outputs = smaller(kWide, wg_.outputs - block * kWide);
           const Tiles y = {room.y.data() + (block - at.first_block) * y_.size(), y_k_.data(), kTileBytes,
@@ -194,6 +226,7 @@ class WeightGradientTiles {
   }
 
   const WeightGradient<float, In>& wg_;
+  OperandMagnitudes* const seen_;
   const LeftTiles left_;
   const Strips strips_;
   const PixelSteps steps_;
@@ -206,8 +239,9 @@ class WeightGradientTiles {
 };
 
 template <class In>
-bool weight_gradient_tiles(const WeightGradient<float, In>& wg) {
-  WeightGradientTiles<In>(wg).run();
+bool weight_gradient_tiles(const WeightGradient<float, In>& wg, OperandMagnitudes* seen) {
+  WeightGradientTiles<In>(wg, seen).run();
+  if (seen) seen->images_seen = seen->other_seen = true;
   return true;
 }
 

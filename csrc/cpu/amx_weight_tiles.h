@@ -14,7 +14,7 @@ namespace CONVX_ISA {
 // They are made from forward's tile, lines of a pixel's channels, two of which are interleaved; or, where pixels of
 // bfloat16 are neighbours, by turning pairs of them over as 32-bit words: then the pairs of odd parity are the halves
 // of two even ones. Of few channels of bfloat16 a line has those of all column taps, each a lane: 7x7 of three channels
-// is 21 lanes for each of 7 rows of taps, instead of 3 for each of 49 taps.
+// is 21 lanes for each of 7 rows of taps, instead of 3 for each of 49 taps. Or of all taps, 147 lanes.
 template <class In>
 class PairTile {
  public:
@@ -26,7 +26,8 @@ class PairTile {
         shape_(shape),
         lines_(shape, kDepth),
         half_(lines_.lines / 2 * kDepth),
-        parities_(left.across_taps ? 1 + shape.pitch % 2
+        parities_(left.across_rows   ? 1
+                  : left.across_taps ? 1 + shape.pitch % 2
                   : wg.taps() == 1 ? 1
                                    : 2),
         term_(parities_ * 2 * half_),
@@ -34,8 +35,8 @@ class PairTile {
 
   int64_t size() const { return images_ * image(); }
   int64_t size_of_lines() const { return left_.across_taps ? 0 : lines_.size(); }
-  int64_t size_of_planes() const {  // lanes of taps are read beyond the last plane
-    return left_.across_taps ? (wg_.inputs + 1) * shape_.plane + kDepth : lines_.size_of_planes(wg_.x_strides);
+  int64_t size_of_planes() const {
+    return left_.across_taps ? images_ * planes_of_lanes() : lines_.size_of_planes(wg_.x_strides);
   }
   int64_t image() const { return terms * term_; }
   // In bytes, as a tile operand has them.
@@ -43,19 +44,22 @@ class PairTile {
   int64_t term() const { return term_ * 2; }
   int64_t tap(int64_t t) const {
     const AxisPlan &r = wg_.rows, &c = wg_.columns;
+    if (left_.across_rows) return 0;
     const int64_t first = left_.across_taps ? shape_.rows.slot[t] * row_phase() +
                                                   (r.offset[t] - shape_.lowest_row) / r.stride * shape_.pitch
                                             : shape_.tap(r, c, int(t / c.taps), int(t % c.taps));
     return first % 2 * 2 * half_ + first / 2 * kDepth;
   }
 
-  // `lines` and `planes` are for one image.
-  void pack(uint16_t* to, uint16_t* lines, Plain<In>* planes, const Strip& strip, int64_t g, int64_t tile) const {
+  // `lines` are for one image, and so are `planes`, unless lanes are taps: then they are a strip's, for all tiles of
+  // which they are packed with the first.
+  void pack(uint16_t* to, uint16_t* lines, Plain<In>* planes, const Strip& strip, int64_t g, int64_t tile,
+            bool first) const {
     for (int64_t b = 0; b < strip.images; ++b, to += image()) {
       const Place place = {0, 0, strip.n + b, g, strip.i, strip.rows, strip.j, strip.columns};
       if constexpr (std::is_same_v<In, BFloat16>) {
         if (left_.across_taps) {
-          pack_lanes_of_taps(to, planes, place, tile);
+          pack_lanes_of_taps(to, planes + b * planes_of_lanes(), place, tile, first);
           continue;
         }
         if (wg_.x_strides.c != 1) {
@@ -73,6 +77,8 @@ class PairTile {
   const In* input(const Place& place, int64_t channel) const {
     return wg_.x + wg_.x_strides(place.n, place.g * wg_.inputs + channel, 0, 0);
   }
+  // Of an image. Lanes are read beyond the last plane.
+  int64_t planes_of_lanes() const { return (wg_.inputs + 1) * shape_.plane + kDepth; }
   // Pixels of one row phase, all of whose column phases are lanes.
   int64_t row_phase() const { return ceil_div(shape_.phase, 2) * 2; }
 
@@ -87,19 +93,32 @@ class PairTile {
   }
 
   // A lane is a channel seen through a column tap: its plane from another element on.
-  void pack_lanes_of_taps(uint16_t* to, uint16_t* planes, const Place& place, int64_t tile) const {
+  void pack_lanes_of_taps(uint16_t* to, uint16_t* planes, const Place& place, int64_t tile, bool first_tile) const {
     const AxisPlan& c = wg_.columns;
-    pack_tile(planes, shape_, wg_.rows, c, place.i0, place.ni, place.j0, place.nj, plain(input(place, 0)),
+    if (first_tile)
+      pack_tile(planes, shape_, wg_.rows, c, place.i0, place.ni, place.j0, place.nj, plain(input(place, 0)),
               wg_.x_strides, wg_.inputs);
-    for (int rp = 0; rp < shape_.rows.count; ++rp) {
-      const uint16_t* lanes[kDepth];
+    const uint16_t* lanes[kDepth];
+    const auto lane = [&](int64_t tap, int64_t rp) {  // column tap (and channel) of a row phase
+      const int64_t s = tap / wg_.inputs;
+      return planes + tap % wg_.inputs * shape_.plane +
+             (rp * shape_.columns.count + shape_.columns.slot[s]) * shape_.phase +
+             (c.offset[s] - shape_.lowest_column) / c.stride;
+    };
+    const int64_t first = left_.first(tile), size = left_.size(tile);
+    if (left_.across_rows) {
+      const AxisPlan& r = wg_.rows;
+      const int64_t in_row = wg_.inputs * c.taps;
       for (int64_t k = 0; k < kDepth; ++k) {
-        const int64_t lane = left_.first(tile) + k, s = lane / wg_.inputs;
-        lanes[k] = k >= left_.size(tile) ? nullptr
-                                         : planes + lane % wg_.inputs * shape_.plane +
-                                               (rp * shape_.columns.count + shape_.columns.slot[s]) * shape_.phase +
-                                               (c.offset[s] - shape_.lowest_column) / c.stride;
+        const int64_t t = (first + k) / in_row;
+        lanes[k] = k >= size ? nullptr
+                             : lane((first + k) % in_row, shape_.rows.slot[t]) +
+                                   (r.offset[t] - shape_.lowest_row) / r.stride * shape_.pitch;
       }
+      return turn_over(to, lanes, place.ni * shape_.pitch);
+    }
+    for (int rp = 0; rp < shape_.rows.count; ++rp) {
+      for (int64_t k = 0; k < kDepth; ++k) lanes[k] = k >= size ? nullptr : lane(first + k, rp);
       turn_over(to + rp * row_phase() / 2 * kDepth, lanes, shape_.phase);
     }
   }

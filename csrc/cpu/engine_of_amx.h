@@ -15,8 +15,19 @@ namespace cpu {
 namespace CONVX_ISA {
 namespace {
 
-// Where the first convolution of the problem that this thread runs puts what it sees of its operands, or null.
+// Where the first kernel of the problem that this thread runs puts what it sees of its operands, or null.
 inline thread_local OperandMagnitudes* unseen = nullptr;
+
+// Runs kernels that look at operands on their way.
+template <class Run>
+auto with_unseen(OperandMagnitudes& operands, Run&& run) {
+  struct Unseen {
+    explicit Unseen(OperandMagnitudes* operands) { unseen = operands; }
+    ~Unseen() { unseen = nullptr; }
+  };
+  const Unseen set(&operands);
+  return run();
+}
 
 struct AcrossTiles {
   static constexpr bool merges_phases = true;
@@ -40,7 +51,9 @@ struct AcrossTiles {
   static bool weight_gradient(WeightGradient<float, In>& wg) {
     wg.flatten();
     join_images(wg);
-    return weight_gradient_tiles(wg);
+    OperandMagnitudes* const seen = unseen;
+    unseen = nullptr;
+    return weight_gradient_tiles(wg, seen);
   }
 };
 
@@ -88,17 +101,10 @@ void run_images(const ConvProblem& pb, const Operands& o, bool is_forward, Run&&
   // Numbers that are their own terms may be multiplied first and looked at on the way.
   const bool at_once = terms == 1 && !folds;
   OperandMagnitudes operands(pb.N);
-  if (at_once) {
-    struct Unseen {
-      explicit Unseen(OperandMagnitudes* operands) { unseen = operands; }
-      ~Unseen() { unseen = nullptr; }
-    };
-    const Unseen set(&operands);
-    whole(pb, o);
-  }
-  if (!operands.weight_seen)
-    operands.weight = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
-  const Magnitudes& w = operands.weight;
+  if (at_once) with_unseen(operands, [&] { whole(pb, o); });
+  if (!operands.other_seen)
+    operands.other = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
+  const Magnitudes& w = operands.other;
   if (!w.finite()) return elsewhere(pb, o);
   Buffer<Magnitudes>& images = operands.images;
   if (!operands.images_seen) {
@@ -144,10 +150,14 @@ bool grad_weight_tiles(const ConvProblem& pb, const Operands& o) {
   bool done = false;
   with_storage_type(o.dtype, [&](auto in) {
     using In = decltype(in);
-    const Magnitudes x = magnitudes_of_all<In>(o.x, pb.N, pb.C, pb.H, pb.W),
-                     y = magnitudes_of_all<In>(o.y, pb.N, pb.K, pb.P, pb.Q);
-    const bool can = x.finite() && y.finite() && can_multiply<kTerms<In>>(x, y);
-    done = can && grad_weight<AcrossTiles, float, In>(pb, o);
+    constexpr int terms = kTerms<In>;
+    OperandMagnitudes operands(1);
+    Magnitudes &x = operands.images[0], &y = operands.other;
+    if (terms == 1 && !with_unseen(operands, [&] { return grad_weight<AcrossTiles, float, In>(pb, o); })) return;
+    if (!operands.images_seen) x = magnitudes_of_all<In>(o.x, pb.N, pb.C, pb.H, pb.W);
+    if (!operands.other_seen) y = magnitudes_of_all<In>(o.y, pb.N, pb.K, pb.P, pb.Q);
+    const bool can = x.finite() && y.finite() && can_multiply<terms>(x, y);
+    done = can && (terms == 1 || grad_weight<AcrossTiles, float, In>(pb, o));
   });
   return done;
 }

@@ -159,14 +159,14 @@ void magnitudes_of_images(Magnitudes* images, const In* data, int64_t N, int64_t
   for (int64_t i = 0; i < N * parts; ++i) images[i / parts].add(found[i]);
 }
 
-// Those of one problem's operands, as far as a kernel sees them on its way: all of each image, or all of the weights.
+// Those of one problem's operands, as far as a kernel sees them on its way: all of the images, or all of the other one.
 struct OperandMagnitudes {
-  Buffer<Magnitudes> images;
-  Magnitudes weight;
-  bool images_seen = false, weight_seen = false;
+  Buffer<Magnitudes> images;  // of each image that is convolved; of a weight's gradient only one, of all
+  Magnitudes other;           // of the weights; of a weight's gradient those of y
+  bool images_seen = false, other_seen = false;
 
-  explicit OperandMagnitudes(int64_t N) : images(N) {
-    for (int64_t n = 0; n < N; ++n) images[n] = {};
+  explicit OperandMagnitudes(int64_t count) : images(count) {
+    for (int64_t n = 0; n < count; ++n) images[n] = {};
   }
 };
 

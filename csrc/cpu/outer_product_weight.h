@@ -46,7 +46,7 @@ void store_unit(const WeightGradient<T, In>& wg, const LeftTiles& left, const T*
                 int64_t count, int64_t width) {
   constexpr int64_t L = Vec<T>::lanes;
   const int64_t tile = left.tile(unit), tap = left.tap(unit);
-  if (left.across_taps && wg.inputs == 1 && wg.w_strides.w == 1) {  // neighbours: turned over
+  if (left.across_taps && !left.across_rows && wg.inputs == 1 && wg.w_strides.w == 1) {  // neighbours: turned over
     const int64_t first = left.first(tile), size = left.size(tile), s = wg.columns.index[first];
     if (wg.columns.index[first + size - 1] == s + size - 1) {
       return wg.with_gradient([&](auto* w) {
@@ -60,10 +60,12 @@ void store_unit(const WeightGradient<T, In>& wg, const LeftTiles& left, const T*
   }
   for (int m = 0; m < left.size(tile); ++m) {
     int64_t r = tap, s, c = left.first(tile) + m;
-    if (left.across_taps)
+    if (left.across_taps) {
       s = c / wg.inputs, c %= wg.inputs;
-    else
+      if (left.across_rows) r = s / wg.columns.taps, s %= wg.columns.taps;
+    } else {
       r = tap / wg.columns.taps, s = tap % wg.columns.taps;
+    }
     for (int64_t k = 0; k < count; ++k)
       wg.put(wg.w_strides(k0 + k, c, wg.rows.index[r], wg.columns.index[s]), sums[m * width + k]);
   }

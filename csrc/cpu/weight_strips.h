@@ -165,9 +165,9 @@ struct Strips {
 // The left side of the register tiles: M runs over channels, cut into nearly equal tiles, taps one by one. With few
 // channels it runs over (column tap, channel) instead: in [row][column][channel] the taps of one filter row are
 // neighbours in memory. A unit is a register tile, one (tile, tap) or (tile, row tap); those of one tile follow one
-// another.
+// another. Or it runs over all taps, (row tap, column tap, channel), if each is laid out for itself.
 struct LeftTiles {
-  bool across_taps;
+  bool across_taps, across_rows = false;
   int64_t run, tiles, taps, units;
   int m;  // of the largest tile
 
@@ -182,11 +182,12 @@ struct LeftTiles {
   }
   // Tiles of m, as far as they go.
   template <class T, class In>
-  LeftTiles(int m, const WeightGradient<T, In>& wg, bool across_taps)
+  LeftTiles(int m, const WeightGradient<T, In>& wg, bool across_taps, bool across_rows)
       : across_taps(across_taps),
-        run(wg.inputs * (across_taps ? wg.columns.taps : 1)),
+        across_rows(across_rows),
+        run(wg.inputs * (across_rows ? wg.taps() : across_taps ? wg.columns.taps : 1)),
         tiles(ceil_div(run, m)),
-        taps(across_taps ? wg.rows.taps : wg.taps()),
+        taps(across_rows ? 1 : across_taps ? wg.rows.taps : wg.taps()),
         units(tiles * taps),
         m(m),
         equal_(false) {}
