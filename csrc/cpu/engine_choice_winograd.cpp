@@ -89,12 +89,13 @@ bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dil
 
 // Pairs of bfloat16 on vectors: twice the products of float32, against 2.9 times fewer and transforms, of 3x3 filters
 // at stride 1. Those gained 1.05 to 1.25 on planes of 1000 results and more with 32 channels and more, a tenth down to
-// 27 x 27 if transformed weights met enough channels, and took 1.05 to 1.35 times as long on 14 x 14.
+// 27 x 27 if transformed weights met enough channels, and on 14 x 14 with 512 x 512 only: 0.95 to 1.15 with 256 x 256.
 bool better_by_pairs(const ConvProblem& pb, const char* why_not, bool suits, int64_t inputs, int64_t results) {
-  constexpr int64_t kLarge = 1000, kMedium = 700, kInputs = 32, kWeights = 128 * 128;
+  constexpr int64_t kLarge = 1000, kMedium = 700, kSmall = 196, kInputs = 32, kWeights = 96 * 96, kMany = 512 * 512;
+  const int64_t weights = pb.channels_per_group() * pb.outputs_per_group();
   const bool transforms_pay = results >= kLarge    ? inputs >= kInputs
-                              : results >= kMedium ? pb.channels_per_group() * pb.outputs_per_group() >= kWeights
-                                                   : false;
+                              : results >= kMedium ? weights >= kWeights
+                                                   : results >= kSmall && weights >= kMany;
   return !why_not && suits && !(is_f43(pb) && transforms_pay);
 }
 
@@ -156,13 +157,13 @@ bool suits_winograd_grad_input(const ConvProblem& pb, const Operands& o) {
 // The gradient is transformed back, which the products of enough pixels must pay for: of one plane of 8 x 8 it took
 // 0.65 to 0.9 of outer_product's time with 64 x 64 channels, 0.95 to 1.1 with 16 x 16; of two or three of 7 x 7 0.8
 // to 1.05. And both operands are transformed to meet the other's channels: 16 with 16 took 0.65 of its time. 3x3
-// filters at stride 2, which save a third of the products, took 1.1 times as long.
+// filters at stride 2, which save a third of the products, took 1.1 times as long. Pairs of bfloat16 took 0.65 to 0.85
+// of its time but for 3x3 filters at stride 1, where it took 0.8 to 0.97 of theirs, and 1.05 times that on 7 x 7.
 bool suits_winograd_grad_weight(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kPixels = 160, kFewPixels = 64, kPairs = 256, kManyPairs = 2048, kPlane = 150;
+  constexpr int64_t kPixels = 160, kFewPixels = 64, kPairs = 256, kManyPairs = 2048, kPlane = 64;
   const int64_t pairs = pb.channels_per_group() * pb.outputs_per_group();
   if (better_on_amx(pb, o, why_not_amx_grad_weight(pb, o), suits_amx_grad_weight(pb, o)) ||
-      (pb.R * pb.S > 9 && pb.is_unit_stride() && pb.P * pb.Q >= kPlane && !why_not_pairs_grad_weight(pb, o) &&
-       suits_pairs_grad_weight(pb, o)) ||
+      (!(is_f43(pb) && pb.P * pb.Q >= kPlane) && !why_not_pairs_grad_weight(pb, o) && suits_pairs_grad_weight(pb, o)) ||
       !few_runs(pb) || pb.R % pb.stride_h != 0 || pb.S % pb.stride_w != 0 ||
       pb.N * pb.P * pb.Q < (pairs >= kManyPairs ? kFewPixels : kPixels) || pairs < kPairs)
     return false;
