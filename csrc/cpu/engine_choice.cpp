@@ -204,16 +204,17 @@ bool suits_pairs(int64_t inputs, int64_t outputs, int64_t columns, double multip
   return inputs >= 16 && outputs >= 16 && columns >= 4 && multiply_adds >= kWorthItsTiles;
 }
 
-// Few inputs fill lines with a row of taps (amx_taps.h): with nine and 48 outputs or more 0.7 to 1.04 of the best other
-// time, with 32 1.4 times, with twenty mostly 0.3 to 0.9.
+// Few inputs fill lines with a row of taps (amx_taps.h): with five and 48 outputs or more 0.7 to 0.9 of the best other
+// time, with nine and 32 0.9, with twenty mostly 0.3 to 0.9.
 bool suits_pairs_of_taps(const ConvProblem& pb, int64_t inputs, int64_t outputs) {
   const int64_t line = inputs * pb.S;
-  return inputs < 16 && pb.S > 1 && ((line >= 9 && outputs >= 48) || (line >= 20 && outputs >= 8)) &&
+  return inputs < 16 && pb.S > 1 &&
+         ((line >= 5 && outputs >= 48) || (line >= 9 && outputs >= 32) || (line >= 20 && outputs >= 8)) &&
          of_one_image(pb) >= kWorthItsTiles;
 }
 
-// Few outputs have column taps beside them (amx_few_outputs.h): 0.8 of `pixels`' time with 3136 products, 1.15 with
-// 1152.
+// Few outputs have column taps beside them (amx_few_outputs.h): 0.73 to 0.83 of `pixels`' time with 3136 to 6272
+// products, 1.15 with 1152.
 bool suits_pairs_of_few(const ConvProblem& pb, int64_t inputs, int64_t outputs) {
   constexpr int64_t kProducts = 2000;
   return inputs >= 32 && outputs < 16 && inputs * pb.R * pb.S >= kProducts && of_one_image(pb) >= kWorthItsTiles;
@@ -240,7 +241,7 @@ bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) {
   if (rows * columns < kFewest && (!pb.is_unit_stride() || inputs * outputs < kPairs)) return false;
   if (!pb.is_unit_stride()) return inputs >= 32 && outputs >= 32 && suits_pairs(inputs, outputs, columns, work);
   return (suits_pairs(inputs, outputs, columns, work) && (inputs >= 32 || rows * columns < kMany)) ||
-         suits_pairs_of_taps(pb, inputs, outputs);
+         suits_pairs_of_taps(pb, inputs, outputs) || suits_pairs_of_few(pb, inputs, outputs);
 }
 
 // Of few inputs lanes are taps: with 48 to 363 of them 0.6 to 0.9 of the best other time, with 9 to 36 as long or up to
