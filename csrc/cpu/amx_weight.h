@@ -78,8 +78,8 @@ class WeightGradientTiles {
   // In float32 what adding a strip's sums rounds off is kept; 16 bits round it off.
   static constexpr bool kExact = terms == 3;
 
-  // Lines need not be full where pairs are multiplied, but whole vectors are: so they are filled by all taps, if rows of
-  // taps would leave a sixth and more empty.
+  // Lines need not be full where pairs are multiplied, but whole vectors are: so they are filled by all taps, if rows
+  // of taps would leave a sixth and more empty.
   static bool lanes_of_all_taps(const WeightGradient<float, In>& wg) {
     const auto vectors = [](int64_t lanes) { return ceil_div(lanes, 16); };
     const int64_t in_row = wg.inputs * wg.columns.taps;
@@ -196,8 +196,8 @@ class WeightGradientTiles {
             float* const total = room.totals.data() + place;
             const Tiles x = {room.x.data() + x_.tap(left_.tap(u)), x_k_.data(), x_.half(), x_.term()};
             const bool apart = kExact && t > 0;
-            tile_product_of<terms>(outputs, lanes)(y, x, steps_.of_images(strip.images), apart ? room.sums.data() : total,
-                                                   t == 0 || apart ? zeros : nullptr);
+            tile_product_of<terms>(outputs, lanes)(y, x, steps_.of_images(strip.images),
+                                                   apart ? room.sums.data() : total, t == 0 || apart ? zeros : nullptr);
             if (apart) add_exactly(total, room.sums.data(), kUnitSums, room.lost.data() + place);
           }
         }

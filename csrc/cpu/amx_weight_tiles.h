@@ -1,5 +1,5 @@
-// What amx_weight.h multiplies, of one strip of pixels: x as lines of pairs of pixels, y as lines of an output's pixels,
-// and into which steps the pixels are cut.
+// What amx_weight.h multiplies, of one strip of pixels: x as lines of pairs of pixels, y as lines of an output's
+// pixels, and into which steps the pixels are cut.
 #pragma once
 #include "amx_convolution.h"
 #include "outer_product_weight.h"
@@ -28,8 +28,8 @@ class PairTile {
         half_(lines_.lines / 2 * kDepth),
         parities_(left.across_rows   ? 1
                   : left.across_taps ? 1 + shape.pitch % 2
-                  : wg.taps() == 1 ? 1
-                                   : 2),
+                  : wg.taps() == 1   ? 1
+                                     : 2),
         term_(parities_ * 2 * half_),
         images_(images) {}
 
@@ -97,7 +97,7 @@ class PairTile {
     const AxisPlan& c = wg_.columns;
     if (first_tile)
       pack_tile(planes, shape_, wg_.rows, c, place.i0, place.ni, place.j0, place.nj, plain(input(place, 0)),
-              wg_.x_strides, wg_.inputs);
+                wg_.x_strides, wg_.inputs);
     const uint16_t* lanes[kDepth];
     const auto lane = [&](int64_t tap, int64_t rp) {  // column tap (and channel) of a row phase
       const int64_t s = tap / wg_.inputs;

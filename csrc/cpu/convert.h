@@ -179,8 +179,7 @@ inline typename Vec<T>::type load_some(const In* p, int64_t n) {
 template <class T, class In>
 inline void store_some(In* p, typename Vec<T>::type v, int64_t n) {
 #ifdef CONVX_AVX512
-  if constexpr (sizeof(In) < sizeof(T))
-    return _mm256_mask_storeu_epi16(p, Some<T>(n).mask, Converted<T, In>::bits(v));
+  if constexpr (sizeof(In) < sizeof(T)) return _mm256_mask_storeu_epi16(p, Some<T>(n).mask, Converted<T, In>::bits(v));
 #endif
   if (n >= Vec<T>::lanes) return store_as<T>(p, v);
   if constexpr (std::is_same_v<T, In>) {

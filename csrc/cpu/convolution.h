@@ -103,8 +103,8 @@ void turn_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
     if (cv.inputs == 1 || cv.weight_input == taps) {
       transpose<T, In>(from + k0, cv.weight_output, count, k1 - k0, to, width, width);
     } else {
-      constexpr int64_t kAhead = 2;                                      // inputs
-      const bool is_line = cv.weight_output == taps;                     // an input's filters
+      constexpr int64_t kAhead = 2;                   // inputs
+      const bool is_line = cv.weight_output == taps;  // an input's filters
       const bool converted_at_once = is_line && !std::is_same_v<T, In>;
       Scratch<T> line(converted_at_once ? count * taps : 0);
       for (int64_t k = k0; k < k1;) {

@@ -102,8 +102,7 @@ void run_images(const ConvProblem& pb, const Operands& o, bool is_forward, Run&&
   const bool at_once = terms == 1 && !folds;
   OperandMagnitudes operands(pb.N);
   if (at_once) with_unseen(operands, [&] { whole(pb, o); });
-  if (!operands.other_seen)
-    operands.other = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
+  if (!operands.other_seen) operands.other = magnitudes_of_all<In>(o.w, pb.K, pb.channels_per_group(), pb.R, pb.S);
   const Magnitudes& w = operands.other;
   if (!w.finite()) return elsewhere(pb, o);
   Buffer<Magnitudes>& images = operands.images;

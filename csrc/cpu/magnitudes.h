@@ -2,8 +2,8 @@
 // terms of it (amx_terms.h), computes what float32 would.
 //
 // Limit: one pass over memory, so operands that are read by whole images and whole filters are looked at just before
-// they are packed, when that fetches them (OperandMagnitudes). A pass of its own took 5 to 10 % of the time of layers in
-// groups of 32 to 512 channels.
+// they are packed, when that fetches them (OperandMagnitudes). A pass of its own took 5 to 10 % of the time of layers
+// in groups of 32 to 512 channels.
 #pragma once
 #include "amx_terms.h"
 

@@ -137,15 +137,15 @@ class TileWeights {
     const int64_t chunks = this->chunks();
     for (int64_t i = 0; i < cv.G * kbs; ++i) pack_bias(bias_.data() + i * kWide, cv, i / kbs, i % kbs * kWide, kWide);
     if (one_block) return;
-    parallel_for(
-        cv.G * kbs * chunks, grain_for(double(cv.taps()) * kDepth * kWide / 2), [&](int64_t begin, int64_t end) {
-          Scratch<float> plain(plain_size());
-          for (int64_t i = begin; i < end; ++i) {
-            const int64_t g = i / chunks / kbs, kb = i / chunks % kbs;
-            if (i % chunks == 0) look_at(g, kb);
-            pack(data_.data() + i * cv.taps() * kStep, plain.data(), g, kb, i % chunks);
-          }
-        });
+    parallel_for(cv.G * kbs * chunks, grain_for(double(cv.taps()) * kDepth * kWide / 2),
+                 [&](int64_t begin, int64_t end) {
+                   Scratch<float> plain(plain_size());
+                   for (int64_t i = begin; i < end; ++i) {
+                     const int64_t g = i / chunks / kbs, kb = i / chunks % kbs;
+                     if (i % chunks == 0) look_at(g, kb);
+                     pack(data_.data() + i * cv.taps() * kStep, plain.data(), g, kb, i % chunks);
+                   }
+                 });
   }
 
   static constexpr int64_t kStep = terms * 2 * kTileElements;

@@ -185,9 +185,13 @@ struct LeftTiles {
   LeftTiles(int m, const WeightGradient<T, In>& wg, bool across_taps, bool across_rows)
       : across_taps(across_taps),
         across_rows(across_rows),
-        run(wg.inputs * (across_rows ? wg.taps() : across_taps ? wg.columns.taps : 1)),
+        run(wg.inputs * (across_rows   ? wg.taps()
+                         : across_taps ? wg.columns.taps
+                                       : 1)),
         tiles(ceil_div(run, m)),
-        taps(across_rows ? 1 : across_taps ? wg.rows.taps : wg.taps()),
+        taps(across_rows   ? 1
+             : across_taps ? wg.rows.taps
+                           : wg.taps()),
         units(tiles * taps),
         m(m),
         equal_(false) {}

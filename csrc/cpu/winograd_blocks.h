@@ -60,8 +60,7 @@ int transform_weights(const Convolution<T, In>* phases, int64_t count, const Inp
   for (int64_t c = c0; c < c1; c += some)
     for (int64_t j = 0; j < count; ++j) {
       const int64_t channels = smaller(some, c1 - c);
-      if (!together)
-        turn_weights(plain.data(), phases[j], g, first, wide, c * taps, (c + channels) * taps);
+      if (!together) turn_weights(plain.data(), phases[j], g, first, wide, c * taps, (c + channels) * taps);
       for (int64_t i = 0; i < channels && together && j == 0; ++i)
         transpose<T, In>(cv.weight + g * cv.weight_group + first * cv.weight_output + (c + i) * cv.weight_input,
                          cv.weight_output, outs, taps, plain.data() + i * taps * wide, wide, wide);
