@@ -100,6 +100,31 @@ def test_numbers_that_vectors_of_pairs_take_for_zero(primitive, where):
 
 
 @needs_pairs
+@pytest.mark.parametrize("place", (0.0, 0.3, 0.6, 1.0))
+@pytest.mark.parametrize("where", (0, 1))
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(2, 140, 40, 40, 70, 3, 3, padding=(1, 1), G=2),
+        Problem(2, 3, 40, 44, 64, 7, 7, (2, 2), (3, 3)),
+        Problem(9, 70, 5, 7, 70, 1, 1),
+        Problem(3, 40, 14, 14, 70, 3, 3, (2, 2), (1, 1)),
+    ],
+    ids=str,
+)
+def test_a_single_number_that_vectors_of_pairs_take_for_zero(problem, primitive, where, place):
+    """Wherever it is, somebody sees it on the way: of what it makes nothing is zero."""
+    operands = [torch.ones(shape, dtype=torch.bfloat16) for shape in problem.shapes(primitive)[:2]]
+    operands[where].zero_().view(-1)[int(place * (operands[where].numel() - 1))] = 3 * 2.0**-130
+    with forced(primitive, NAME, ISA):
+        actual = call(primitive, *operands, None, problem)
+    with forced(primitive, "reference"):
+        expected = call(primitive, *(t.double() for t in operands), None, problem)
+    assert torch.equal(actual, expected.to(torch.bfloat16)) and actual.count_nonzero() > 0
+
+
+@needs_pairs
 @pytest.mark.parametrize("images", (1, 3))  # one block, which packs its weights itself, or several
 @pytest.mark.parametrize("value", (float("inf"), float("nan")), ids=str)
 @pytest.mark.parametrize("primitive", ("forward", "grad_input"))
@@ -127,6 +152,12 @@ def test_weights_that_are_not_finite(primitive, value, images):
         (Problem(1, 512, 28, 28, 64, 1, 1), (NAME, NAME, NAME)),
         (Problem(1, 64, 28, 28, 64, 5, 5, padding=(2, 2)), (NAME, NAME, NAME)),
         (Problem(9, 256, 3, 3, 256, 3, 3, padding=(1, 1)), ("outer_product", "outer_product", "outer_product")),
+        (Problem(1, 256, 14, 14, 256, 3, 3, padding=(1, 1)), (NAME, NAME, "winograd")),
+        (Problem(1, 512, 14, 14, 512, 3, 3, padding=(1, 1)), ("winograd", "winograd", "winograd")),
+        (Problem(2, 64, 32, 32, 64, 4, 4, (2, 2), (1, 1)), (NAME, NAME, NAME)),
+        (Problem(4, 64, 7, 7, 64, 5, 5, padding=(2, 2)), (NAME, NAME, NAME)),
+        (Problem(1, 32, 40, 40, 9, 3, 3, padding=(1, 1)), ("outer_product", NAME, NAME)),
+        (Problem(1, 3, 40, 40, 64, 7, 7, (2, 2), (3, 3)), (NAME, "outer_product", NAME)),
     ],
     ids=str,
 )
