@@ -199,9 +199,13 @@ namespace {
 
 // Vectors that multiply pairs of bfloat16 (pairs_product.h), measured on Zen 4 over all of benchmarks/shapes: 0.5 to
 // 0.75 of outer_product's time, and of winograd's 0.8 to 1.1 in forward and grad_input. Half a vector of outputs or
-// half a line of inputs will do. Rows shorter than 4 leave registers empty.
-bool suits_pairs(int64_t inputs, int64_t outputs, int64_t columns, double multiply_adds) {
-  return inputs >= 16 && outputs >= 16 && columns >= 4 && multiply_adds >= kWorthItsTiles;
+// half a line of inputs will do. Rows shorter than 4 leave registers empty, but for planes so small that blocks are of
+// several images: 3x3 filters of 512 channels on 3 x 3 took 0.6 of the best other time with 8 images, 0.55 with 32, as
+// long with one; on 2 x 2 with 256 channels half of it.
+bool suits_pairs(int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, double multiply_adds) {
+  constexpr int64_t kShort = 4, kSmall = 49;
+  return inputs >= 16 && outputs >= 16 && (columns >= kShort || (columns > 1 && rows * columns <= kSmall)) &&
+         multiply_adds >= kWorthItsTiles;
 }
 
 // Few inputs fill lines with a row of taps (amx_taps.h): with five and 48 outputs or more 0.7 to 0.9 of the best other
@@ -224,7 +228,7 @@ bool suits_pairs_of_few(const ConvProblem& pb, int64_t inputs, int64_t outputs) 
 
 bool suits_pairs_forward(const ConvProblem& pb, const Operands&) {
   const int64_t inputs = pb.channels_per_group(), outputs = pb.outputs_per_group();
-  return suits_pairs(inputs, outputs, pb.Q, of_one_image(pb)) || suits_pairs_of_taps(pb, inputs, outputs) ||
+  return suits_pairs(inputs, outputs, pb.P, pb.Q, of_one_image(pb)) || suits_pairs_of_taps(pb, inputs, outputs) ||
          suits_pairs_of_few(pb, inputs, outputs);
 }
 
@@ -236,11 +240,11 @@ bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) {
   const int64_t inputs = pb.outputs_per_group(), outputs = pb.channels_per_group();
   if (phases_suit_pixels(pb, o)) return false;
   const double work = of_one_image(pb);
-  if (pb.phases_read_the_same()) return inputs >= 32 && suits_pairs(inputs, outputs * pb.R * pb.S, pb.Q, work);
+  if (pb.phases_read_the_same()) return inputs >= 32 && suits_pairs(inputs, outputs * pb.R * pb.S, pb.P, pb.Q, work);
   const int64_t rows = ceil_div(pb.H, pb.stride_h), columns = ceil_div(pb.W, pb.stride_w);
   if (rows * columns < kFewest && (!pb.is_unit_stride() || inputs * outputs < kPairs)) return false;
-  if (!pb.is_unit_stride()) return inputs >= 32 && outputs >= 32 && suits_pairs(inputs, outputs, columns, work);
-  return (suits_pairs(inputs, outputs, columns, work) && (inputs >= 32 || rows * columns < kMany)) ||
+  if (!pb.is_unit_stride()) return inputs >= 32 && outputs >= 32 && suits_pairs(inputs, outputs, rows, columns, work);
+  return (suits_pairs(inputs, outputs, rows, columns, work) && (inputs >= 32 || rows * columns < kMany)) ||
          suits_pairs_of_taps(pb, inputs, outputs) || suits_pairs_of_few(pb, inputs, outputs);
 }
 
@@ -251,7 +255,7 @@ bool suits_pairs_grad_weight(const ConvProblem& pb, const Operands&) {
   const int64_t inputs = pb.channels_per_group(), outputs = pb.outputs_per_group();
   const bool few_inputs = inputs <= 8 && pb.S > 1 && inputs * pb.R * pb.S >= kLanes && outputs >= 32,
              few_outputs = inputs >= 32 && outputs >= 3;
-  return suits_pairs(few_inputs ? 16 : inputs, few_outputs ? 16 : outputs, pb.Q, pb.multiply_adds());
+  return suits_pairs(few_inputs ? 16 : inputs, few_outputs ? 16 : outputs, pb.P, pb.Q, pb.multiply_adds());
 }
 
 namespace {
