@@ -14,9 +14,10 @@
 // For Higher-Precision Computations, ARITH 2019, arXiv:1904.06376.)
 //
 // What the terms can't say: an infinity leaves NaN for a rest, and terms below 2^-126 are taken as zero. So operands
-// are looked through first. Images with an infinity, a NaN, a number that bfloat16 rounds to infinity or a magnitude
-// below 2^-103 are somebody else's (engine.h), and so are pairs of operands whose smallest magnitudes multiply to less.
-// bfloat16 is its own term, infinities and all: there the least magnitude is 2^-126, and 2^-110 that of a product.
+// are looked through (magnitudes.h). Images with an infinity, a NaN, a number that bfloat16 rounds to infinity or a
+// magnitude below 2^-103 are somebody else's (engine.h), and so are pairs of operands whose smallest magnitudes
+// multiply to less. bfloat16 is its own term, infinities and all: there the least magnitude is 2^-126, and 2^-110 that
+// of a product.
 #pragma once
 #include "convert.h"
 #include "transpose.h"

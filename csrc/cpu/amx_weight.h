@@ -9,7 +9,8 @@
 // As in outer_product_weight.h, threads divide the results and not the pixels, and pixels are cut into strips, here of
 // a thousand, whose sums are added in order; what those additions round off is kept for float32.
 //
-// A zero of the halo must not meet an infinity, so both operands have been looked through before (amx_terms.h).
+// A zero of the halo must not meet an infinity, so both operands are looked through (magnitudes.h), before or as they
+// are packed.
 //
 // Estimate: as amx_convolution.h's; each element of x is packed once for the outputs of an item.
 #pragma once

@@ -18,7 +18,8 @@ struct Engine {
 };
 
 // The kernels on a matrix unit, or on vectors that multiply pairs of bfloat16 as it does. What is not for them
-// (infinities, tiny numbers: amx_terms.h) is run `elsewhere`, where it may be single images; grad_weight returns false.
+// (infinities, tiny numbers: magnitudes.h) is run `elsewhere`, where it may be single images; grad_weight returns
+// false.
 using Elsewhere = void (*)(const ConvProblem&, const Operands&);
 struct MatrixEngine {
   using Run = void (*)(const ConvProblem&, const Operands&, Elsewhere);
