@@ -114,7 +114,7 @@ def test_numbers_that_vectors_of_pairs_take_for_zero(primitive, where):
     ids=str,
 )
 def test_a_single_number_that_vectors_of_pairs_take_for_zero(problem, primitive, where, place):
-    """Wherever it is, somebody sees it on the way: of what it makes nothing is zero."""
+    """Wherever it is, it is seen before or as its operand is packed, and what it contributes is not lost."""
     operands = [torch.ones(shape, dtype=torch.bfloat16) for shape in problem.shapes(primitive)[:2]]
     operands[where].zero_().view(-1)[int(place * (operands[where].numel() - 1))] = 3 * 2.0**-130
     with forced(primitive, NAME, ISA):

@@ -7,8 +7,8 @@
 // taps.
 //
 // Estimate: a line costs about two cycles to copy and is read by each 32 outputs in two; and the row costs one an
-// element to be laid out (bfloat16 less, by vectors). For 7x7 filters of 3 channels and 64 outputs at
-// stride 2 that is some 40 cycles a pixel, where vectors of float32 take 300.
+// element to be laid out (bfloat16 less, by vectors). For 7x7 filters of 3 channels and 64 outputs at stride 2 that is
+// some 40 cycles a pixel, where vectors of float32 take 300.
 #pragma once
 #include "amx_convolution.h"
 

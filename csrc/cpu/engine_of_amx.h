@@ -15,8 +15,9 @@ namespace cpu {
 namespace CONVX_ISA {
 namespace {
 
-// Where the first kernel of the problem that this thread runs puts what it sees of its operands, or null.
-inline thread_local OperandMagnitudes* unseen = nullptr;
+// Where the kernel that this thread runs next puts what it sees of the problem's operands, or null. (A kernel is called
+// by plans.h, once for each phase of a stride; the first that can looks.)
+thread_local OperandMagnitudes* unseen = nullptr;
 
 // Runs kernels that look at operands on their way.
 template <class Run>
