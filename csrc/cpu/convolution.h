@@ -55,6 +55,34 @@ struct Convolution {
   }
 };
 
+// The axis of a tile for several convolutions: the taps of all, one's behind the other's.
+template <class T, class In>
+AxisPlan taps_of_all(const Convolution<T, In>* cv, int64_t count, AxisPlan Convolution<T, In>::* axis) {
+  const AxisPlan& one = cv[0].*axis;
+  int64_t most = 0;
+  for (int64_t j = 0; j < count; ++j) most += (cv[j].*axis).taps;
+  AxisPlan all(most);
+  all.in = one.in, all.stride = one.stride, all.mode = one.mode;
+  for (int64_t j = 0; j < count; ++j) {
+    const AxisPlan& a = cv[j].*axis;
+    all.count = larger(all.count, a.count);
+    for (int t = 0; t < a.taps; ++t) all.add_tap(a.offset[t], a.index[t]);
+  }
+  return all;
+}
+
+// Where the steps of convolution j with the first `inputs` channels are in such a tile.
+template <class T, class In>
+void set_places(int32_t* to, const Convolution<T, In>* cv, int64_t j, int64_t inputs, const TileShape& shape,
+                const AxisPlan& all_rows, const AxisPlan& all_columns) {
+  int row = 0, column = 0;
+  for (int64_t i = 0; i < j; ++i) row += cv[i].rows.taps, column += cv[i].columns.taps;
+  for (int64_t c = 0; c < inputs; ++c)
+    for (int r = 0; r < cv[j].rows.taps; ++r)
+      for (int s = 0; s < cv[j].columns.taps; ++s)
+        *to++ = int32_t(c * shape.plane + shape.tap(all_rows, all_columns, row + r, column + s));
+}
+
 // One item of work: rows [i0, i0 + ni), columns [j0, j0 + nj) of group g of image n, and part `part` of the outputs.
 struct Place {
   int64_t index, part, n, g, i0, ni, j0, nj;
@@ -65,17 +93,20 @@ struct Place {
 struct Places {
   int64_t rows, columns, all_rows, all_columns, down, across, G, count, parts;
 
-  template <class T, class In>
-  Places(const Convolution<T, In>& cv, int64_t rows, int64_t columns, int64_t wanted, int64_t most_parts)
+  Places(int64_t N, int64_t G, int64_t all_rows, int64_t all_columns, int64_t rows, int64_t columns, int64_t wanted,
+         int64_t most_parts)
       : rows(rows),
         columns(columns),
-        all_rows(cv.rows.count),
-        all_columns(cv.columns.count),
+        all_rows(all_rows),
+        all_columns(all_columns),
         down(ceil_div(all_rows, rows)),
         across(ceil_div(all_columns, columns)),
-        G(cv.G),
-        count(cv.N * G * down * across),
+        G(G),
+        count(N * G * down * across),
         parts(count >= wanted ? 1 : smaller(most_parts, ceil_div(wanted, count))) {}
+  template <class T, class In>
+  Places(const Convolution<T, In>& cv, int64_t rows, int64_t columns, int64_t wanted, int64_t most_parts)
+      : Places(cv.N, cv.G, cv.rows.count, cv.columns.count, rows, columns, wanted, most_parts) {}
 
   int64_t items() const { return count * parts; }
   Place operator[](int64_t item) const {
@@ -128,7 +159,8 @@ void turn_weights(T* to, const Convolution<T, In>& cv, int64_t group, int64_t fi
       const In* tap = from + c * cv.weight_input + cv.rows.index[r] * cv.weight_r + cv.columns.index[s] * cv.weight_s;
       if (cv.weight_output == 1) {
         constexpr int64_t L = Vec<T>::lanes;
-        __builtin_prefetch(tap + 16 * cv.weight_input);  // each step's outputs are a line of their own
+        for (int64_t o = 0; o < width; o += kPerLine<In>)  // each step's outputs are lines of their own
+          __builtin_prefetch(tap + o + 16 * cv.weight_input);
         for (int64_t o = 0; o < width; o += L)
           store_some<T>(next + o, load_some<T>(tap + o, larger(0, count - o)), width - o);
       } else {

@@ -49,12 +49,19 @@ constexpr int kUnrolled = 4;
 template <class T>
 constexpr int64_t kPerLine = 64 / sizeof(T);
 
+// What is needed after a product: on its way each step fetches a cache line of it to L2, `step` bytes apart. (Many at
+// once would wait for one another, and the sums for them.)
+struct NextLines {
+  const char* line;
+  int64_t step;
+  NextLines(const void* first, int64_t step = 64) : line(static_cast<const char*>(first)), step(step) {}
+};
+
 // sums is [MR][MC][NV * lanes], `sums_pitch` elements from row to row. The product is added to `start`, one line of it
-// for all m, or to the sums if null. On the way each step fetches a cache line from `ahead` on to L2, what is needed
-// after this: many at once would wait for one another, and the sums for them.
-template <class T, int MR, int MC, int NV>
-void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t steps, T* sums,
-                   int64_t sums_pitch, const T* start, const T* ahead) {
+// for all m, or to the sums if null. Steps of B follow one another, or are `b_pitch` apart.
+template <class T, int MR, int MC, int NV, bool kPitched = false>
+void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, int64_t b_pitch, int64_t steps, T* sums,
+                   int64_t sums_pitch, const T* start, NextLines ahead) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
   V acc[MR * MC][NV];
@@ -65,10 +72,11 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
   const T* base[(MR + 2) / 3];  // of three rows each: an address is a register, and at most twice another
 #pragma GCC unroll 8
   for (int i = 0; i < (MR + 2) / 3; ++i) base[i] = a + 3 * i * a_pitch;
-  const auto step = [&](int64_t at, const T* b) {
+  const auto step = [&](int64_t at) {
     V right[NV];
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) right[n] = load(b + n * L);
+    b += kPitched ? b_pitch : NV * L;
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 32
@@ -79,14 +87,14 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
       }
   };
   int64_t k = 0;
-  for (; k + kUnrolled <= steps; k += kUnrolled, b += kUnrolled * NV * L)
+  for (; k + kUnrolled <= steps; k += kUnrolled)
 #pragma GCC unroll 4
     for (int u = 0; u < kUnrolled; ++u) {
-      step(a_k[k + u], b + u * NV * L);
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += kPerLine<T>;
+      step(a_k[k + u]);
+      __builtin_prefetch(ahead.line, 0, 2);
+      ahead.line += ahead.step;
     }
-  for (; k < steps; ++k, b += NV * L) step(a_k[k], b);
+  for (; k < steps; ++k) step(a_k[k]);
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 32
@@ -99,14 +107,15 @@ void outer_product(const T* a, int64_t a_pitch, const int32_t* a_k, const T* b, 
 }
 
 template <class T>
-using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, T*, int64_t, const T*, const T*);
+using OuterProduct = void (*)(const T*, int64_t, const int32_t*, const T*, int64_t, int64_t, T*, int64_t, const T*,
+                              NextLines);
 
 // M channels, `a_pitch` apart.
-template <class T, int NV>
+template <class T, int NV, bool kPitched = false>
 OuterProduct<T> outer_product_of_planes(int m) {
   switch (m) {
 #define CONVX_PLANES(M) \
-  case M: return outer_product<T, M, 1, NV>;
+  case M: return outer_product<T, M, 1, NV, kPitched>;
     CONVX_PLANES(1)
     CONVX_PLANES(2)
     CONVX_PLANES(3)

@@ -226,7 +226,7 @@ void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, 
                                                                             weights +
                                                                             smaller(steps, k0 + 2 * cv.chain) * width;
       for (const Piece<T>& piece : pieces) {
-        piece.kernel(tile + piece.row * pitch + piece.column, pitch, a_k + k0, weights + k0 * width,
+        piece.kernel(tile + piece.row * pitch + piece.column, pitch, a_k + k0, weights + k0 * width, width,
                      smaller(cv.chain, steps - k0), partial + piece.sums, at.nj * width, start, ahead);
         ahead = smaller(last - ahead, cv.chain * kPerLine<T>) + ahead;
       }
@@ -238,45 +238,53 @@ void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, 
   }
 }
 
-// Runs convolution j of those whose weights are packed.
+// Runs convolutions that share weights, inputs and outputs, with the results of all for a block of outputs one after
+// the other: what they write lies between one another, and would come from far again for each.
 template <class T, class In>
-void convolve(const Convolution<T, In>& cv, const PackedWeights<T>& packed_weights, int64_t j) {
-  const int64_t steps = cv.inputs * cv.taps(), kbs = packed_weights.kbs;
-  const Blocks b = choose_blocks<T>(cv.rows, cv.columns, cv.inputs);
-  const TileShape shape(cv.rows, cv.columns, b.rows, b.columns);
-  Scratch<int32_t> a_k(steps);
-  for (int64_t c = 0, k = 0; c < cv.inputs; ++c)
-    for (int r = 0; r < cv.rows.taps; ++r)
-      for (int s = 0; s < cv.columns.taps; ++s)
-        a_k[k++] = int32_t(c * shape.plane + shape.tap(cv.rows, cv.columns, r, s));
+void convolve(const Convolution<T, In>* cv, int64_t count, const PackedWeights<T>& packed_weights) {
+  const int64_t inputs = cv->inputs, kbs = packed_weights.kbs;
+  const AxisPlan rows = taps_of_all(cv, count, &Convolution<T, In>::rows),
+                 columns = taps_of_all(cv, count, &Convolution<T, In>::columns);
+  const Blocks b = choose_blocks<T>(rows, columns, inputs);
+  const TileShape shape(rows, columns, b.rows, b.columns);
+  Scratch<int64_t> first_step(count + 1);
+  first_step[0] = 0;
+  for (int64_t j = 0; j < count; ++j) first_step[j + 1] = first_step[j] + inputs * cv[j].taps();
+  Scratch<int32_t> a_k(first_step[count]);
+  for (int64_t j = 0; j < count; ++j) set_places(a_k.data() + first_step[j], cv, j, inputs, shape, rows, columns);
 
-  const Places places(cv, b.rows, b.columns, 8 * thread_count(), kbs);
-  const double work = double(b.rows) * b.columns * steps * cv.outputs / places.parts / 16;
+  const Places places(cv->N, cv->G, rows.count, columns.count, b.rows, b.columns, 8 * thread_count(), kbs);
+  const double work = double(b.rows) * b.columns * first_step[count] * cv->outputs / places.parts / 16;
   parallel_for_balanced(places.items(), grain_for(work), [&](int64_t begin, int64_t end) {
-    Scratch<T> tile(cv.inputs * shape.plane);
+    Scratch<T> tile(inputs * shape.plane);
     Scratch<T> partial(2 * Pieces<T>::most_sums());
     int64_t packed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const Place at = places[item];
       if (packed != at.index)
-        pack_tile<T, In>(tile.data(), shape, cv.rows, cv.columns, at.i0, at.ni, at.j0, at.nj,
-                         cv.in + cv.in_strides(at.n, at.g * cv.inputs, 0, 0), cv.in_strides, cv.inputs);
+        pack_tile<T, In>(tile.data(), shape, rows, columns, at.i0, at.ni, at.j0, at.nj,
+                         cv->in + cv->in_strides(at.n, at.g * inputs, 0, 0), cv->in_strides, inputs);
       packed = at.index;
       for (int64_t kb = at.part * kbs / places.parts; kb < (at.part + 1) * kbs / places.parts; ++kb) {
         const int64_t first = kb * packed_weights.width, width = packed_weights.width_of(kb);
-        convolve_block<T, In>(cv, shape.pitch, tile.data(), a_k.data(), packed_weights.of(cv, j, at.g, kb), width,
-                              partial.data(), packed_weights.bias(at.g, kb), at, first,
-                              smaller(width, cv.outputs - first));
+        for (int64_t j = 0; j < count; ++j) {
+          Place here = at;
+          here.ni = smaller(at.ni, cv[j].rows.count - at.i0), here.nj = smaller(at.nj, cv[j].columns.count - at.j0);
+          if (here.ni > 0 && here.nj > 0)
+            convolve_block<T, In>(cv[j], shape.pitch, tile.data(), a_k.data() + first_step[j],
+                                  packed_weights.of(cv[j], j, at.g, kb), width, partial.data(),
+                                  packed_weights.bias(at.g, kb), here, first, smaller(width, cv->outputs - first));
+        }
       }
     }
   });
 }
 
-// Runs convolutions that share weights and outputs; false, with nothing written, if a weight is not finite.
+// False, with nothing written, if a weight is not finite.
 template <class T, class In>
 bool convolve_all(const Convolution<T, In>* cv, int64_t count) {
   const PackedWeights<T> packed_weights(cv, count);
-  for (int64_t j = 0; j < count && packed_weights.finite; ++j) convolve(cv[j], packed_weights, j);
+  if (packed_weights.finite) convolve(cv, count, packed_weights);
   return packed_weights.finite;
 }
 

@@ -281,7 +281,7 @@ class WeightGradientSums {
       const T* left = x_.in_place() ? x_.of(strips_[t], g, unit.tile) : x + unit.offset;
       if (!x_.in_place() && !left_.across_taps) left += (unit.tile - tile) * x_pitch;
       for (int64_t p = 0; p < pixels; p += chain)
-        unit.kernel(left, x_.pitch(), a_k + p, y + p * kWidth, smaller(chain, pixels - p), sums, kWidth,
+        unit.kernel(left, x_.pitch(), a_k + p, y + p * kWidth, kWidth, smaller(chain, pixels - p), sums, kWidth,
                     begins && p == 0 ? zeros : nullptr,
                     sums + unit_size_ + p * kPerLine<T>);  // on the way, the next unit's sums
     }

@@ -253,6 +253,7 @@ bool convolve_panels(const Convolution<T, In>& cv, const PackedWeights<T>& weigh
   if (cv.N * plane == 0) return true;
   const PanelBlocks b = PanelBlocks::choose(cv, width);
   const int64_t kbs = ceil_div(cv.outputs, width), parts = ceil_div(kbs, b.outputs), places = b.places;
+  const bool lines_of_weights = cv.weight_output == 1 && cv.taps() == 1;
   // As outer_product.h has it, to the bit: which of the two runs depends on the batch.
   const bool very_long = steps > kParts * cv.chain;
   std::atomic<bool> finite{true};
@@ -278,21 +279,33 @@ bool convolve_panels(const Convolution<T, In>& cv, const PackedWeights<T>& weigh
           if (!packed_once && !pack_weights(slab.data(), cv, g, kb * width, wide, k0, k1)) finite = false;
           const T* const right = packed_once ? weights.of(cv, j, g, kb) + k0 * wide : slab.data();
           const OuterProduct<T> kernel = narrow ? outer_product_of<T, 1>(1, m) : outer_product_of<T, 2>(1, m);
-          // the next block of outputs' weights
-          const T *ahead = packed_once && kb + 1 < kb1 ? weights.of(cv, j, g, kb + 1) + k0 * wide : right,
-                  *const last = ahead == right ? right : ahead + (k1 - k0) * wide;
+          // The weights that come next, packed or still to be packed: of the next outputs, then of the next slab. Where
+          // they are a line for each step, call after call fetches another cache line of all.
+          const int64_t next_kb = kb + 1 < kb1 ? kb + 1 : kb0, next_k0 = kb + 1 < kb1 ? k0 : k1;
+          const T* const next = packed_once ? weights.of(cv, j, g, next_kb) + smaller(next_k0, steps) * wide : right;
+          const In* const next_line =
+              !packed_once && lines_of_weights && next_k0 < steps
+                  ? cv.weight + g * cv.weight_group + next_kb * width + next_k0 * cv.weight_input
+                  : nullptr;
+          const auto ahead = [&](int64_t t, int64_t k) {
+            if (next_line && t <= ceil_div(width, kPerLine<In>))
+              return NextLines(next_line + (k - k0) * cv.weight_input + t * kPerLine<In>,
+                               cv.weight_input * int64_t(sizeof(In)));
+            const int64_t line = (t * ceil_div(k1 - k0, cv.chain) * cv.chain + k - k0) * kPerLine<T>;
+            return NextLines(line < (k1 - k0) * wide ? next + line : right);
+          };
           T *sum = sums.data() + (kb - kb0) * block, *const total = totals.data() + (kb - kb0) * block;
           const int64_t size = panels.pieces() * m * wide;
           const bool begins = k0 && begins_sum(k0, cv.chain);
           if (begins) add_sums(total, sum, size, k0 == kParts * cv.chain);
           for (int64_t t = 0; t < panels.pieces(); ++t, sum += m * wide) {
             for (int64_t k = k0; k < larger(k1, k0 + 1); k += cv.chain) {
-              kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, smaller(cv.chain, k1 - k), sum, 0,
+              kernel(panels.piece(t), 0, a_k + (k - k0), right + (k - k0) * wide, wide, smaller(cv.chain, k1 - k), sum,
+                     0,
                      k == 0              ? weights.bias(g, kb)
                      : begins && k == k0 ? kZeros<T>
                                          : nullptr,
-                     ahead < last ? ahead : right);
-              ahead += cv.chain * kPerLine<T>;
+                     ahead(t, k));
             }
             if (k1 < steps) panels.prefetch(g, k1, (kb - kb0) * panels.pieces() + t, (kb1 - kb0) * panels.pieces());
           }

@@ -163,29 +163,6 @@ void convolve_chunk(const Convolution<T, In>* cv, const PixelWeights<T>& pw, int
   }
 }
 
-// The axis of a tile for several convolutions: the taps of all.
-template <class T, class In>
-AxisPlan taps_of_all(const Convolution<T, In>* cv, int64_t count, AxisPlan Convolution<T, In>::* axis) {
-  const AxisPlan& one = cv[0].*axis;
-  int64_t most = 0;
-  for (int64_t j = 0; j < count; ++j) most += (cv[j].*axis).taps;
-  AxisPlan all(most);
-  all.in = one.in, all.stride = one.stride, all.mode = one.mode;
-  for (int64_t j = 0; j < count; ++j) {
-    const AxisPlan& a = cv[j].*axis;
-    all.count = larger(all.count, a.count);
-    for (int t = 0; t < a.taps; ++t) all.add_tap(a.offset[t], a.index[t]);
-  }
-  return all;
-}
-
-// Which of those is tap t of convolution j.
-template <class T, class In>
-int tap_of_all(const Convolution<T, In>* cv, int64_t j, int t, AxisPlan Convolution<T, In>::* axis) {
-  for (int64_t i = 0; i < j; ++i) t += (cv[i].*axis).taps;
-  return t;
-}
-
 // Runs convolutions of the same input, weights and outputs (one, or the phases of a stride, which share a tile); false,
 // with nothing written, if a weight is not finite.
 template <class T, class In>
@@ -206,13 +183,8 @@ bool convolve_pixels(const Convolution<T, In>* cv, int64_t count) {
   b_start[0] = 0;
   for (int64_t j = 0; j < count; ++j) b_start[j + 1] = b_start[j] + block.channels * cv[j].taps();
   Scratch<int32_t> b_k(b_start[count]);  // the same for the channels of every pass
-  for (int64_t j = 0, k = 0; j < count; ++j)
-    for (int64_t c = 0; c < block.channels; ++c)
-      for (int r = 0; r < cv[j].rows.taps; ++r)
-        for (int s = 0; s < cv[j].columns.taps; ++s)
-          b_k[k++] = int32_t(c * shape.plane + shape.tap(all_rows, all_columns,
-                                                         tap_of_all(cv, j, r, &Convolution<T, In>::rows),
-                                                         tap_of_all(cv, j, s, &Convolution<T, In>::columns)));
+  for (int64_t j = 0; j < count; ++j)
+    set_places(b_k.data() + b_start[j], cv, j, block.channels, shape, all_rows, all_columns);
 
   const int64_t places = cv[0].N * G * down * across, wanted = 2 * thread_count();
   const int64_t parts = places >= wanted ? 1 : smaller(pw.chunks, ceil_div(wanted, places));

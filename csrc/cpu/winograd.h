@@ -30,6 +30,8 @@
 // read it, so the input is looked through on its way and such an image is computed by outer_product.h, as is one so
 // large that a transformed number might overflow.
 #pragma once
+#include <algorithm>
+
 #include "winograd_blocks.h"
 
 namespace convx {
@@ -205,7 +207,6 @@ inline int64_t step_of_patches(const AxisPlan& a) {
 template <class T, class In>
 bool convolve_dilated(Convolution<T, In>& cv) {
   if (cv.rows.count * cv.columns.count == 0) return true;
-  if (smaller(cv.rows.taps, cv.columns.taps) < 2 && !is_line(cv.rows, cv.columns)) return convolve_all(&cv, 1);
   const int64_t down = step_of_patches(cv.rows), across = step_of_patches(cv.columns);
   const AxisPlan rows = std::move(cv.rows), columns = std::move(cv.columns);
   const int64_t N = cv.N;
@@ -230,7 +231,13 @@ bool convolve_all_winograd(Convolution<T, In>* cv, int64_t count) {
     together = together && patch_taps(cv[j].rows) == cv->rows.taps && patch_taps(cv[j].columns) == cv->columns.taps &&
                cv[j].rows.taps == cv->rows.taps && cv[j].columns.taps == cv->columns.taps;
   if (together) return convolve_patches(cv, count);
-  for (int64_t j = 0; j < count; ++j)
+  // Those that have a tap or none along an axis, and so no patches, are done together too.
+  const auto patches = [](const Convolution<T, In>& c) {
+    return smaller(c.rows.taps, c.columns.taps) >= 2 || is_line(c.rows, c.columns);
+  };
+  const int64_t direct = std::stable_partition(cv, cv + count, [&](const auto& c) { return !patches(c); }) - cv;
+  if (direct && !convolve_all(cv, direct)) return false;
+  for (int64_t j = direct; j < count; ++j)
     if (!convolve_dilated(cv[j])) return false;
   return true;
 }

@@ -256,7 +256,8 @@ class PatchBlocks {
       const int64_t t0 = patches * piece / pieces, count = patches * (piece + 1) / pieces - t0;
       const OuterProduct<T> kernel =
           wide == L ? outer_product_of_planes<T, 1>(int(count)) : outer_product_of_planes<T, 2>(int(count));
-      kernel(v + t0 * L, L, a_k, u, steps, m + t0 * wide, wide, begins ? kZeros<T> : nullptr, ahead < last ? ahead : u);
+      kernel(v + t0 * L, L, a_k, u, wide, steps, m + t0 * wide, wide, begins ? kZeros<T> : nullptr,
+             ahead < last ? ahead : u);
       ahead += steps * kPerLine<T>;
     }
   }

@@ -189,8 +189,8 @@ class WinogradGradientSums {
       const int64_t c = channels * tile / tiles, count = channels * (tile + 1) / tiles - c;
       const OuterProduct<T> kernel = outer_product_of<T, NV>(1, int(count));
       for (int64_t t = 0; t < patches; t += kShortChain<T>)
-        kernel(v + c + t * patch_pitch, 0, a_k, y + t * kWidth, smaller(kShortChain<T>, patches - t), m + c * kWidth, 0,
-               nullptr,
+        kernel(v + c + t * patch_pitch, 0, a_k, y + t * kWidth, kWidth, smaller(kShortChain<T>, patches - t),
+               m + c * kWidth, 0, nullptr,
                m + (c + count) * kWidth + t * kPerLine<T>);  // on the way, the next tile's sums
     }
   }
