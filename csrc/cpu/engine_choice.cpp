@@ -260,39 +260,31 @@ bool suits_pairs_grad_weight(const ConvProblem& pb, const Operands&) {
 
 namespace {
 
-// What pixel_panels.h takes, and is worth it for: results whose planes are lines in memory.
-bool fits_pixel_panels(const ConvProblem& pb, DType dtype, const View& in, const View& out, int64_t inputs,
-                       int64_t outputs) {
-  constexpr int64_t kInputs = 1024, kFewOutputs = 12;
-  return (dtype == DType::float32 || dtype == DType::float64) && pb.R * pb.S == 1 && pb.pad_h == 0 && pb.pad_w == 0 &&
-         in.strides.w == 1 && out.strides.w == 1 && (out.strides.h == pb.Q || pb.P == 1) && inputs <= kInputs &&
-         outputs > kFewOutputs;
-}
+// Pointwise layers of so many pixels on short planes: a tile is copied once, where pixel_panels.h copies panels and
+// panels.h copies twice. With inputs in two thousand channels that takes longer than it gains.
+constexpr int64_t kShortPlane = 576, kFewPixels = 600, kManyInputs = 1024;
 
-// Pointwise layers whose planes are lines in memory, as pixel_panels.h has them: 0.7 to 1.0 of the best other time, for
-// AVX2 as well. 7 x 7 planes took as long, and of few pixels or of many channels too much is spent on packing: 0.9 to
-// 1.6 times as long. 16-bit results are written from beside: 1.1 to 1.35 times. It adds up as outer_product does, so
+// Pointwise layers whose planes are lines in memory, as pixel_panels.h has them: 0.73 to 1.0 of the best other time on
+// planes of 24 x 24 and more. Short ones are copied: 1.02 to 1.3 times outer_product's time, but 0.85 to 0.93 where a
+// fifth of the lanes would have no output and inputs are many. Of few pixels or of many channels too much is spent on
+// packing: 0.9 to 1.6. 16-bit results are written from beside: 1.1 to 1.35 times. It adds up as outer_product does, so
 // the batch may count; pixels.h, which has fewer outputs, does not.
 bool suits_pixel_panels(const ConvProblem& pb, DType dtype, const View& in, const View& out, int64_t inputs,
                         int64_t outputs) {
-  constexpr int64_t kPlane = 64, kPixels = 600;
-  return fits_pixel_panels(pb, dtype, in, out, inputs, outputs) && pb.is_unit_stride() &&
-         (in.strides.h == pb.W || pb.H == 1) && pb.H * pb.W >= kPlane && pb.N * pb.H * pb.W >= kPixels;
-}
-
-// With a stride, where the others deal a tile's rows out before they read them: mostly 0.85 to 0.95 of their time, 0.66
-// to 1.04 in float64, of few pixels 0.9 to 1.4 times. The batch may count, as above.
-bool picks_pixels(const ConvProblem& pb, const Operands& o) {
-  constexpr int64_t kPixels = 350;
-  return fits_pixel_panels(pb, o.dtype, o.x, o.y, pb.channels_per_group(), pb.outputs_per_group()) &&
-         !pb.is_unit_stride() && pb.N * pb.P * pb.Q >= kPixels;
+  constexpr int64_t kFewOutputs = 12, kLanes = 16, kPlane = 64, kInputs = 128;
+  if (pb.R * pb.S != 1 || pb.pad_h != 0 || pb.pad_w != 0 || !pb.is_unit_stride() || in.strides.w != 1 ||
+      out.strides.w != 1 || (pb.H != 1 && (in.strides.h != pb.W || out.strides.h != pb.W)))
+    return false;
+  const bool idle_lanes =
+      dtype == DType::float32 && inputs >= kInputs && 5 * ceil_div(outputs, kLanes) * kLanes >= 6 * outputs;
+  return (dtype == DType::float32 || dtype == DType::float64) && inputs <= kManyInputs && outputs > kFewOutputs &&
+         pb.H * pb.W >= (idle_lanes ? kPlane : kShortPlane) && pb.N * pb.H * pb.W >= kFewPixels;
 }
 
 }  // namespace
 
 bool suits_pixels_forward(const ConvProblem& pb, const Operands& o) {
-  return picks_pixels(pb, o) ||
-         suits_pixel_panels(pb, o.dtype, o.x, o.y, pb.channels_per_group(), pb.outputs_per_group()) ||
+  return suits_pixel_panels(pb, o.dtype, o.x, o.y, pb.channels_per_group(), pb.outputs_per_group()) ||
          (suits_pixels(forward_sizes(pb)) && !leaves_channels_last(o.y, pb.outputs_per_group()));
 }
 bool suits_pixels_grad_input(const ConvProblem& pb, const Operands& o) {
@@ -315,15 +307,28 @@ bool suits_pixel_rows_forward(const ConvProblem& pb, const Operands&) {
 bool suits_pixel_rows_grad_input(const ConvProblem& pb, const Operands&) {
   return suits_pixel_rows(grad_input_sizes(pb), double(pb.R) * pb.S / pb.stride_h / pb.stride_w, pb.H / pb.stride_h);
 }
-// With a stride a pointwise layer's input is packed as a tile all the same, and then dealt out: of 400 pixels and more
+namespace {
+
+// Of short planes that are lines in memory panels took 1.0 to 1.1 times outer_product's time.
+bool suits_tile(const Sizes& s, const View& in, int64_t inputs, int64_t plane) {
+  return s.pointwise && in.strides.w == 1 && plane < kShortPlane && s.pixels >= kFewPixels && inputs <= kManyInputs;
+}
+
+}  // namespace
+
+// With a stride a pointwise layer's input is packed as a tile all the same, and then dealt out: of 350 pixels and more
 // that took 1.03 to 1.4 times as long.
-bool suits_panels_forward(const ConvProblem& pb, const Operands&) {
-  constexpr int64_t kManyPixels = 400;
+bool suits_panels_forward(const ConvProblem& pb, const Operands& o) {
+  constexpr int64_t kManyPixels = 350;
   const Sizes s = forward_sizes(pb);
   const bool picks = s.pointwise && (pb.stride_h > 1 || pb.stride_w > 1);
-  return suits_panels(pb, s) && !(picks && s.pixels > kManyPixels);
+  return suits_panels(pb, s) && !(picks && s.pixels > kManyPixels) &&
+         !suits_tile(s, o.x, pb.channels_per_group(), pb.P * pb.Q);
 }
-bool suits_panels_grad_input(const ConvProblem& pb, const Operands&) { return suits_panels(pb, grad_input_sizes(pb)); }
+bool suits_panels_grad_input(const ConvProblem& pb, const Operands& o) {
+  const Sizes s = grad_input_sizes(pb);
+  return suits_panels(pb, s) && !(pb.is_unit_stride() && suits_tile(s, o.y, pb.outputs_per_group(), pb.P * pb.Q));
+}
 
 // Half a vector of groups or more, of few channels each: below, outer_product.h fills its vectors better.
 bool many_groups(const ConvProblem& pb, const Operands&) {

@@ -4,14 +4,11 @@
 // panels.h transpose every result: of 64 channels to 128 outputs that was a third of their time.
 //
 //   panels two vectors of pixels of all channels. They are read where they are; copied, [channel][2 * lanes], are those
-//          where a plane ends, and all if they are picked or converted
+//          where a plane ends, and all of short planes or if they are converted
 //   sums   in the result itself, whose lines are a plane apart; where a plane ends, beside it
 //
 // A block of pixels, of one plane or of several images, has all its channels in L2, and the weights of M outputs
 // stay in L1 while it passes by. What the next block reads is fetched meanwhile.
-//
-// With a stride the pixels that are read are picked on the way into the panels, one by one, by a table of where in a
-// plane they are: a cycle for each, where a tile's rows are dealt out by their remainders, short as they may be.
 //
 // Estimate: beside inputs * outputs / 32 cycles a pixel for the arithmetic (16 lanes), inputs / 8 for a copy, if what
 // is copied is in L2: it was a tenth of the time, and is next to nothing where only the planes' ends are.
@@ -34,12 +31,10 @@ class PixelPanels {
  public:
   static constexpr int64_t L = Vec<T>::lanes, kWide = 2 * L;
 
-  // `places` are where a plane's pixels lie in memory, null if one behind the other.
-  PixelPanels(const Convolution<T, In>& cv, int64_t most_pixels, const int32_t* places)
+  PixelPanels(const Convolution<T, In>& cv, int64_t most_pixels)
       : cv_(cv),
-        plane_(cv.rows.count * cv.columns.count),
-        places_(places),
-        in_place_(std::is_same_v<T, In> && !places && plane_ * int64_t(sizeof(In)) >= kLongPlane && spreads(cv)),
+        plane_(cv.columns.count),
+        in_place_(std::is_same_v<T, In> && plane_ * int64_t(sizeof(In)) >= kLongPlane && spreads(cv)),
         data_(ceil_div(most_pixels, kWide) * kWide * cv.inputs),
         pitch_(most_pixels + kWide),
         lines_(kLines * pitch_) {}
@@ -58,8 +53,7 @@ class PixelPanels {
 
   // Where channel 0 of a pixel is in the input.
   const In* at(int64_t g, int64_t pixel) const {
-    const int64_t q = pixel % plane_;
-    return cv_.in + cv_.in_strides(pixel / plane_, g * cv_.inputs, 0, 0) + (places_ ? places_[q] : q);
+    return cv_.in + cv_.in_strides(pixel / plane_, g * cv_.inputs, 0, pixel % plane_);
   }
 
   // Pixels [first, first + pixels) of group g. What is beyond the last one is zero.
@@ -91,7 +85,7 @@ class PixelPanels {
 
   void copy(int64_t p0, int64_t p1) {
     const int64_t first = first_ + p0 * kWide, pixels = smaller(p1 * kWide, pixels_) - p0 * kWide, q0 = first % plane_;
-    if (q0 + pixels <= plane_ && !places_) {
+    if (q0 + pixels <= plane_) {
       const In* const in = at(group_, first);
       for (int64_t c = 0; c < cv_.inputs; ++c) deal_out(in + c * cv_.in_strides.c, c, p0, pixels);
       return;
@@ -103,10 +97,7 @@ class PixelPanels {
         const In* image = cv_.in + cv_.in_strides(first / plane_, group_ * cv_.inputs + c, 0, 0);
         for (int64_t x = 0, q = q0, count; x < pixels; x += count, q = 0, image += cv_.in_strides.n) {
           count = smaller(pixels - x, plane_ - q);
-          if (places_)
-            for (int64_t i = 0; i < count; ++i) line[x + i] = T(image[places_[q + i]]);
-          else
-            copy_run(line + x, image + q, count);
+          copy_run(line + x, image + q, count);
         }
       }
       for (int64_t c = c0; c < c1; ++c) deal_out(lines_.data() + (c - c0) * pitch_, c, p0, pixels);
@@ -129,28 +120,19 @@ class PixelPanels {
 
   const Convolution<T, In>& cv_;
   int64_t plane_, group_ = 0, first_ = 0, pixels_ = 0;
-  const int32_t* places_;
   bool in_place_;
   Scratch<T> data_;
   int64_t pitch_;
   Scratch<T> lines_;
 };
 
-// Whether every result of an axis is of one pixel.
-inline bool picks_pixels(const AxisPlan& a) {
-  return a.taps == 1 && a.offset[0] >= 0 && (a.count - 1) * a.stride + a.offset[0] < a.in;
-}
-
 // Whether a convolution is such a layer: see Convolution::flatten. (Longer sums would be made of long sums, and fewer
 // outputs want more vectors of pixels.)
 template <class T, class In>
 bool suits_pixel_panels(const Convolution<T, In>& cv) {
-  const AxisPlan &r = cv.rows, &c = cv.columns;
-  const bool line = cv.is_pointwise() && r.count == 1;
-  const bool picks = r.out_step == 1 && c.out_step == 1 && picks_pixels(r) && picks_pixels(c) &&
-                     cv.out_strides.h == c.count && r.in * cv.in_strides.h + c.in < INT32_MAX;
-  return pixel_vectors(int(smaller(cv.outputs, CONVX_MAX_M))) == 2 && (line || picks) && cv.merged() == 1 &&
-         cv.in_strides.w == 1 && cv.out_strides.w * c.out_step == 1 && cv.inputs <= kParts * cv.chain;
+  return pixel_vectors(int(smaller(cv.outputs, CONVX_MAX_M))) == 2 && cv.is_pointwise() && cv.rows.count == 1 &&
+         cv.merged() == 1 && cv.in_strides.w == 1 && cv.out_strides.w * cv.columns.out_step == 1 &&
+         cv.inputs <= kParts * cv.chain;
 }
 
 // The results of one block of outputs, `chunk`, for panel p; `first` is the first of the panels' pixels. `beside` is
@@ -160,7 +142,7 @@ void convolve_panel(const Convolution<T, In>& cv, const PixelPanels<T, In>& pane
                     const PixelWeights<T>& weights, int64_t g, int64_t chunk, const int32_t* a_k, T* beside,
                     const In* ahead) {
   constexpr int64_t L = Vec<T>::lanes, kWide = 2 * L;
-  const int64_t plane = cv.rows.count * cv.columns.count, steps = cv.inputs;
+  const int64_t plane = cv.columns.count, steps = cv.inputs;
   const int64_t o0 = weights.first(chunk), m = weights.first(chunk + 1) - o0;
   const T *const w = weights.of(0, g, chunk), *const bias = weights.bias.data() + g * cv.outputs + o0;
   const int64_t width = panels.width_of(p), count = panels.pixels_of(p);
@@ -194,20 +176,14 @@ bool convolve_pixel_panels(const Convolution<T, In>& cv) {
   constexpr int64_t L = Vec<T>::lanes, kWide = 2 * L, kPanelBytes = 256 << 10;
   const PixelWeights<T> weights(&cv, 1);
   if (!weights.finite) return false;
-  const AxisPlan &r = cv.rows, &c = cv.columns;
-  const int64_t plane = r.count * c.count, chunks = weights.chunks, steps = cv.inputs, all = cv.N * plane;
+  const int64_t plane = cv.columns.count, chunks = weights.chunks, steps = cv.inputs, all = cv.N * plane;
   const int64_t most = larger(1, kPanelBytes / (steps * kWide * int64_t(sizeof(T)))) * kWide;
   const int64_t pixels = ceil_div(ceil_div(all, ceil_div(all, most)), kWide) * kWide, blocks = ceil_div(all, pixels);
   const int64_t items = cv.G * blocks, wanted = 2 * thread_count();
   const int64_t parts = items >= wanted ? 1 : smaller(chunks, ceil_div(wanted, items));
-  const bool line = cv.is_pointwise() && r.count == 1;
-  Scratch<int32_t> places(line ? 0 : plane);
-  for (int64_t f = 0; !line && f < plane; ++f)
-    places[f] =
-        int32_t((f / c.count * r.stride + r.offset[0]) * cv.in_strides.h + f % c.count * c.stride + c.offset[0]);
   const double work = double(pixels) * steps * (cv.outputs / double(parts) + 4) / 16;
   parallel_for_balanced(items * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    PixelPanels<T, In> panels(cv, pixels, line ? nullptr : places.data());
+    PixelPanels<T, In> panels(cv, pixels);
     Scratch<T> beside((CONVX_MAX_M + 1) * kWide);
     Scratch<int32_t> a_k(kLongChain<T>);
     int64_t packed = -1;
@@ -215,18 +191,18 @@ bool convolve_pixel_panels(const Convolution<T, In>& cv) {
       const int64_t item = i / parts, part = i % parts, g = item / blocks, first = item % blocks * pixels;
       if (packed != item) panels.set(g, first, smaller(pixels, all - first));
       packed = item;
-      // The next block's pixels are fetched meanwhile, a vector of them by each of these products.
-      const int64_t next = (i + 1) / parts, c0 = part * chunks / parts, c1 = (part + 1) * chunks / parts;
-      const int64_t slots = (c1 - c0) * (panels.count() - 1);
-      const int64_t next_first = next % blocks * pixels;
+      // The next block's pixels are fetched meanwhile, a vector of them by each of `slots` products.
+      const int64_t next = (i + 1) / parts, next_first = next % blocks * pixels;
       const int64_t vectors = i + 1 < end && next != item ? ceil_div(smaller(pixels, all - next_first), L) : 0;
-      for (int64_t chunk = part * chunks / parts; chunk < (part + 1) * chunks / parts; ++chunk) {
+      const int64_t c0 = part * chunks / parts, c1 = (part + 1) * chunks / parts, others = panels.count() - 1;
+      const int64_t slots = (c1 - c0) * others;
+      for (int64_t chunk = c0; chunk < c1; ++chunk) {
         const int64_t m = weights.first(chunk + 1) - weights.first(chunk);
         for (int64_t k = 0; k < cv.chain; ++k) a_k[k] = int32_t(k * m);
         for (int64_t p = 0; p < panels.count(); ++p) {
           const In* ahead = nullptr;
           if (p > 0) {
-            const int64_t slot = (chunk - c0) * (panels.count() - 1) + p - 1, v = slot * vectors / slots;
+            const int64_t slot = (chunk - c0) * others + p - 1, v = slot * vectors / slots;
             if (v < (slot + 1) * vectors / slots) ahead = panels.at(next / blocks, next_first + v * L);
           }
           convolve_panel(cv, panels, p, first, weights, g, chunk, a_k.data(), beside.data(), ahead);
