@@ -89,9 +89,10 @@ bool few_remainders(const ConvProblem& pb) { return pb.dilation_h <= 2 && pb.dil
 
 // Pairs of bfloat16 on vectors: twice the products of float32, against 2.9 times fewer and transforms, of 3x3 filters
 // at stride 1. Those gained 1.05 to 1.25 on planes of 1000 results and more with 32 channels and more, a tenth down to
-// 27 x 27 if transformed weights met enough channels, and on 14 x 14 with 512 x 512 only: 0.95 to 1.15 with 256 x 256.
+// 28 x 28 if transformed weights met enough channels (0.89 to 1.0 with 96 x 128 and 128 x 128), and on 14 x 14 with
+// 512 x 512 only: 0.95 to 1.15 with 256 x 256.
 bool better_by_pairs(const ConvProblem& pb, const char* why_not, bool suits, int64_t inputs, int64_t results) {
-  constexpr int64_t kLarge = 1000, kMedium = 700, kSmall = 196, kInputs = 32, kWeights = 96 * 96, kMany = 512 * 512;
+  constexpr int64_t kLarge = 1000, kMedium = 750, kSmall = 196, kInputs = 32, kWeights = 128 * 128, kMany = 512 * 512;
   const int64_t weights = pb.channels_per_group() * pb.outputs_per_group();
   const bool transforms_pay = results >= kLarge    ? inputs >= kInputs
                               : results >= kMedium ? weights >= kWeights
@@ -122,12 +123,12 @@ bool suits_winograd_forward(const ConvProblem& pb, const Operands& o) {
     const double two = products(a, count, 2), three = products(a, count, 3);
     return two < three ? two : three;
   };
-  // Of few channels, the packing of a strided tile takes outer_product longer than products do: with 16 x 32 to 64 x 64
-  // it took 1.1 to 1.75 times as long on planes of 7 x 7 to 28 x 28, with 64 x 128 as long, with 128 x 128 0.75. In
-  // float64, whose products take twice as long, 0.65 to 1.1.
-  constexpr int64_t kPairs = 1 << 13;
+  // Of few channels, the packing of a strided tile takes outer_product longer than products do: with 16 x 32 to 64 x
+  // 128 it took 1.0 to 1.75 times as long on planes of 14 x 14 and 28 x 28, on smaller ones 0.55 to 0.8, with 128 x 128
+  // 0.75. In float64, whose products take twice as long, 0.65 to 1.1.
+  constexpr int64_t kPairs = 1 << 13, kPlane = 140;
   const bool packs = o.dtype != DType::float64 && (pb.stride_h > 1 || pb.stride_w > 1) && !many_weights(pb) &&
-                     pb.channels_per_group() * pb.outputs_per_group() <= kPairs;
+                     rows * columns >= kPlane && pb.channels_per_group() * pb.outputs_per_group() <= kPairs;
   return suits_winograd(pb, rows, columns, fewest(r, rows) * fewest(c, columns), packs ? 1.0 : 1.45);
 }
 
