@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from benchmarks.shapes import CLASSES, load
 
 ROOFS = {"float32": 100.0, "float64": 50.0, "copy": 10.0}
 SMALL = "mobilenet:conv6/dw"
+ROOT = Path(__file__).parents[1]
 
 
 def run_command(monkeypatch, capsys, module, *arguments):
@@ -284,3 +286,17 @@ def test_memory_of_packed_weights():
     assert memory.packed_weight_bytes(shape, torch.bfloat16) == 256 * 128 * 9 * 4
     assert memory.packed_weight_bytes(shape, torch.float64) == 256 * 128 * 9 * 8
     assert [s.class_name for s in memory.chosen(None, 2.0)] == list(CLASSES)
+
+
+def test_builds_are_compared(monkeypatch, capsys, tmp_path):
+    if not list(ROOT.glob("build/temp*")):
+        pytest.skip("convx was not built in this checkout")
+    options = ("--shapes", SMALL, "--seconds", 0.01, "--computations", "forward")
+    status, output = run_command(monkeypatch, capsys, "builds", ROOT, *options, "--algorithms", "", "reference")
+    *_, before, after, ratio, chosen, _, forced = output.splitlines()[2].split()
+    assert status == 0 and float(ratio) == pytest.approx(float(before) / float(after), rel=0.05)
+    assert chosen.startswith("depthwise") and forced == "reference" and float(ratio) < 1
+    with pytest.raises(OSError, match="expected object files of a build"):
+        run_command(monkeypatch, capsys, "builds", tmp_path, *options)
+    with pytest.raises(RuntimeError, match="was forced but can't do"):
+        run_command(monkeypatch, capsys, "builds", ROOT, *options, "--algorithms", "winograd", "")

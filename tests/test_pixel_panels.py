@@ -1,8 +1,8 @@
 """Pointwise layers by `pixels` (pixel_panels.h): all images' pixels are one line, cut into blocks and vectors.
 
 A vector may end with a plane, within one, or hold pixels of several images; results are written in place or beside.
-With a stride the pixels that are read are picked by a table.
-Forced, `pixels` runs it for every contiguous pointwise layer with some outputs.
+Pixels are read where they are if planes are long, but for those where a plane ends, or are copied.
+Forced, `pixels` runs it for every contiguous pointwise layer of stride 1 with some outputs.
 """
 
 from dataclasses import replace
@@ -24,10 +24,9 @@ CASES = {
     "many-chains": Problem(2, 1000, 3, 5, 40, 1, 1),
     "one-block-a-vector": Problem(2, 3000, 5, 9, 15, 1, 1),
     "groups": Problem(3, 60, 9, 10, 45, 1, 1, G=3),
-    "every-other-pixel": Problem(3, 40, 15, 14, 30, 1, 1, stride=(2, 2)),
-    "every-third-row": Problem(2, 33, 40, 37, 29, 1, 1, stride=(3, 1)),
-    "picked-in-blocks": Problem(2, 300, 30, 41, 16, 1, 1, stride=(1, 2)),
-    "picked-in-groups": Problem(5, 60, 7, 9, 45, 1, 1, stride=(4, 3), G=3),
+    "read-in-place-but-for-the-ends": Problem(3, 50, 23, 25, 40, 1, 1),
+    "read-in-place-in-groups": Problem(2, 60, 24, 26, 45, 1, 1, G=3),
+    "planes-a-power-of-two-apart": Problem(2, 140, 32, 32, 20, 1, 1),
 }
 
 
@@ -66,10 +65,12 @@ def test_the_bits_of_outer_product(case, primitive, isa):
 
 @pytest.mark.parametrize("isa", instruction_sets("pixels"))
 @pytest.mark.parametrize("primitive", ("forward", "grad_input"))
-@pytest.mark.parametrize("outputs", (5, 8, 12, 13, 40))
-def test_an_image_has_the_same_bits_alone(outputs, primitive, isa):
-    """By default: from 13 outputs on it is `pixels` for many images, and not for one's pixels."""
-    problem = Problem(20, 700, 10, 10, outputs, 1, 1)
+@pytest.mark.parametrize("outputs", (5, 8, 12, 13, 24, 40))
+@pytest.mark.parametrize("size", (10, 24))
+def test_an_image_has_the_same_bits_alone(size, outputs, primitive, isa):
+    """By default: from 13 outputs on it is `pixels` for many images of 24 x 24, or of 10 x 10 if lanes would be idle,
+    else `outer_product`, and `panels` for one's pixels."""
+    problem = Problem(20, 700, size, size, outputs, 1, 1)
     if primitive == "grad_input":
         problem = replace(problem, C=outputs, K=700)
     generator = torch.Generator().manual_seed(0)

@@ -39,3 +39,33 @@ def test_every_width(primitive, width, isa):
             with forced(primitive, name, isa):
                 actual = getattr(torch.ops.convx, primitive)(*operands, *problem.args(primitive))
             assert_exact(actual, expected, f"{name} on {isa}: {primitive} of {problem}")
+
+
+# The phases of a stride have a row or a column more or less than one another, and some have no tap. Their tiles are cut
+# into several blocks of rows here, and of columns, of which a phase may have none.
+STRIDED = {
+    "odd-sizes": Problem(2, 20, 83, 75, 64, 3, 3, (2, 2), (1, 1)),
+    "even-sizes": Problem(1, 33, 82, 74, 70, 4, 3, (2, 2), (1, 1)),
+    "phases-without-taps": Problem(1, 17, 83, 76, 70, 1, 2, (3, 3)),
+    "two-strides-and-groups": Problem(1, 40, 61, 150, 128, 3, 5, (1, 4), (1, 2), G=2),
+    "dilated": Problem(1, 16, 90, 75, 64, 3, 3, (2, 2), (2, 1), (3, 2)),
+    "long-rows": Problem(1, 5, 3, 2051, 300, 1, 3, (1, 2), (0, 1)),
+}
+WITH_PATCHES = ("odd-sizes", "even-sizes", "two-strides-and-groups")  # in some phases, `winograd`'s
+
+
+@pytest.mark.parametrize("isa", instruction_sets("outer_product"))
+@pytest.mark.parametrize(
+    "case, algorithm",
+    [(case, "outer_product") for case in STRIDED] + [(case, "winograd") for case in WITH_PATCHES],
+)
+def test_blocks_of_all_phases(case, algorithm, isa):
+    problem = STRIDED[case]
+    first, second, bias, expected = draw_integers(
+        "grad_input", problem, torch.float32, "cpu", ("contiguous", "contiguous"), "contiguous"
+    )
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)  # conftest.py sets it back
+        with forced("grad_input", algorithm, isa):
+            actual = torch.ops.convx.grad_input(first, second, bias, *problem.args("grad_input"))
+        assert_exact(actual, expected, f"{algorithm} with {threads} threads on {isa}: {problem}")

@@ -4,6 +4,9 @@
 // output channels in blocks of NV vectors and the results in tiles of up to 14 (micro_kernel.h). The weights are packed
 // once per call as [block of outputs][channel][tap][NV * lanes], so the loop reads them as one stream.
 //
+// The phases of a strided grad_input read one tile and take turns at each block of outputs. What they write lies
+// between one another: phase after phase, each cache line came from afar several times, a fifth of the time on 14 x 14.
+//
 // Blocking: the tile stays in L2; a slab of weights (one chain of steps of one block of outputs, see kChain) stays in
 // cache while all results of the block pass over it, and partial sums wait in a small buffer until the next slab.
 //
@@ -238,8 +241,7 @@ void convolve_block(const Convolution<T, In>& cv, int64_t pitch, const T* tile, 
   }
 }
 
-// Runs convolutions that share weights, inputs and outputs, with the results of all for a block of outputs one after
-// the other: what they write lies between one another, and would come from far again for each.
+// Runs convolutions that share weights, inputs and outputs (one, or the phases of a stride).
 template <class T, class In>
 void convolve(const Convolution<T, In>* cv, int64_t count, const PackedWeights<T>& packed_weights) {
   const int64_t inputs = cv->inputs, kbs = packed_weights.kbs;
