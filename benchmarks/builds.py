@@ -5,8 +5,8 @@
 
 A ratio to torch moves by a tenth from run to run: torch's time does, and memory differs, which is new to the process or
 lies elsewhere. Here the object files of both builds (build/temp*) are linked behind a function in C (builds.cpp), and
-one process calls them in random order, on the same operands and with the same memory for their results. A forced
-algorithm can be one side's: `--algorithms panels outer_product ../this` compares two of one build.
+one process calls them in random order, on the same operands, all contiguous, and with the same memory for their
+results. Each side may be forced to an algorithm: `. --algorithms panels outer_product` compares two of this build.
 """
 
 import argparse

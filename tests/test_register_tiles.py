@@ -41,8 +41,8 @@ def test_every_width(primitive, width, isa):
             assert_exact(actual, expected, f"{name} on {isa}: {primitive} of {problem}")
 
 
-# The phases of a stride have a row or a column more or less than one another, and some have no tap. Their tiles are cut
-# into several blocks of rows here, and of columns, of which a phase may have none.
+# The phases of a stride have a row or a column more or less than one another, and some have no tap. Results are cut
+# into several blocks of rows or columns here; in one case the second phase has nothing of the last block.
 STRIDED = {
     "odd-sizes": Problem(2, 20, 83, 75, 64, 3, 3, (2, 2), (1, 1)),
     "even-sizes": Problem(1, 33, 82, 74, 70, 4, 3, (2, 2), (1, 1)),
@@ -50,6 +50,7 @@ STRIDED = {
     "two-strides-and-groups": Problem(1, 40, 61, 150, 128, 3, 5, (1, 4), (1, 2), G=2),
     "dilated": Problem(1, 16, 90, 75, 64, 3, 3, (2, 2), (2, 1), (3, 2)),
     "long-rows": Problem(1, 5, 3, 2051, 300, 1, 3, (1, 2), (0, 1)),
+    "a-last-block-of-one-column": Problem(1, 3, 1, 451, 3400, 1, 3, (1, 2), (0, 1)),
 }
 WITH_PATCHES = ("odd-sizes", "even-sizes", "two-strides-and-groups")  # in some phases, `winograd`'s
 

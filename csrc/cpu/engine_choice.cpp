@@ -262,7 +262,7 @@ bool suits_pairs_grad_weight(const ConvProblem& pb, const Operands&) {
 namespace {
 
 // Pointwise layers of so many pixels on short planes: a tile is copied once, where pixel_panels.h copies panels and
-// panels.h copies twice. With inputs in two thousand channels that takes longer than it gains.
+// panels.h copies twice. Of more inputs than kManyInputs either copy takes longer than it gains.
 constexpr int64_t kShortPlane = 576, kFewPixels = 600, kManyInputs = 1024;
 
 // Pointwise layers whose planes are lines in memory, as pixel_panels.h has them: 0.73 to 1.0 of the best other time on
@@ -308,6 +308,7 @@ bool suits_pixel_rows_forward(const ConvProblem& pb, const Operands&) {
 bool suits_pixel_rows_grad_input(const ConvProblem& pb, const Operands&) {
   return suits_pixel_rows(grad_input_sizes(pb), double(pb.R) * pb.S / pb.stride_h / pb.stride_w, pb.H / pb.stride_h);
 }
+
 namespace {
 
 // Of short planes that are lines in memory panels took 1.0 to 1.1 times outer_product's time.
