@@ -13,6 +13,7 @@
 #include <immintrin.h>
 
 #include "depthwise_rows_weight.h"
+#include "depthwise_small.h"
 
 namespace convx {
 namespace cpu {
@@ -191,6 +192,7 @@ inline bool in_rows(const AxisPlan& r, const AxisPlan& c) {
 struct InPlace {
   template <class T, class In>
   static bool convolve(const Convolution<T, In>& cv) {
+    if (is_small<T>(cv.rows, cv.columns)) return convolve_small(cv);
     return in_rows(cv.rows, cv.columns) ? convolve_planes(cv) : convolve_lines(cv);
   }
   template <class T, class In>

@@ -41,14 +41,13 @@ constexpr bool masks_tap() {
 // Where vectors of a row begin, and which of their elements each column tap finds inside.
 template <class T>
 struct RowVectors {
-  static constexpr int64_t L = Vec<T>::lanes;
-  int64_t count, length, taps;  // of a vector: L, or of a short row
+  int64_t count, length, taps;  // of a vector: all lanes, or of a short row
   Buffer<int64_t> column, offset;
   Buffer<int> masked;        // of each vector: which of its taps need a mask
   Buffer<LaneMask<T>> mask;  // [vector][tap]
   Buffer<LaneMask<T>> own;   // of each vector: the results that no other has
 
-  explicit RowVectors(const AxisPlan& c)
+  explicit RowVectors(const AxisPlan& c, int64_t L = Vec<T>::lanes)
       : count(ceil_div(c.count, L)),
         length(smaller(L, c.count)),
         taps(c.taps),
@@ -208,6 +207,40 @@ void convolve_plane(const Plane<T>& plane, const RowVectors<T>& rv, int64_t resu
   }
 }
 
+// The weights as [channel][row tap][column tap], offsets ascending: where they are, or copied.
+template <class T, class In>
+class PlaneWeights {
+ public:
+  explicit PlaneWeights(const Convolution<T, In>& cv) : copy_(in_place(cv) ? 0 : cv.G * cv.outputs * cv.taps()) {
+    data_ = copy_.data();
+    if constexpr (std::is_same_v<T, In>)
+      if (in_place(cv)) data_ = cv.weight;
+    if (in_place(cv)) return;
+    const AxisPlan &r = cv.rows, &c = cv.columns;
+    const bool down = r.offset[0] == r.lowest(), right = c.offset[0] == c.lowest();
+    Buffer<int64_t> from(cv.taps());
+    for (int64_t t = 0; t < cv.taps(); ++t)
+      from[t] = r.index[down ? t / c.taps : r.taps - 1 - t / c.taps] * cv.weight_r +
+                c.index[right ? t % c.taps : c.taps - 1 - t % c.taps] * cv.weight_s;
+    T* to = copy_.data();
+    for (int64_t g = 0; g < cv.G; ++g)
+      for (int64_t k = 0; k < cv.outputs; ++k, to += cv.taps()) {
+        const In* const filter = cv.weight + g * cv.weight_group + k * cv.weight_output;
+        for (int64_t t = 0; t < cv.taps(); ++t) to[t] = T(filter[from[t]]);
+      }
+  }
+  const T* data() const { return data_; }
+
+ private:
+  static bool in_place(const Convolution<T, In>& cv) {
+    const auto ascends = [](const AxisPlan& a) { return a.offset[0] == a.lowest(); };
+    return std::is_same_v<T, In> && ascends(cv.rows) && ascends(cv.columns) && cv.taps_in_order() &&
+           (cv.outputs == 1 || cv.weight_output == cv.taps()) && cv.weight_group == cv.outputs * cv.taps();
+  }
+  Buffer<T> copy_;
+  const T* data_;
+};
+
 template <class T>
 using ConvolvePlane = void (*)(const Plane<T>&, const RowVectors<T>&, int64_t results, int64_t at_once);
 
@@ -226,17 +259,9 @@ bool convolve_planes(const Convolution<T, In>& cv) {
   constexpr bool same = std::is_same_v<T, In>;
   const AxisPlan &r = cv.rows, &c = cv.columns;
   const RowVectors<T> rv(c);
-  const int64_t taps = cv.taps(), channels = cv.G * cv.outputs;
-  Buffer<T> weights(channels * taps);
-  const bool down = r.offset[0] == r.lowest(), right = c.offset[0] == c.lowest();
-  for (int64_t k = 0; k < channels; ++k)
-    for (int64_t t = 0; t < taps; ++t) {
-      const int64_t tr = t / c.taps, tc = t % c.taps;
-      weights[k * taps + t] = T(cv.weight[k / cv.outputs * cv.weight_group + k % cv.outputs * cv.weight_output +
-                                          r.index[down ? tr : r.taps - 1 - tr] * cv.weight_r +
-                                          c.index[right ? tc : c.taps - 1 - tc] * cv.weight_s]);
-    }
-  if (!all_finite(weights.data(), channels * taps)) return false;
+  const int64_t taps = cv.taps();
+  const PlaneWeights<T, In> weights(cv);
+  if (!all_finite(weights.data(), cv.G * cv.outputs * taps)) return false;
   const auto convolve_plane = convolve_plane_of<T>(r.taps, r.count);
   Buffer<T> zeros(c.in);
   std::memset(zeros.data(), 0, c.in * sizeof(T));
