@@ -13,7 +13,7 @@
 #include <immintrin.h>
 
 #include "depthwise_rows_weight.h"
-#include "depthwise_small.h"
+#include "depthwise_small_weight.h"
 
 namespace convx {
 namespace cpu {
@@ -197,6 +197,7 @@ struct InPlace {
   }
   template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {
+    if (is_small<T>(wg.rows, wg.columns)) return weight_gradient_small(wg);
     return in_rows(wg.rows, wg.columns) ? weight_gradient_rows(wg) : weight_gradient_lines(wg);
   }
 };

@@ -117,6 +117,18 @@ void dot_planes(const PlanePair<T>& planes, const RowVectors<T>& rv, int64_t fir
     }
 }
 
+// Where in a filter each tap's gradient goes, offsets ascending.
+template <class T, class In>
+Buffer<int64_t> tap_places(const WeightGradient<T, In>& wg) {
+  const AxisPlan &r = wg.rows, &c = wg.columns;
+  const bool down = r.offset[0] == r.lowest(), right = c.offset[0] == c.lowest();
+  Buffer<int64_t> place(int64_t(r.taps) * c.taps);
+  for (int64_t tr = 0, t = 0; tr < r.taps; ++tr)
+    for (int64_t ts = 0; ts < c.taps; ++ts, ++t)
+      place[t] = wg.w_strides(0, 0, r.index[down ? tr : r.taps - 1 - tr], c.index[right ? ts : c.taps - 1 - ts]);
+  return place;
+}
+
 template <class T, class In>
 bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
   constexpr int64_t L = Vec<T>::lanes, kTasks = 32, kBlock = 2 * kBlockRows;
@@ -167,14 +179,13 @@ bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
   });
 
   T check(0);
-  const bool down = r.offset[0] == r.lowest(), right = c.offset[0] == c.lowest();
+  const Buffer<int64_t> place = tap_places(wg);
   for (int64_t k = 0; k < channels; ++k)
     for (int64_t t = 0; t < taps; ++t) {
       typename Vec<T>::type total = load(sums.data() + k * size + t * L);
       for (int64_t part = 1; part < parts; ++part) total += load(sums.data() + (part * channels + k) * size + t * L);
       const T sum = sum_lanes<T>(total);
-      const int64_t tr = t / c.taps, ts = t % c.taps;
-      wg.w[wg.w_strides(k, 0, r.index[down ? tr : r.taps - 1 - tr], c.index[right ? ts : c.taps - 1 - ts])] = In(sum);
+      wg.w[k * wg.w_strides.n + place[t]] = In(sum);
       check += sum * T(0);
     }
   return check == T(0);

@@ -148,18 +148,6 @@ void convolve_small_planes(const SmallPlanes<T, In>& p, const RowVectors<T>& rv)
   }
 }
 
-// Rows in a block: all of a plane's if there are that few, else those that compute the fewest, in few blocks. None if
-// the first block would reach beyond the lower end too, or one in the middle beyond either.
-inline int64_t small_block_rows(int64_t height, int64_t kernel) {
-  int64_t best = 0, least = INT64_MAX;
-  for (const int64_t rows : {8, 7, 4}) {
-    const int64_t blocks = ceil_div(height, rows), cost = blocks * (rows + 1);
-    const bool fits = rows == height || rows + (height > 2 * rows ? kernel - 1 : kernel / 2) <= height;
-    if (fits && cost < least) best = rows, least = cost;
-  }
-  return best;
-}
-
 // Calls f with constants: the bytes of a vector, the kernel, the rows of a block and whether it is all of a plane.
 template <class T, class F>
 void with_small_block(int64_t columns, int64_t kernel, int64_t height, F&& f) {
@@ -170,8 +158,7 @@ void with_small_block(int64_t columns, int64_t kernel, int64_t height, F&& f) {
       f(bytes, k, br, std::false_type{});
     };
     if (rows == 8) return whole(std::integral_constant<int, 8>{});
-    if (rows == 7) return whole(std::integral_constant<int, 7>{});
-    whole(std::integral_constant<int, 4>{});
+    whole(std::integral_constant<int, 7>{});
   };
   const auto of_kernel = [&](auto bytes) {
     if (kernel == 3) return of_rows(bytes, std::integral_constant<int, 3>{});
@@ -192,11 +179,9 @@ int64_t small_lanes(int64_t columns) {
 // Whether these kernels take it: small planes, as many rows out as in, all taps of a row and of a column neighbours.
 template <class T>
 bool is_small(const AxisPlan& r, const AxisPlan& c) {
-  constexpr int64_t kVectors = 2, kRows = 32;
   const auto neighbours = [](const AxisPlan& a) { return a.highest() - a.lowest() == a.taps - 1; };
-  return r.taps == c.taps && (r.taps == 3 || r.taps == 5 || r.taps == 7) && neighbours(r) && neighbours(c) &&
-         r.count == r.in && r.lowest() == -(r.taps / 2) && r.in <= kRows && c.count <= kVectors * Vec<T>::lanes &&
-         small_block_rows(r.in, r.taps) > 0;
+  return r.taps == c.taps && neighbours(r) && neighbours(c) && r.count == r.in && r.lowest() == -(r.taps / 2) &&
+         is_small_plane(r.in, c.count, r.taps, Vec<T>::lanes);
 }
 
 // How many planes go by before the next vector of their rows: as many as L1 holds.

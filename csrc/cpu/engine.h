@@ -4,6 +4,7 @@
 #pragma once
 #include "../problem.h"
 #include "isa.h"
+#include "small_planes.h"
 
 namespace convx {
 namespace cpu {

@@ -352,13 +352,10 @@ int64_t fewest_results_in_rows(const ConvProblem& pb, const Operands& o) {
   return pb.R == 3 ? 140 : pb.R == 5 ? 500 : 900;
 }
 
-// depthwise_small.h's planes, on AVX-512: 0.3 to 0.65 of depthwise_channels.h's time, 4 x 4 about as long. (Of 9 rows
-// and 7x7 taps it has no blocks.)
-bool is_small_plane(const ConvProblem& pb, const Operands& o) {
-  const int64_t columns = o.dtype == DType::float64 ? 16 : 32;
-  return current_isa() != Isa::avx2 && (o.dtype == DType::float32 || o.dtype == DType::float64) && has_rows(pb) &&
-         pb.dilation_w == 1 && pb.pad_h == pb.R / 2 && pb.P == pb.H && pb.H >= 7 && !(pb.H == 9 && pb.R == 7) &&
-         pb.H <= 32 && pb.Q <= columns && pb.W <= columns;
+// depthwise_small.h's planes, on AVX-512: 0.3 to 0.65 of depthwise_channels.h's time.
+bool has_small_planes(const ConvProblem& pb, const Operands& o) {
+  return current_isa() != Isa::avx2 && has_rows(pb) && pb.dilation_w == 1 && pb.pad_h == pb.R / 2 && pb.P == pb.H &&
+         is_small_plane(pb.H, pb.Q > pb.W ? pb.Q : pb.W, pb.R, o.dtype == DType::float64 ? 8 : 16);
 }
 
 // In place a multiply-add costs twice what it costs across channels, but nothing is turned over: measured, nine taps
@@ -377,12 +374,13 @@ bool better_in_rows(const ConvProblem& pb, const Operands& o) {
 }  // namespace
 
 bool better_in_place(const ConvProblem& pb, const Operands& o) {
-  return (many_groups(pb, o) && is_small_plane(pb, o)) || better_in_rows(pb, o);
+  return (many_groups(pb, o) && has_small_planes(pb, o)) || better_in_rows(pb, o);
 }
 
 // For the gradient of the weight both sides are turned over and nothing is turned back, which is cheaper: rows in place
 // are worth their half empty vectors, and on AVX2 more passes for want of registers, on larger planes only.
 bool better_in_place_grad_weight(const ConvProblem& pb, const Operands& o) {
+  if (many_groups(pb, o) && has_small_planes(pb, o)) return true;
   if (!better_in_rows(pb, o)) return false;
   if (!many_groups(pb, o)) return true;
   if (!has_rows(pb)) return pb.W > 256;
