@@ -10,7 +10,7 @@ namespace cpu {
 const AlgorithmList& algorithms(Primitive primitive) {
   static const AlgorithmList forward = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_forward,
-       better_in_place, forward_by<&Engine::in_place>},
+       better_in_place_forward, forward_by<&Engine::in_place>},
       {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over", why_not_channels,
        many_groups, forward_by<&Engine::channels>},
       {"winograd", "F(4x4, 3x3): 49 products for 16 results of a 3x3 filter instead of 144", why_not_winograd_forward,
@@ -31,7 +31,7 @@ const AlgorithmList& algorithms(Primitive primitive) {
   };
   static const AlgorithmList grad_input = {
       {"depthwise", "vectors across the pixels of planes, in place, masks for padding", why_not_in_place_grad_input,
-       better_in_place, grad_input_by<&Engine::in_place>},
+       better_in_place_grad_input, grad_input_by<&Engine::in_place>},
       {"depthwise_channels", "vectors across the channels of depthwise layers, planes turned over",
        why_not_channels_grad_input, many_groups, grad_input_by<&Engine::channels>},
       {"winograd", "the forward kernel on y, one phase of the stride at a time", why_not_winograd_grad_input,

@@ -14,6 +14,7 @@
 
 #include "depthwise_rows_weight.h"
 #include "depthwise_small_weight.h"
+#include "depthwise_strided.h"
 
 namespace convx {
 namespace cpu {
@@ -134,7 +135,8 @@ bool convolve_lines(const Convolution<T, In>& cv) {
   const int64_t in_size = cv.rows.in * cv.columns.in;
   const double work = double(lt.size) * lt.taps * cv.outputs / 8;
   parallel_for_balanced(cv.N * cv.G, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size), w(lt.taps);
+    ConvertedPlanes<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size);
+    Buffer<T> w(lt.taps);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / cv.G, g = i % cv.G;
       const T* x = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), in_size, 1, in_size, x_buffer);
@@ -150,7 +152,7 @@ bool convolve_lines(const Convolution<T, In>& cv) {
           convolve_line(x, w.data(), bias, to, lt);
         } else {
           convolve_line(x, w.data(), bias, y_buffer.data(), lt);
-          for (int64_t f = 0; f < lt.size; ++f) to[f] = In(y_buffer[f]);
+          y_buffer.unload(to, {1, 0, 1, lt.size, lt.size});
         }
       }
     }
@@ -163,7 +165,7 @@ bool weight_gradient_lines(const WeightGradient<T, In>& wg) {
   const LineTaps<T> lt(wg.rows, wg.columns);
   const int64_t in_size = wg.rows.in * wg.columns.in;
   parallel_for(wg.G, grain_for(double(wg.N) * lt.size * lt.taps * wg.outputs / 8), [&](int64_t begin, int64_t end) {
-    Buffer<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size);
+    ConvertedPlanes<T> x_buffer(std::is_same_v<T, In> ? 0 : in_size), y_buffer(std::is_same_v<T, In> ? 0 : lt.size);
     Buffer<T> totals(lt.taps * Vec<T>::lanes);
     for (int64_t g = begin; g < end; ++g)
       for (int64_t k = 0; k < wg.outputs; ++k) {
@@ -192,11 +194,21 @@ inline bool in_rows(const AxisPlan& r, const AxisPlan& c) {
 struct InPlace {
   template <class T, class In>
   static bool convolve(const Convolution<T, In>& cv) {
+    if (cv.rows.stride == 2) return convolve_strided(cv);
     if (is_small<T>(cv.rows, cv.columns)) return convolve_small(cv);
     return in_rows(cv.rows, cv.columns) ? convolve_planes(cv) : convolve_lines(cv);
   }
   template <class T, class In>
+  static bool grad_input(Convolution<T, In>& cv, const ConvProblem& pb) {
+    if (!pb.is_unit_stride()) return grad_input_strided(cv, pb);
+    cv.rows = grad_input_axis(pb.rows(), 0), cv.columns = grad_input_axis(pb.columns(), 0);
+    if (cv.taps() > 0) return convolve_each<InPlace>(&cv, 1);
+    fill_with_bias(cv, pb);
+    return true;
+  }
+  template <class T, class In>
   static bool weight_gradient(const WeightGradient<T, In>& wg) {
+    if (wg.rows.stride == 2) return weight_gradient_strided(wg);
     if (is_small<T>(wg.rows, wg.columns)) return weight_gradient_small(wg);
     return in_rows(wg.rows, wg.columns) ? weight_gradient_rows(wg) : weight_gradient_lines(wg);
   }

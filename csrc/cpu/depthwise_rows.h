@@ -254,48 +254,61 @@ ConvolvePlane<T> convolve_plane_of(int64_t kernel, int64_t results) {
   return kernel == 5 ? convolve_plane<T, 5, 5, kBlockRows> : convolve_plane<T, 7, 7, kBlockRows>;
 }
 
-template <class T, class In>
-bool convolve_planes(const Convolution<T, In>& cv) {
+// Plane by plane, convolve_plane(plane, results, at_once) of rows of results, of which so many at once stay in L1.
+template <class T, class In, class ConvolvePlane>
+bool convolve_planes_by(const Convolution<T, In>& cv, const ConvolvePlane& convolve_plane) {
   constexpr bool same = std::is_same_v<T, In>;
+  constexpr int64_t kConverted = 1 << 14;  // elements
   const AxisPlan &r = cv.rows, &c = cv.columns;
-  const RowVectors<T> rv(c);
   const int64_t taps = cv.taps();
   const PlaneWeights<T, In> weights(cv);
   if (!all_finite(weights.data(), cv.G * cv.outputs * taps)) return false;
-  const auto convolve_plane = convolve_plane_of<T>(r.taps, r.count);
   Buffer<T> zeros(c.in);
   std::memset(zeros.data(), 0, c.in * sizeof(T));
   const int64_t x_pitch = same ? cv.in_strides.h : c.in, y_pitch = same ? cv.out_strides.h : c.count;
-  const int64_t at_once = rows_at_once<T>(x_pitch), row_count = r.count + r.taps - 1;
+  const int64_t at_once = rows_at_once<T>(x_pitch), row_count = (r.count - 1) * r.stride + r.taps;
+  // What is converted at a time: all of a plane, or of a large one strips of results, whole blocks at least.
+  const int64_t most_strips = same ? 1 : smaller(r.count / (2 * kBlockRows), r.count * c.in / kConverted);
+  const int64_t strips = larger(1, most_strips), strip_rows = ceil_div(r.count, strips);
   const bool fetches = same && double(cv.N) * cv.G * r.in * c.in * sizeof(T) > kFetchedBytes;
   const double work = double(r.count) * c.count * taps * cv.outputs / 8;
   parallel_for_balanced(cv.N * cv.G, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> x(same ? 0 : r.in * c.in), y(same ? 0 : r.count * c.count);
+    ConvertedPlanes<T> x(same ? 0 : (strip_rows * r.stride + r.taps) * c.in), y(same ? 0 : strip_rows * c.count);
     Buffer<const T*> rows(row_count);
     Plane<T> plane;
     plane.rows = rows.data(), plane.y_pitch = y_pitch;
-    plane.x_ahead = fetches ? smaller(at_once * x_pitch, cv.in_strides.c) : 0;
+    plane.x_ahead = fetches ? smaller(at_once * r.stride * x_pitch, cv.in_strides.c) : 0;
     plane.y_ahead = fetches ? smaller(at_once * y_pitch, cv.out_strides.c) : 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / cv.G, g = i % cv.G;
-      const T* const from = plane_as<T, In>(cv.in + cv.in_strides(n, g, 0, 0), cv.in_strides.h, r.in, c.in, x);
-      point_at_rows(rows.data(), row_count, r.lowest(), from, x_pitch, r.in, zeros.data());
-      for (int64_t k = g * cv.outputs; k < (g + 1) * cv.outputs; ++k) {
-        In* const to = cv.out + cv.out_strides(n, k, 0, 0);
-        plane.w = weights.data() + k * taps;
-        plane.bias = cv.bias ? T(cv.bias[k * cv.bias_stride]) : T(0);
-        if constexpr (same)
-          plane.y = to;
-        else
-          plane.y = y.data();
-        convolve_plane(plane, rv, r.count, at_once);
-        if constexpr (!same)
-          for (int64_t p = 0; p < r.count; ++p)
-            for (int64_t q = 0; q < c.count; ++q) to[p * cv.out_strides.h + q] = In(y[p * c.count + q]);
+      const In* const from = cv.in + cv.in_strides(n, g, 0, 0);
+      for (int64_t s = 0; s < strips; ++s) {
+        const int64_t p0 = r.count * s / strips, p1 = r.count * (s + 1) / strips;
+        rows_as(rows.data(), (p1 - p0 - 1) * r.stride + r.taps, p0 * r.stride + r.lowest(), from, cv.in_strides.h, r.in,
+                c.in, zeros.data(), x);
+        for (int64_t k = g * cv.outputs; k < (g + 1) * cv.outputs; ++k) {
+          In* const to = cv.out + cv.out_strides(n, k, p0, 0);
+          plane.w = weights.data() + k * taps;
+          plane.bias = cv.bias ? T(cv.bias[k * cv.bias_stride]) : T(0);
+          if constexpr (same)
+            plane.y = to;
+          else
+            plane.y = y.data();
+          convolve_plane(plane, p1 - p0, at_once);
+          if constexpr (!same) y.unload(to, {1, 0, p1 - p0, cv.out_strides.h, c.count});
+        }
       }
     }
   });
   return true;
+}
+
+template <class T, class In>
+bool convolve_planes(const Convolution<T, In>& cv) {
+  const RowVectors<T> rv(cv.columns);
+  const auto convolve = convolve_plane_of<T>(cv.rows.taps, cv.rows.count);
+  return convolve_planes_by(
+      cv, [&](const Plane<T>& plane, int64_t results, int64_t at_once) { convolve(plane, rv, results, at_once); });
 }
 
 }  // namespace CONVX_ISA

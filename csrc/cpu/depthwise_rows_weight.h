@@ -129,19 +129,19 @@ Buffer<int64_t> tap_places(const WeightGradient<T, In>& wg) {
   return place;
 }
 
-template <class T, class In>
-bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
+// Plane by plane, dots(planes, rows of y, totals) of some rows at a time, which are in whole blocks.
+template <class T, class In, class Dots>
+bool weight_gradient_planes_by(const WeightGradient<T, In>& wg, const Dots& dots) {
   constexpr int64_t L = Vec<T>::lanes, kTasks = 32, kBlock = 2 * kBlockRows;
   constexpr bool same = std::is_same_v<T, In>;
   const AxisPlan &r = wg.rows, &c = wg.columns;
-  const RowVectors<T> rv(c);
-  const auto dots = r.taps == 3 ? dot_planes<T, 3, 3> : r.taps == 5 ? dot_planes<T, 5, 5> : dot_planes<T, 7, 7>;
   const int64_t taps = int64_t(r.taps) * c.taps, channels = wg.G * wg.outputs, size = taps * L;
   const int64_t at_a_time = larger(1, smaller(8, channels * wg.N / kTasks));  // channels, whose sums stay in L1
   const int64_t blocks = ceil_div(channels, at_a_time), parts = smaller(wg.N, ceil_div(kTasks, blocks));
   const int64_t x_pitch = same ? wg.x_strides.h : c.in, y_pitch = same ? wg.y_strides.h : c.count;
   const int64_t at_once = smaller(rows_at_once<T>(x_pitch), kPixelChain<T> / kBlock * kBlock);
-  const int64_t y_count = ceil_div(r.count, kBlock) * kBlock, x_count = y_count + r.taps - 1;
+  const int64_t y_count = smaller(at_once, ceil_div(r.count, kBlock) * kBlock),
+                x_count = (y_count - 1) * r.stride + r.taps;
   const double bytes = double(wg.N) * channels * (r.in * c.in + r.count * c.count) * sizeof(T);
   const bool fetches = same && bytes > kFetchedBytes;
   Buffer<T> zeros(larger(c.in, c.count));
@@ -150,7 +150,8 @@ bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
   Scratch<T> sums(parts * channels * size);  // [part][channel][tap][lanes]
   const double work = double(ceil_div(wg.N, parts)) * at_a_time * r.count * c.count * taps / 8;
   parallel_for_balanced(blocks * parts, grain_for(work), [&](int64_t begin, int64_t end) {
-    Buffer<T> x_buffer(same ? 0 : r.in * c.in), y_buffer(same ? 0 : r.count * c.count), chunk(size);
+    ConvertedPlanes<T> x_buffer(same ? 0 : smaller(x_count, r.in) * c.in), y_buffer(same ? 0 : y_count * c.count);
+    Buffer<T> chunk(size);
     Buffer<const T*> x_rows(x_count), y_rows(y_count);
     PlanePair<T> planes{x_rows.data(), y_rows.data(), 0, 0};
     for (int64_t i = begin; i < end; ++i) {
@@ -159,18 +160,19 @@ bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
       std::memset(sum + k0 * size, 0, (k1 - k0) * size * sizeof(T));
       for (int64_t n = wg.N * part / parts; n < wg.N * (part + 1) / parts; ++n)
         for (int64_t k = k0; k < k1; ++k) {
-          const T* const x =
-              plane_as<T, In>(wg.x + wg.x_strides(n, k / wg.outputs, 0, 0), wg.x_strides.h, r.in, c.in, x_buffer);
-          const T* const y =
-              plane_as<T, In>(wg.y + wg.y_strides(n, k, 0, 0), wg.y_strides.h, r.count, c.count, y_buffer);
-          point_at_rows(x_rows.data(), x_count, r.lowest(), x, x_pitch, r.in, zeros.data());
-          point_at_rows(y_rows.data(), y_count, 0, y, y_pitch, r.count, zeros.data());
-          for (int64_t p = 0; p < r.count; p += at_once) {
-            const bool last = p + at_once >= r.count;
-            planes.x_ahead = !fetches ? 0 : last ? wg.x_strides.c - p * x_pitch : at_once * x_pitch;
+          const In *const x = wg.x + wg.x_strides(n, k / wg.outputs, 0, 0), *const y = wg.y + wg.y_strides(n, k, 0, 0);
+          for (int64_t p = 0, next; p < r.count; p = next) {
+            next = smaller(p + at_once, r.count);
+            const bool last = next == r.count;
+            const int64_t count = ceil_div(next - p, kBlock) * kBlock;
+            rows_as(x_rows.data(), (count - 1) * r.stride + r.taps, p * r.stride + r.lowest(), x, wg.x_strides.h, r.in,
+                    c.in, zeros.data(), x_buffer);
+            rows_as(y_rows.data(), count, p, y, wg.y_strides.h, r.count, c.count, zeros.data(), y_buffer);
+            planes.x_ahead =
+                !fetches ? 0 : (last ? wg.x_strides.c - p * r.stride * x_pitch : at_once * r.stride * x_pitch);
             planes.y_ahead = !fetches ? 0 : last ? wg.y_strides.c - p * y_pitch : at_once * y_pitch;
             std::memset(chunk.data(), 0, size * sizeof(T));
-            dots(planes, rv, p, smaller(p + at_once, r.count) - 1, chunk.data());
+            dots(planes, next - p, chunk.data());
             for (int64_t t = 0; t < size; t += L)
               store(sum + k * size + t, load(sum + k * size + t) + load(chunk.data() + t));
           }
@@ -189,6 +191,16 @@ bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
       check += sum * T(0);
     }
   return check == T(0);
+}
+
+template <class T, class In>
+bool weight_gradient_rows(const WeightGradient<T, In>& wg) {
+  const RowVectors<T> rv(wg.columns);
+  const auto dots = wg.rows.taps == 3   ? dot_planes<T, 3, 3>
+                    : wg.rows.taps == 5 ? dot_planes<T, 5, 5>
+                                        : dot_planes<T, 7, 7>;
+  return weight_gradient_planes_by(
+      wg, [&](const PlanePair<T>& planes, int64_t rows, T* totals) { dots(planes, rv, 0, rows - 1, totals); });
 }
 
 #ifndef CONVX_AVX512  // which has depthwise.h's kernels beside them

@@ -12,42 +12,32 @@
 // Limit: 7x7 planes and 3x3 taps are 57 multiply-adds and 21 loads, 29 cycles; it takes 35 to 40 with the stores, and
 // took 140 where planes were turned over. 14 x 14 pixels and 7x7 taps: 602 multiply-adds of 64 bytes, and 620 cycles.
 //
-// What is left out is read as zero, so weights that are not finite go to the reference. Alone:
+// 16-bit types are converted, some planes at a time. What is left out is read as zero, so weights that are not finite
+// go to the reference. Alone:
 //
 //   with convx.algorithm("depthwise"): ...
 #pragma once
-#include "convert.h"
 #include "depthwise_rows.h"
 
 namespace convx {
 namespace cpu {
 namespace CONVX_ISA {
 
-// A vector of `bytes` in registers, T, from and to memory, In: only the lanes of a mask.
-template <class T, class In, int bytes>
+// A vector of `bytes`, from and to memory only the lanes of a mask.
+template <class T, int bytes>
 struct RowVector {
   static constexpr int lanes = bytes / sizeof(T);
   typedef T V __attribute__((vector_size(bytes)));
 
   static V splat(T x) { return x - V{}; }
-  static V load(LaneMask<T> mask, const In* p) {
-    if constexpr (sizeof(In) < sizeof(T) && bytes == 64)
-      return V(Converted<T, In>::of(_mm256_maskz_loadu_epi16(mask.bits, p)));
-    else if constexpr (sizeof(In) < sizeof(T))
-      return V(_mm512_castps512_ps256(
-          Converted<T, In>::of(_mm256_zextsi128_si256(_mm_maskz_loadu_epi16(__mmask8(mask.bits), p)))));
-    else if constexpr (bytes == 64)
+  static V load(LaneMask<T> mask, const T* p) {
+    if constexpr (bytes == 64)
       return V(mask.load(p));
     else
       return V(_mm256_maskz_loadu_ps(__mmask8(mask.bits), p));
   }
-  static void store(LaneMask<T> mask, In* p, V v) {
-    if constexpr (sizeof(In) < sizeof(T) && bytes == 64)
-      _mm256_mask_storeu_epi16(p, mask.bits, Converted<T, In>::bits(v));
-    else if constexpr (sizeof(In) < sizeof(T))
-      _mm_mask_storeu_epi16(p, __mmask8(mask.bits),
-                            _mm256_castsi256_si128(Converted<T, In>::bits(_mm512_zextps256_ps512(__m256(v)))));
-    else if constexpr (sizeof(T) == 8)
+  static void store(LaneMask<T> mask, T* p, V v) {
+    if constexpr (sizeof(T) == 8)
       _mm512_mask_storeu_pd(p, __mmask8(mask.bits), __m512d(v));
     else if constexpr (bytes == 64)
       _mm512_mask_storeu_ps(p, mask.bits, __m512(v));
@@ -57,13 +47,13 @@ struct RowVector {
 };
 
 // Planes that follow each other at equal distances, each with a filter of its own.
-template <class T, class In>
+template <class T>
 struct SmallPlanes {
-  const In *x, *bias;
-  In* y;
-  const T* w;  // [plane][row tap][column tap], offsets ascending
+  const T* x;
+  T* y;
+  const T *w, *bias;  // [plane][row tap][column tap], offsets ascending; [plane], or null
   int64_t count, height;
-  int64_t x_step, x_pitch, y_step, y_pitch, bias_step;
+  int64_t x_step, x_pitch, y_step, y_pitch;
 };
 
 // The masks of one vector of a row, in registers.
@@ -78,10 +68,10 @@ struct TapMasks {
 
 // The rows of x that a block of BR rows reads, but for those above and below the plane, for column tap s. All of it
 // inlined, so that the sums are in registers.
-template <class T, class In, int bytes, int K, int BR, int above, int below, class Accumulators>
-__attribute__((always_inline)) inline void add_column(const In* x, int64_t pitch, LaneMask<T> mask, const T* w,
+template <class T, int bytes, int K, int BR, int above, int below, class Accumulators>
+__attribute__((always_inline)) inline void add_column(const T* x, int64_t pitch, LaneMask<T> mask, const T* w,
                                                       Accumulators& acc) {
-  using Row = RowVector<T, In, bytes>;
+  using Row = RowVector<T, bytes>;
   using V = typename Row::V;
   V weight[K];
 #pragma GCC unroll 8
@@ -97,17 +87,17 @@ __attribute__((always_inline)) inline void add_column(const In* x, int64_t pitch
 }
 
 // BR rows of results, of which `above` rows of taps of the first and `below` of the last are outside of the plane.
-template <class T, class In, int bytes, int K, int BR, int above, int below>
-__attribute__((always_inline)) inline void convolve_block(const In* x, int64_t x_pitch, const TapMasks<T, K>& masks,
-                                                          const T* w, T bias, In* y, int64_t y_pitch) {
-  using Row = RowVector<T, In, bytes>;
+template <class T, int bytes, int K, int BR, int above, int below>
+__attribute__((always_inline)) inline void convolve_block(const T* x, int64_t x_pitch, const TapMasks<T, K>& masks,
+                                                          const T* w, T bias, T* y, int64_t y_pitch) {
+  using Row = RowVector<T, bytes>;
   using V = typename Row::V;
   constexpr int kTogether = kChain<T> / K;  // columns of taps in a chain
   V acc[BR] = {}, sums[BR];
 #pragma GCC unroll 8
   for (int i = 0; i < BR; ++i) sums[i] = Row::splat(bias);
   const auto add = [&]<int s>(std::integral_constant<int, s>) __attribute__((always_inline)) {
-    add_column<T, In, bytes, K, BR, above, below>(x + s, x_pitch, masks.tap[s], w + s, acc);
+    add_column<T, bytes, K, BR, above, below>(x + s, x_pitch, masks.tap[s], w + s, acc);
     if constexpr (s % kTogether == kTogether - 1 || s == K - 1) {
 #pragma GCC unroll 8
       for (int i = 0; i < BR; ++i) sums[i] += acc[i], acc[i] = V{};
@@ -120,29 +110,28 @@ __attribute__((always_inline)) inline void convolve_block(const In* x, int64_t x
   for (int i = 0; i < BR; ++i) Row::store(masks.own, y + i * y_pitch, sums[i]);
 }
 
-template <class T, class In, int bytes, int K, int BR, bool whole>
-void convolve_small_planes(const SmallPlanes<T, In>& p, const RowVectors<T>& rv) {
+template <class T, int bytes, int K, int BR, bool whole>
+void convolve_small_planes(const SmallPlanes<T>& p, const RowVectors<T>& rv) {
   constexpr int kEdge = K / 2;
   for (int64_t v = 0; v < rv.count; ++v) {
     const TapMasks<T, K> masks(rv, v);
-    const In *x = p.x + rv.column[v] + rv.offset[0], *bias = p.bias;
-    const T* w = p.w;
-    In* y = p.y + rv.column[v];
-    for (int64_t i = 0; i < p.count; ++i, x += p.x_step, y += p.y_step, w += K * K, bias += p.bias_step) {
-      const T start = p.bias ? T(*bias) : T(0);
+    const T *x = p.x + rv.column[v] + rv.offset[0], *w = p.w;
+    T* y = p.y + rv.column[v];
+    for (int64_t i = 0; i < p.count; ++i, x += p.x_step, y += p.y_step, w += K * K) {
+      const T start = p.bias ? p.bias[i] : T(0);
       if constexpr (whole) {
-        convolve_block<T, In, bytes, K, BR, kEdge, kEdge>(x, p.x_pitch, masks, w, start, y, p.y_pitch);
+        convolve_block<T, bytes, K, BR, kEdge, kEdge>(x, p.x_pitch, masks, w, start, y, p.y_pitch);
       } else {
-        convolve_block<T, In, bytes, K, BR, kEdge, 0>(x, p.x_pitch, masks, w, start, y, p.y_pitch);
+        convolve_block<T, bytes, K, BR, kEdge, 0>(x, p.x_pitch, masks, w, start, y, p.y_pitch);
         int64_t row = BR;
         for (; row < p.height - BR; row += BR) {
           row = smaller(row, p.height - BR - kEdge);
-          convolve_block<T, In, bytes, K, BR, 0, 0>(x + row * p.x_pitch, p.x_pitch, masks, w, start,
-                                                    y + row * p.y_pitch, p.y_pitch);
+          convolve_block<T, bytes, K, BR, 0, 0>(x + row * p.x_pitch, p.x_pitch, masks, w, start, y + row * p.y_pitch,
+                                                p.y_pitch);
         }
         row = p.height - BR;
-        convolve_block<T, In, bytes, K, BR, 0, kEdge>(x + row * p.x_pitch, p.x_pitch, masks, w, start,
-                                                      y + row * p.y_pitch, p.y_pitch);
+        convolve_block<T, bytes, K, BR, 0, kEdge>(x + row * p.x_pitch, p.x_pitch, masks, w, start, y + row * p.y_pitch,
+                                                  p.y_pitch);
       }
     }
   }
@@ -192,30 +181,43 @@ inline int64_t planes_at_once(int64_t bytes) {
 
 template <class T, class In>
 bool convolve_small(const Convolution<T, In>& cv) {
+  constexpr bool same = std::is_same_v<T, In>;
   const AxisPlan &r = cv.rows, &c = cv.columns;
   const RowVectors<T> rv(c, small_lanes<T>(c.count));
-  const int64_t taps = cv.taps();
+  const int64_t taps = cv.taps(), outputs = cv.outputs, x_size = r.in * c.in, y_size = r.count * c.count;
   const PlaneWeights<T, In> weights(cv);
-  if (!all_finite(weights.data(), cv.G * cv.outputs * taps)) return false;
-  void (*planes_of)(const SmallPlanes<T, In>&, const RowVectors<T>&) = nullptr;
+  if (!all_finite(weights.data(), cv.G * outputs * taps)) return false;
+  Buffer<T> bias(cv.bias ? cv.G * outputs : 0);
+  for (int64_t k = 0; cv.bias && k < cv.G * outputs; ++k) bias[k] = T(cv.bias[k * cv.bias_stride]);
+  void (*planes_of)(const SmallPlanes<T>&, const RowVectors<T>&) = nullptr;
   with_small_block<T>(c.count, r.taps, r.in, [&](auto bytes, auto kernel, auto rows, auto whole) {
-    planes_of = convolve_small_planes<T, In, bytes, kernel, rows, whole>;
+    planes_of = convolve_small_planes<T, bytes, kernel, rows, whole>;
   });
-  SmallPlanes<T, In> planes;
-  planes.height = r.in, planes.x_pitch = cv.in_strides.h, planes.y_pitch = cv.out_strides.h;
-  planes.x_step = cv.outputs == 1 ? cv.in_strides.c : 0, planes.y_step = cv.out_strides.c;
-  planes.bias_step = cv.bias ? cv.bias_stride : 0;
-  const int64_t at_once = planes_at_once((r.in * c.in + r.count * c.count) * int64_t(sizeof(In)));
-  const double work = double(r.count) * c.count * taps * cv.outputs / 8;
+  const int64_t at_once = outputs > 1 ? 1 : planes_at_once((x_size + y_size) * int64_t(sizeof(T)));
+  const double work = double(y_size) * taps * outputs / 8;
   parallel_for_balanced(cv.N * cv.G, grain_for(work), [&](int64_t begin, int64_t end) {
-    SmallPlanes<T, In> some = planes;
+    ConvertedPlanes<T> x(same ? 0 : at_once * x_size), y(same ? 0 : at_once * outputs * y_size);
+    SmallPlanes<T> planes;
+    planes.height = r.in;
+    planes.x_pitch = same ? cv.in_strides.h : c.in, planes.y_pitch = same ? cv.out_strides.h : c.count;
+    planes.x_step = outputs > 1 ? 0 : same ? cv.in_strides.c : x_size;
+    planes.y_step = same ? cv.out_strides.c : y_size;
     for (int64_t i = begin, count; i < end; i += count) {
-      const int64_t n = i / cv.G, g = i % cv.G, k = g * cv.outputs;
-      count = cv.outputs > 1 ? 1 : smaller(smaller(end - i, cv.G - g), at_once);
-      some.count = count * cv.outputs;
-      some.x = cv.in + cv.in_strides(n, g, 0, 0), some.y = cv.out + cv.out_strides(n, k, 0, 0);
-      some.w = weights.data() + k * taps, some.bias = cv.bias ? cv.bias + k * cv.bias_stride : nullptr;
-      planes_of(some, rv);
+      const int64_t n = i / cv.G, g = i % cv.G, k = g * outputs;
+      const In* const from = cv.in + cv.in_strides(n, g, 0, 0);
+      In* const to = cv.out + cv.out_strides(n, k, 0, 0);
+      count = smaller(smaller(end - i, cv.G - g), at_once);
+      planes.count = count * outputs;
+      planes.w = weights.data() + k * taps, planes.bias = cv.bias ? bias.data() + k : nullptr;
+      if constexpr (same) {
+        planes.x = from, planes.y = to;
+        planes_of(planes, rv);
+      } else {
+        planes.x = x.data(), planes.y = y.data();
+        x.load(from, {count, cv.in_strides.c, r.in, cv.in_strides.h, c.in});
+        planes_of(planes, rv);
+        y.unload(to, {planes.count, cv.out_strides.c, r.count, cv.out_strides.h, c.count});
+      }
     }
   });
   return true;

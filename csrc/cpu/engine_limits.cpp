@@ -138,10 +138,11 @@ const char* why_not_channels_grad_input(const ConvProblem& pb, const Operands& o
 
 namespace {
 
-// What depthwise_rows.h takes: any planes but the smallest.
+// What depthwise_rows.h and depthwise_strided.h take: any planes but the smallest.
 const char* why_not_rows(const ConvProblem& pb) {
-  if (pb.R != pb.S || (pb.R != 3 && pb.R != 5 && pb.R != 7) || pb.dilation_h != 1)
-    return "it is for kernels of 3x3, 5x5 and 7x7, not dilated";
+  const bool even = pb.R == 4 && !pb.is_unit_stride();
+  if (pb.R != pb.S || (pb.R != 3 && pb.R != 5 && pb.R != 7 && !even) || pb.dilation_h != 1)
+    return "it is for kernels of 3x3, 5x5 and 7x7, and with stride 2 of 4x4, not dilated";
   for (const Axis& a : {pb.rows(), pb.columns()})
     for (int64_t tap : {int64_t(0), a.kernel - 1})
       if (const Run inside = a.outputs_inside(tap); inside.first > inside.last || a.out < 4 || a.in < 4)
@@ -160,11 +161,12 @@ const char* why_not_lines(const ConvProblem& pb, const Operands& o) {
 const char* why_not_in_place(const ConvProblem& pb, const Operands& o, int64_t inputs) {
   if (!current_engine().in_place.forward) return "it needs the masks of AVX2 or AVX-512";
   if (inputs != 1) return "it is for depthwise layers: one channel a group";
-  if (!pb.is_unit_stride()) return "it needs stride 1";
+  const bool strided = pb.stride_h == 2 && pb.stride_w == 2 && current_isa() != Isa::avx2 && pb.dilation_w == 1;
+  if (!pb.is_unit_stride() && !strided) return "it needs stride 1, or not dilated and on AVX-512 2";
   if (!pb.is_zero_padded()) return "it skips the padding, so it can't read other modes' values there";
   if (o.x.strides.w != 1 || o.y.strides.w != 1) return "it needs contiguous rows";
   if (const char* why = why_not_rows(pb)) {
-    if (current_isa() == Isa::avx2) return why;
+    if (current_isa() == Isa::avx2 || strided) return why;
     if (const char* why = why_not_lines(pb, o)) return why;
   }
   return why_not_engine(pb, o);

@@ -57,7 +57,8 @@ const char* why_not_pixel_rows_forward(const ConvProblem&, const Operands&);
 const char* why_not_pixel_rows_grad_input(const ConvProblem&, const Operands&);
 
 bool many_groups(const ConvProblem&, const Operands&);
-bool better_in_place(const ConvProblem&, const Operands&);
+bool better_in_place_forward(const ConvProblem&, const Operands&);
+bool better_in_place_grad_input(const ConvProblem&, const Operands&);
 bool better_in_place_grad_weight(const ConvProblem&, const Operands&);
 bool fills_amx_with_taps(const ConvProblem&);
 bool many_weights(const ConvProblem&);  // more than a cache holds
