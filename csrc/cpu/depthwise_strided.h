@@ -6,15 +6,17 @@
 // results read every other input. Two vectors of a row are taken apart into their even elements, which one column tap
 // reads, and their odd ones, which the next tap reads:
 //
-//   acc[i] += even(x[row d][2q + offset(2m) ...]) * w[d - 2i][2m] + odd(...) * w[d - 2i][2m + 1],   0 <= d - 2i < K
+//   acc[i] += x[row d][2q + offset(2m)] * w[d - 2i][2m] + x[row d][2q + offset(2m + 1)] * w[d - 2i][2m + 1],
+//
+// 0 <= d - 2i < K, the first from the even elements, the second from the odd ones.
 //
 // grad_input goes the other way: results at even and odd places of a row are sums of the same rows of y, shifted, and
 // leave interleaved, in whole vectors. (Every result of a 4x4 kernel has four taps; of other kernels four kinds of
 // results have different numbers of them.)
 //
-// Limit: 3x3 forward is 9 multiply-adds for 16 results, and for two rows of x four loads, most across cache lines, and
-// three shuffles: about 22 cycles, where depthwise_channels.h takes 100. The way from memory takes longer than either.
-// What is left out is read as zero, so weights that are not finite go to the reference.
+// Limit: 3x3 forward is 9 multiply-adds for 16 results, and for each of two rows of x four loads, most across lines,
+// and three shuffles: about 22 cycles, where depthwise_channels.h takes 100. The way from memory takes longer than
+// either. What is left out is read as zero, so weights that are not finite go to the reference.
 #pragma once
 #include "depthwise_rows_weight.h"
 #include "depthwise_small.h"
@@ -319,10 +321,11 @@ __attribute__((always_inline)) inline void convolve_squares(const SquarePlane<T>
     }
 }
 
-// Blocks of two rows of squares, of four rows of results: eight sums, or sixteen of float32 where weights are few.
+constexpr int kSquareRows = 2;  // of squares in a block: eight sums
+
 template <class T, int K>
 void convolve_square_plane(const SquarePlane<T>& plane, const SquareVectors<T>& sv, int64_t squares) {
-  constexpr int BR = 2;
+  constexpr int BR = kSquareRows;
   for (int64_t v = 0; v < sv.count; ++v)
     for (int64_t u = 0; u < squares; u += BR) {
       if (plane.x_ahead > 0) {
@@ -343,7 +346,6 @@ void convolve_square_plane(const SquarePlane<T>& plane, const SquareVectors<T>& 
 template <class T, class In>
 bool grad_input_strided(const Convolution<T, In>& cv, const ConvProblem& pb) {
   constexpr bool same = std::is_same_v<T, In>;
-  constexpr int64_t kBlock = 2;
   const SquareAxis r(pb.rows()), c(pb.columns());
   const int64_t K = pb.R, taps = K * K, above = (K + 1) / 2 - 1, x_size = r.in * c.in;
   const SquareVectors<T> sv(c, K);
@@ -354,7 +356,7 @@ bool grad_input_strided(const Convolution<T, In>& cv, const ConvProblem& pb) {
       weights[k * taps + t] = T(cv.weight[k / cv.outputs * cv.weight_group + k % cv.outputs * cv.weight_output +
                                           t / K * cv.weight_r + t % K * cv.weight_s]);
   if (!all_finite(weights.data(), cv.G * cv.outputs * taps)) return false;
-  const int64_t row_count = ceil_div(r.count, kBlock) * kBlock + above;
+  const int64_t row_count = ceil_div(r.count, kSquareRows) * kSquareRows + above;
   const bool fetches = same && double(cv.N) * cv.G * cv.outputs * x_size * sizeof(T) > kFetchedBytes;
   const double work = double(x_size) * taps / 4 * cv.outputs / 8;
   parallel_for_balanced(cv.N * cv.G, grain_for(work), [&](int64_t begin, int64_t end) {
