@@ -49,6 +49,11 @@ TALL = (
     Problem(1, 2, 150, 40, 2, 5, 5, padding=(0, 1), G=2),
     Problem(1, 1, 9, 1500, 1, 7, 7, padding=(3, 3)),
 )
+CONVERTED = (  # 16-bit planes in strips
+    Problem(1, 1, 200, 301, 1, 3, 3, padding=(1, 1)),
+    Problem(1, 2, 211, 300, 4, 7, 7, padding=(3, 2), G=2),
+    Problem(1, 1, 400, 301, 1, 5, 5, stride=(2, 2), padding=(2, 2)),
+)
 FETCHED = (
     Problem(3, 40, 100, 97, 40, 3, 3, padding=(1, 1), G=40),  # a part at a time
     Problem(16, 100, 29, 30, 100, 5, 5, padding=(2, 0), G=100),  # plane by plane
@@ -65,6 +70,15 @@ def test_large_planes_and_layers(primitive, problem):
     unit = problem.stride == (1, 1)
     for isa, needed in (("avx2", "depthwise" if unit else "depthwise_channels"), ("avx512", "depthwise")):
         assert isa not in INSTRUCTION_SETS or f"{needed} on {isa}" in ran
+
+
+@pytest.mark.parametrize("problem", CONVERTED, ids=str)
+@pytest.mark.parametrize("primitive", ("forward", "grad_input", "grad_weight"))
+def test_large_planes_of_16_bits(primitive, problem):
+    ran = set()
+    check(primitive, problem, torch.float16, ran)
+    sums_outputs = primitive == "grad_input" and problem.K > problem.C
+    assert "avx512" not in INSTRUCTION_SETS or sums_outputs or "depthwise on avx512" in ran
 
 
 def check(primitive, problem, dtype, ran):

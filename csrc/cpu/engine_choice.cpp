@@ -371,12 +371,13 @@ bool better_in_rows(const ConvProblem& pb, const Operands& o) {
   return pb.P * pb.Q >= fewest_results_in_rows(pb, o);
 }
 
-// depthwise_strided.h, which takes two loads and a shuffle for an input, where nothing is turned over: measured with 3
-// to 240 groups, 1.1 to 1.6 times depthwise_channels.h's speed from 14 x 14 results on, 0.7 to 0.9 of it on 7 x 7 and 9
+// depthwise_strided.h, which takes two loads and a shuffle for an input, where nothing is turned over: measured with 32
+// to 576 groups, 1.1 to 1.6 times depthwise_channels.h's speed from 14 x 14 results on, 0.7 to 0.9 of it on 7 x 7 and 9
 // x 9 and with 7x7 taps. 16-bit types are converted apart: 1.0 to 1.1, of grad_input, which reads a fourth, 1.1 to 1.3.
-// Two to three times pixels.h's speed.
+// Of one to four groups 1.2 to 3.9 times pixels.h's. (grad_input converts whole planes, which must not become large.)
 bool better_strided(const ConvProblem& pb, const Operands& o, bool grad_input) {
-  constexpr int64_t kResults = 150, kMany = 1000, kConverted = 4096;
+  constexpr int64_t kResults = 150, kMany = 1000, kConverted = 4096, kLargePlane = 1 << 18;
+  if (is_16_bit(o.dtype) && grad_input && pb.H * pb.W > kLargePlane) return false;
   if (!many_groups(pb, o)) return pb.outputs_per_group() * pb.channels_per_group() <= 4;
   const int64_t results = pb.P * pb.Q;
   if (pb.R == 7) return !grad_input && !is_16_bit(o.dtype) && results >= kMany;
