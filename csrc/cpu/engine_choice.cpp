@@ -363,8 +363,8 @@ bool has_small_planes(const ConvProblem& pb, const Operands& o) {
 }
 
 // In place a multiply-add costs twice what it costs across channels, but nothing is turned over: measured, nine taps
-// gain nothing on planes of 14 x 14, and 25 lose everywhere, unless there are blocks of rows for them. So do 16-bit
-// types, which are converted as they are turned over.
+// gain nothing on planes of 14 x 14, and 25 lose everywhere, unless there are blocks of rows for them. Without those,
+// 16-bit types lose too: turned over, they are converted on the way.
 bool better_in_rows(const ConvProblem& pb, const Operands& o) {
   if (!many_groups(pb, o)) return pb.outputs_per_group() * pb.channels_per_group() <= 4;  // not a first layer
   if (!has_rows(pb)) return !is_16_bit(o.dtype) && pb.R * pb.S <= 9 && pb.H * pb.W >= 784;

@@ -1,5 +1,5 @@
-// Planes for the depthwise kernels that work in place (depthwise.h, depthwise_rows.h): 16-bit types have no arithmetic,
-// so theirs are converted into a buffer first.
+// Planes for the depthwise kernels that work in place (depthwise.h, depthwise_rows.h, depthwise_small.h,
+// depthwise_strided.h): 16-bit types have no arithmetic, so theirs are converted into a buffer first, and results back.
 #pragma once
 #include "convert.h"
 
