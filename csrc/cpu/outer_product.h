@@ -121,10 +121,16 @@ class PackedWeights {
   template <class In>
   void pack_phases(const Convolution<T, In>* cv, int64_t count, int64_t g, int64_t kb) {
     const int64_t wide = width_of(kb), outs = smaller(wide, outputs - kb * width), filter = cv[0].filter_size;
+    constexpr int64_t kAhead = 4;  // inputs
     Scratch<T> turned(filter * wide);
     for (int64_t c = 0; c < cv[0].inputs; ++c) {
+      const In* const filters =
+          cv[0].weight + g * cv[0].weight_group + kb * width * cv[0].weight_output + c * cv[0].weight_input;
+      if (cv[0].weight_output == filter)  // far from the next input's: too short for the hardware to see
+        for (int64_t i = 0; i < outs * filter; i += kPerLine<In>)
+          __builtin_prefetch(filters + kAhead * cv[0].weight_input + i);
       transpose<T, In>(
-          cv[0].weight + g * cv[0].weight_group + kb * width * cv[0].weight_output + c * cv[0].weight_input,
+          filters,
           cv[0].weight_output, outs, filter, turned.data(), wide, wide);
       for (int64_t j = 0; j < count; ++j) {
         T* to = at(cv[j], j, g, kb) + c * cv[j].taps() * wide;

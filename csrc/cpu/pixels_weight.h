@@ -75,14 +75,9 @@ bool weight_gradient_pixels(const WeightGradient<T, In>& wg) {
           }
           for (int64_t k = k_begin; k < k_end; ++k) {
             std::memset(y.data(), 0, line * sizeof(T));
-            for (int64_t i = 0; i < ni; ++i) {
-              const In* from = wg.y + wg.y_strides(n, g * wg.outputs + k, i0 + i, 0);
-              T* to = y.data() + i * shape.pitch;
-              if (wg.y_strides.w == 1)
-                for (int64_t q = 0; q < Q; ++q) to[q] = T(from[q]);
-              else
-                for (int64_t q = 0; q < Q; ++q) to[q] = T(from[q * wg.y_strides.w]);
-            }
+            for (int64_t i = 0; i < ni; ++i)
+              copy_strided(y.data() + i * shape.pitch, wg.y + wg.y_strides(n, g * wg.outputs + k, i0 + i, 0),
+                           wg.y_strides.w, Q);
             if (!all_finite(y.data(), line)) {
               finite = false;
               return;
