@@ -23,6 +23,7 @@ PROBLEMS = {
     "rows-of-7": Problem(2, 32, 7, 7, 32, 3, 3, padding=(1, 1)),
     "rows-of-17": Problem(1, 40, 5, 17, 20, 1, 7, padding=(0, 3)),
     "rows-of-75": Problem(1, 33, 4, 75, 48, 3, 3, padding=(1, 1)),
+    **{f"rows-of-{n}": Problem(1, 34, 3, n, 36, 3, 3, padding=(1, 1)) for n in range(8, 16)},
     "rows-of-1": Problem(2, 32, 9, 1, 32, 3, 1, padding=(1, 0)),
     "rows-of-2": Problem(1, 70, 6, 2, 33, 2, 2, padding=(1, 1)),
     # Rows of taps in the padding, of all results even; not with other padding modes.
@@ -33,6 +34,7 @@ PROBLEMS = {
     # Of small planes, several images to a block, the last of them fewer; or to an item only.
     "across-4-images": Problem(4, 32, 4, 4, 40, 3, 3, padding=(1, 1)),
     "across-13-images": Problem(13, 40, 4, 5, 20, 3, 3, padding=(1, 1)),
+    **{f"across-{n}-images": Problem(n, 33, 4, 4, 20, 3, 3, padding=(1, 1)) for n in (10, 12, 14, 15, 29)},
     "across-images-strided": Problem(9, 33, 9, 7, 40, 5, 5, (2, 2), (2, 2)),
     "across-images-circular": Problem(8, 32, 4, 4, 32, 3, 3, padding=(1, 1), mode="circular"),
     "across-images-groups": Problem(6, 96, 3, 6, 72, 5, 3, padding=(2, 1), G=3),

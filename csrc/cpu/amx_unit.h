@@ -35,7 +35,7 @@ struct Tiles {
   const char* at(int64_t k) const { return reinterpret_cast<const char*>(data + step[k]); }
 };
 
-constexpr int64_t kPairRows = 8;  // pixels of a block where there is no unit, at most
+constexpr int64_t kPairRows = 14;  // pixels of a block where there is no unit, at most
 
 // Of each of `rounds` rounds of `of_round` steps, where some may be left out (pairs_product.h): those from `first` to
 // `last`, and of every `row` of them those from `left` to `right`. And how many pairs of a line those of the last round

@@ -14,7 +14,7 @@
 
 #include "depthwise_rows_weight.h"
 #include "depthwise_small_weight.h"
-#include "depthwise_strided.h"
+#include "depthwise_strided_input.h"
 
 namespace convx {
 namespace cpu {

@@ -60,19 +60,12 @@ struct RowVectors {
     for (int64_t s = 0; s < taps; ++s) offset[s] = c.offset[ascends ? s : taps - 1 - s];
     for (int64_t v = 0; v < count; ++v) {
       column[v] = larger(0, smaller(v * L, c.count - L));  // the last one overlaps its neighbour: the same results
-      own[v] = {};
-      for (int64_t l = 0; l < L; ++l)
-        if (column[v] + l >= v * L && column[v] + l < c.count) own[v].set(l);
+      own[v] = lanes_inside<T>(column[v], v * L, c.count, L);
       const auto inside = [&](int64_t s) { return column[v] + offset[s] >= 0 && column[v] + L + offset[s] <= c.in; };
       masked[v] = 0;
       for (int64_t s = 0; s < taps; ++s)
         if (!inside(s)) masked[v] |= s < taps / 2 ? kLeftTaps : s > taps / 2 ? kRightTaps : kLeftTaps | kRightTaps;
-      for (int64_t s = 0; s < taps; ++s) {
-        LaneMask<T> there;
-        for (int64_t l = 0; l < L; ++l)
-          if (const int64_t w = column[v] + l + offset[s]; w >= 0 && w < c.in) there.set(l);
-        mask[v * taps + s] = there;
-      }
+      for (int64_t s = 0; s < taps; ++s) mask[v * taps + s] = lanes_inside<T>(column[v] + offset[s], 0, c.in, L);
     }
   }
 };

@@ -32,6 +32,15 @@ struct LaneMask {
 };
 #endif
 
+// Of `lanes` neighbours from `place` on, those from `begin` to `end`.
+template <class T>
+LaneMask<T> lanes_inside(int64_t place, int64_t begin, int64_t end, int64_t lanes = Vec<T>::lanes) {
+  LaneMask<T> inside;
+  for (int64_t l = 0; l < lanes; ++l)
+    if (place + l >= begin && place + l < end) inside.set(l);
+  return inside;
+}
+
 }  // namespace CONVX_ISA
 }  // namespace cpu
 }  // namespace convx

@@ -129,9 +129,7 @@ class PackedWeights {
       if (cv[0].weight_output == filter)  // far from the next input's: too short for the hardware to see
         for (int64_t i = 0; i < outs * filter; i += kPerLine<In>)
           __builtin_prefetch(filters + kAhead * cv[0].weight_input + i);
-      transpose<T, In>(
-          filters,
-          cv[0].weight_output, outs, filter, turned.data(), wide, wide);
+      transpose<T, In>(filters, cv[0].weight_output, outs, filter, turned.data(), wide, wide);
       for (int64_t j = 0; j < count; ++j) {
         T* to = at(cv[j], j, g, kb) + c * cv[j].taps() * wide;
         for (int r = 0; r < cv[j].rows.taps; ++r)

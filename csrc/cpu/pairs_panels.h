@@ -77,13 +77,13 @@ template <int R>
 void add_panel(const uint16_t* weights, int64_t pitch, const uint16_t* panel, int64_t pairs, const float* bias,
                float* sums) {
   Floats sum[R][2];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < R; ++m) sum[m][0] = sum[m][1] = Floats{} + bias[m];
 #pragma GCC unroll 2
   for (int64_t p = 0; p < pairs; ++p, panel += 2 * kPanel) {
     Words right[2];
     std::memcpy(right, panel, sizeof right);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < R; ++m) {
       uint32_t pair;
       std::memcpy(&pair, weights + m * pitch + 2 * p, 4);
@@ -92,7 +92,7 @@ void add_panel(const uint16_t* weights, int64_t pitch, const uint16_t* panel, in
       for (int n = 0; n < 2; ++n) sum[m][n] = add_pairs(sum[m][n], left, right[n]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
     for (int n = 0; n < 2; ++n) CONVX_ISA::store(sums + m * kPanel + n * 16, sum[m][n]);
@@ -169,8 +169,9 @@ struct PairLines {
 
 inline bool convolve_pair_panels(const Convolution<float, BFloat16>& cv) {
   using AddPanel = void (*)(const uint16_t*, int64_t, const uint16_t*, int64_t, const float*, float*);
-  static constexpr AddPanel kAdd[kPairRows] = {add_panel<1>, add_panel<2>, add_panel<3>, add_panel<4>,
-                                               add_panel<5>, add_panel<6>, add_panel<7>, add_panel<8>};
+  static constexpr AddPanel kAdd[kPairRows] = {add_panel<1>,  add_panel<2>,  add_panel<3>,  add_panel<4>, add_panel<5>,
+                                               add_panel<6>,  add_panel<7>,  add_panel<8>,  add_panel<9>, add_panel<10>,
+                                               add_panel<11>, add_panel<12>, add_panel<13>, add_panel<14>};
   constexpr int64_t kPanelBytes = 256 << 10;
   const PairLines lines(cv);
   const int64_t plane = cv.columns.count, all = cv.N * plane, chunks = ceil_div(cv.outputs, kPairRows);

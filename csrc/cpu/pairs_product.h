@@ -3,17 +3,19 @@
 // around it is, too.
 //
 // A line of A is a pixel's 32 channels, of which a pair is broadcast; a line of B, a pair for each of 16 outputs. Up to
-// eight pixels times 32 outputs are 16 registers of sums, which stay where they are for all steps. Unlike a tile's 16
+// 14 pixels times 32 outputs are 28 registers of sums, which stay where they are for all steps. Unlike a tile's 16
 // lines, they are as many as there are: blocks end with rows, so that no sums of the halo between them are made, and
 // steps whose row of taps lies in the padding are left out for the rows of results that it concerns. Of small planes a
-// block is one pixel in up to eight images, which have all taps in the padding in common, columns of them, too. Nor
-// need a line be full: of the last channels, or of a row of taps of few (amx_taps.h), only the pairs that there are are
+// block is one pixel in up to 14 images, which have all taps in the padding in common, columns of them, too. Nor need a
+// line be full: of the last channels, or of a row of taps of few (amx_taps.h), only the pairs that there are are
 // multiplied.
 //
 // Limit: a multiply of 32 pairs a cycle on AMD's Zen 4, twice the multiply-adds of float32: measured, 223 to 233
-// GFLOP/s of a core whose float32 multiply-adds reach 113, from 8 steps on. (Intel's, whose vectors issue one a cycle
-// where they issue two of float32's, have the matrix unit.) A pair's two products are added one after the other;
-// numbers below 2^-126 are taken and given as zero, as by the unit. (The loop by itself, on made-up lines.)
+// GFLOP/s of a core whose float32 multiply-adds reach 113, from 8 steps on. Zen 5 begins two a cycle, each of which
+// takes six: 490 to 510 of a core's 525 from 14 sums on, 390 with ten, as there were while blocks were of up to eight
+// pixels, so that a row of ten made two of five. (Intel's, whose vectors issue one a cycle where they issue two of
+// float32's, have the matrix unit.) A pair's two products are added one after the other; numbers below 2^-126 are taken
+// and given as zero, as by the unit. (The loop by itself, on made-up lines.)
 //
 // Run alone: with convx.algorithm("bfloat16_pairs"): ...
 #pragma once
@@ -39,7 +41,7 @@ void add_lines(const Tiles& a, int64_t line, int64_t line_pitch, const Tiles& b,
                int64_t sums_pitch, const float* start) {
   if (!ACROSS) line_pitch = kLine, sums_pitch = NH * 16;
   Floats sum[R][NH];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
     for (int n = 0; n < NH; ++n) sum[m][n] = load((start ? start : sums + m * sums_pitch) + n * 16);
@@ -49,15 +51,15 @@ void add_lines(const Tiles& a, int64_t line, int64_t line_pitch, const Tiles& b,
          row += steps.row)
       for (int64_t k = row + steps.left; k < row + steps.right; ++k) {
         const char *const lines = a.at(k) + line * line_pitch, *const columns = b.at(k);
-        const char* third[3];  // of three lines each: an address is a register, and at most twice another
-#pragma GCC unroll 3
-        for (int i = 0; i < 3; ++i) third[i] = lines + 3 * i * line_pitch;
+        const char* third[(R + 2) / 3];  // of three lines each: an address is a register, and at most twice another
+#pragma GCC unroll 8
+        for (int i = 0; i < (R + 2) / 3; ++i) third[i] = lines + 3 * i * line_pitch;
 #pragma GCC unroll 2
         for (int64_t p = 0; p < pairs; ++p) {
           Words right[NH];
 #pragma GCC unroll 2
           for (int n = 0; n < NH; ++n) std::memcpy(&right[n], columns + n * b.half + p * kLine, kLine);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
           for (int m = 0; m < R; ++m) {
             uint32_t pair;
             std::memcpy(&pair, third[m / 3] + m % 3 * line_pitch + p * 4, 4);
@@ -68,7 +70,7 @@ void add_lines(const Tiles& a, int64_t line, int64_t line_pitch, const Tiles& b,
         }
       }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
     for (int n = 0; n < NH; ++n) CONVX_ISA::store(sums + m * sums_pitch + n * 16, sum[m][n]);
@@ -80,8 +82,10 @@ void product_of_lines(const Tiles& a, int64_t line_pitch, const Tiles& b, const 
                       int64_t sums_pitch, const float* start, int64_t results) {
   using AddLines = void (*)(const Tiles&, int64_t, int64_t, const Tiles&, const Steps&, float*, int64_t, const float*);
   static constexpr AddLines kAdd[kPairRows] = {
-      add_lines<1, NH, ACROSS>, add_lines<2, NH, ACROSS>, add_lines<3, NH, ACROSS>, add_lines<4, NH, ACROSS>,
-      add_lines<5, NH, ACROSS>, add_lines<6, NH, ACROSS>, add_lines<7, NH, ACROSS>, add_lines<8, NH, ACROSS>};
+      add_lines<1, NH, ACROSS>,  add_lines<2, NH, ACROSS>,  add_lines<3, NH, ACROSS>,  add_lines<4, NH, ACROSS>,
+      add_lines<5, NH, ACROSS>,  add_lines<6, NH, ACROSS>,  add_lines<7, NH, ACROSS>,  add_lines<8, NH, ACROSS>,
+      add_lines<9, NH, ACROSS>,  add_lines<10, NH, ACROSS>, add_lines<11, NH, ACROSS>, add_lines<12, NH, ACROSS>,
+      add_lines<13, NH, ACROSS>, add_lines<14, NH, ACROSS>};
   const int64_t blocks = ceil_div(results, kPairRows);
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t first = results * i / blocks, rows = results * (i + 1) / blocks - first;
