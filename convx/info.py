@@ -42,8 +42,11 @@ def _cpuinfo(field: str) -> str:
 
 
 def _processor() -> str:
+    """Its name, and which of those of this name it is: on virtual machines it may be no more than 'AMD EPYC'."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_cpuinfo('model name') or platform.processor() or platform.machine()}, {cores} usable cores"
+    family, model = _cpuinfo("cpu family"), _cpuinfo("model")  # x86's only
+    which = f", family {family} model {model}" if family and model else ""
+    return f"{_cpuinfo('model name') or platform.processor() or platform.machine()}{which}, {cores} usable cores"
 
 
 def _processor_flags() -> str:
