@@ -161,6 +161,7 @@ def test_weights_that_are_not_finite(primitive, value, images):
         (Problem(4, 64, 7, 7, 64, 5, 5, padding=(2, 2)), (NAME, NAME, NAME)),
         (Problem(1, 32, 40, 40, 9, 3, 3, padding=(1, 1)), ("outer_product", NAME, NAME)),
         (Problem(1, 3, 40, 40, 64, 7, 7, (2, 2), (3, 3)), (NAME, "outer_product", NAME)),
+        (Problem(1, 11, 20, 111, 9, 12, 84), (NAME, NAME, NAME)),
     ],
     ids=str,
 )

@@ -250,13 +250,15 @@ bool suits_pairs_grad_input(const ConvProblem& pb, const Operands& o) {
 }
 
 // Of few inputs lanes are taps: with 48 to 363 of them 0.6 to 0.9 of the best other time, with 9 to 36 as long or up to
-// 1.7 times. With 3 and 9 outputs, 0.66 and 0.75.
+// 1.7 times. With 3 and 9 outputs, 0.66 and 0.75. Of 11 channels and 9 outputs, whose filters have 1008 taps, 0.47.
 bool suits_pairs_grad_weight(const ConvProblem& pb, const Operands&) {
-  constexpr int64_t kLanes = 48;
+  constexpr int64_t kLanes = 48, kManyTaps = 500;
   const int64_t inputs = pb.channels_per_group(), outputs = pb.outputs_per_group();
   const bool few_inputs = inputs <= 8 && pb.S > 1 && inputs * pb.R * pb.S >= kLanes && outputs >= 32,
-             few_outputs = inputs >= 32 && outputs >= 3;
-  return suits_pairs(few_inputs ? 16 : inputs, few_outputs ? 16 : outputs, pb.P, pb.Q, pb.multiply_adds());
+             few_outputs = inputs >= 32 && outputs >= 3,
+             many_taps = inputs >= 8 && outputs >= 8 && pb.R * pb.S >= kManyTaps;
+  return suits_pairs(few_inputs || many_taps ? 16 : inputs, few_outputs || many_taps ? 16 : outputs, pb.P, pb.Q,
+                     pb.multiply_adds());
 }
 
 namespace {
