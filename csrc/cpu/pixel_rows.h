@@ -115,11 +115,12 @@ void add_row_products(const RowProducts<T>& p, const PixelColumns<T>& columns, i
 
 template <class T, int R, int NV>
 void add_vectors(const RowProducts<T>& p, const PixelColumns<T>& columns, int64_t v) {
-  // A cache line of the rows that the same block of the next chunk reads and the block before it did not: they are in
-  // as many pages, and the processor itself would see to them only after some had been waited for.
+  // Of the rows that the same block of the next chunk reads and the block before it did not: they are in as many pages,
+  // and the processor itself would see to them only after some had been waited for.
   for (int64_t c = 0; c < p.next_channels; ++c)
     for (int d = R - 1; d < R - 1 + kPixelBlock; ++d)
-      __builtin_prefetch(p.next[c * p.rows_of_channel + d] + v * Vec<T>::lanes);
+      for (int64_t i = 0; i < NV * Vec<T>::lanes; i += 64 / int64_t(sizeof(T)))
+        __builtin_prefetch(p.next[c * p.rows_of_channel + d] + v * Vec<T>::lanes + i);
   if (columns.masked[v] || columns.masked[v + NV - 1])
     add_row_products<T, R, NV, true>(p, columns, v);
   else
