@@ -100,6 +100,7 @@ bool pack_tile_of_short_rows(T* tile, const TileShape& shape, const AxisPlan& r,
                              int64_t ni, int64_t j0, int64_t nj, const T* in, const Strides& strides,
                              int64_t channels) {
   constexpr int kMostPhases = 2;
+  constexpr int64_t kMostAhead = 8, kAheadBytes = 8 << 10;
   const int64_t height = ni + shape.row_span, width = nj + shape.column_span, rows = shape.rows.count * height;
   if (c.mode != PaddingMode::zeros || strides.w != 1 || c.stride > kMostPhases || channels < 2 ||
       width > ShortRows<T>::kMost * Vec<T>::lanes)
@@ -118,13 +119,15 @@ bool pack_tile_of_short_rows(T* tile, const TileShape& shape, const AxisPlan& r,
       all[i++] = {h < 0 ? -1 : h * strides.h, pr * shape.columns.count * shape.phase + row * shape.pitch};
     }
   const int64_t row_bytes = c.in * int64_t(sizeof(T));
+  // Channels that are fetched ahead: their rows are too few for the hardware to see.
+  const int64_t most_ahead = smaller(kMostAhead, channels / 16);
+  const int64_t ahead = larger(1, smaller(most_ahead, kAheadBytes / larger(1, ni * r.stride * row_bytes))) * strides.c;
   for (int64_t ch = 0; ch < channels; ++ch, in += strides.c, tile += shape.plane)
     for (int64_t i = 0; i < rows; ++i) {
       T* const to = tile + all[i].to;
       const T* const from = in + all[i].from;
-      if (all[i].from >= 0)  // of the next channel: its rows are too few for the hardware to see
-        for (int64_t b = 0; b < row_bytes; b += 64)
-          __builtin_prefetch(reinterpret_cast<const char*>(from + strides.c) + b);
+      if (all[i].from >= 0)
+        for (int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(from + ahead) + b);
       for (int pc = 0; pc < shape.columns.count; ++pc)
         if (all[i].from < 0)
           copies[pc].zero(to + pc * shape.phase);
