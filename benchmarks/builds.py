@@ -45,13 +45,13 @@ def engine(root: Path, folder: Path) -> ctypes.CDLL:
     csrc = built[-1].parent
     objects = [csrc / "algorithm.o", csrc / "problem.o", csrc / "bindings_parallel.o", *sorted(csrc.glob("cpu/*.o"))]
     libraries = [option for path in cpp_extension.library_paths() for option in ("-L" + path, "-Wl,-rpath," + path)]
-    file = folder / f"{len(list(folder.iterdir()))}.so"
+    file = folder / f"{len(list(folder.glob('*.so')))}.so"
     # Nothing but run() is seen from outside: GCC makes static variables of templates one for the whole process, so that
     # a build would find another's tables.
     exports = folder / "exports.map"
     exports.write_text("{ global: run; local: *; };")
     command = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++20", "-O2", "-shared", "-fPIC", "-fopenmp",
-               "-Wl,-Bsymbolic", f"-Wl,--version-script={exports}", f"-I{root / 'csrc'}", str(SOURCE),
+               f"-Wl,--version-script={exports}", f"-I{root / 'csrc'}", str(SOURCE),
                *map(str, objects), *libraries, "-lc10", "-ltorch_cpu", "-o", str(file)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
